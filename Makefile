@@ -1,0 +1,39 @@
+# `make demo` and `make test` set everything up from nothing but Python >= 3.11 and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+export PYTHONDONTWRITEBYTECODE :=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint types imports results clean
+
+demo: $(INSTALLED)  ## three synthetic hospitals train one model; prints the table and the paths
+	$(BIN)/python -m simulations.run --config configs/demo.yaml $(if $(wildcard runs/demo/config.yaml),--resume)
+
+test: lint types imports  ## lint, types, import contract, tests
+	$(BIN)/python -m pytest -q
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+imports: $(INSTALLED)
+	$(BIN)/lint-imports
+
+results: $(INSTALLED)  ## the tables of docs/RESULTS.md (about two hours; goes on where it stopped)
+	$(BIN)/python -m simulations.compare --config configs/real_sites.yaml --output docs/RESULTS.md
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "expected Python >= 3.11, got $$($(PYTHON) --version 2>&1): run make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:  ## removes the environment and caches; runs/ and data/ stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

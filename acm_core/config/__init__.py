@@ -1,0 +1,29 @@
+"""Typed settings of a federation and of a site, read from YAML. Importing this package needs no torch."""
+
+from acm_core.config.loading import ConfigError, dump_config, load_config
+from acm_core.config.sections import (
+    EvaluationConfig,
+    FederationConfig,
+    FederationSection,
+    ModelConfig,
+    Section,
+    ServerSection,
+    SiteConfig,
+    SiteName,
+    TrainingConfig,
+)
+
+__all__ = [
+    "ConfigError",
+    "EvaluationConfig",
+    "FederationConfig",
+    "FederationSection",
+    "ModelConfig",
+    "Section",
+    "ServerSection",
+    "SiteConfig",
+    "SiteName",
+    "TrainingConfig",
+    "dump_config",
+    "load_config",
+]

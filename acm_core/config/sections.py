@@ -1,0 +1,136 @@
+"""The sections of a federation file and of a site file, validated when built. Units stand in the field's description."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+SiteName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
+
+
+class Section(BaseModel):
+    """A frozen part of a configuration; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class ModelConfig(Section):
+    """The classifier: a ResNet with a context module in every block."""
+
+    architecture: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet18"
+    context: Literal["acm", "se", "cbam", "self_attention", "none"] = "acm"
+    norm: Literal["batch", "group"] = "batch"
+    head: Literal["max", "average"] = Field("max", description="global pooling of the findings' score maps")
+    groups: int = Field(32, ge=1, description="groups G of the attend-and-compare module")
+    initialisation: Literal["kaiming", "identity"] = Field(
+        "kaiming", description="of the context modules; identity keeps the residual branch as it is at step 0"
+    )
+    image_size: int = Field(224, ge=32, le=4096, description="side of the square film in pixels")
+    weights: Path | None = Field(None, description="local checkpoint to start from (.safetensors or .pt)")
+
+
+class TrainingConfig(Section):
+    """What a site does in one round."""
+
+    epochs: int = Field(1, ge=1, description="local epochs a round")
+    batch_size: int = Field(32, ge=1, description="films a step")
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD only")
+    weight_decay: float = Field(1e-4, ge=0)
+    schedule: Literal["constant", "cosine"] = Field("cosine", description="over the rounds of the whole run")
+    orthogonality: float = Field(0.1, ge=0, description="weight of |mean orthogonality term| in the loss")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 autocast where the processor has it in hardware"
+    )
+    augment: bool = Field(True, description="small rotations, shifts, scales and intensity changes")
+
+
+class FederationSection(Section):
+    """Who takes part and how a round ends."""
+
+    sites: tuple[SiteName, ...] = Field(min_length=1)
+    rounds: int = Field(ge=1)
+    quorum: int = Field(1, ge=1, description="sites whose updates a round needs")
+    round_deadline: float = Field(3600.0, gt=0, description="seconds a round may take")
+    join_deadline: float = Field(
+        600.0, gt=0, description="seconds to wait for a quorum of connected sites before the run stops"
+    )
+    round_attempts: int = Field(
+        3, ge=1, description="times a round below quorum is tried before the run fails"
+    )
+    proximal_mu: float = Field(0.0, ge=0, description="FedProx: weight of μ/2·‖w − w_global‖²; 0 is FedAvg")
+    local_norm: bool = Field(False, description="FedBN: normalisation layers stay at the site")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FederationSection:
+        if len(set(self.sites)) != len(self.sites):
+            raise ValueError(f"expected each site once, got {', '.join(self.sites)}")
+        if self.quorum > len(self.sites):
+            raise ValueError(f"expected quorum ≤ {len(self.sites)} (the number of sites), got {self.quorum}")
+        return self
+
+
+class EvaluationConfig(Section):
+    """What is reported about the model."""
+
+    local_only: bool = Field(
+        True, description="each site also trains alone, for as many epochs, so that the benefit is known"
+    )
+    bootstrap: int = Field(1000, ge=100, description="patient-bootstrap resamples behind each interval")
+
+
+class ServerSection(Section):
+    """Where the server listens."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(9092, ge=1, le=65535)
+
+    @field_validator("host")
+    @classmethod
+    def _loopback(cls, host: str) -> str:
+        if host not in ("127.0.0.1", "localhost", "::1"):
+            raise ValueError(
+                f"expected a loopback address (127.0.0.1, localhost or ::1), got {host}: other addresses need TLS, "
+                "which this version does not offer yet"
+            )
+        return host
+
+
+class FederationConfig(Section):
+    """One run of a federation: the same for every site; no path of a site and no secret stands in it."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    seed: int = Field(0, ge=0, lt=2**31)
+    findings: tuple[str, ...] = Field(min_length=1, description="one output of the model each, in this order")
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    federation: FederationSection
+    evaluation: EvaluationConfig = EvaluationConfig()
+    server: ServerSection = ServerSection()
+
+    @field_validator("findings")
+    @classmethod
+    def _distinct(cls, findings: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(findings)) != len(findings):
+            raise ValueError(f"expected each finding once, got {', '.join(findings)}")
+        return findings
+
+
+class SiteConfig(Section):
+    """A site's own file: paths and what the site does with its films. It never leaves the site."""
+
+    site: SiteName
+    films: Path = Field(description="folder that the label file's image column refers to")
+    labels: Path = Field(
+        description="CSV: patient_id, image, one column a finding (1, 0, blank = not labelled)"
+    )
+    state: Path = Field(description="folder for the salt, prepared films and models that stay at the site")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="finding → the label file's own column name, where they differ"
+    )
+    server: str = Field("127.0.0.1:9092", description="host:port of the federation's server")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(None, ge=1, description="CPU threads for training; default: all cores")

@@ -1,0 +1,1 @@
+"""A site's films and labels: reading, splitting, preparing, batching. Import the modules; this package loads nothing."""

@@ -1,0 +1,98 @@
+"""One film file to pixels. Content decides what a file is, never its name."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acm_core.data.dicom import decode_dicom
+from acm_core.data.picture import decode_picture
+from acm_core.data.set_aside import FilmSetAside, SetAside
+
+MAX_FILE_BYTES = 256 * 2**20
+"""Larger files are set aside unread; an uncompressed radiograph of the largest detectors takes about 35 MB."""
+
+_PICTURE_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+
+
+@dataclass(frozen=True)
+class Film:
+    """A frontal chest film as a display would show it.
+
+    Attributes:
+        pixels: float32 H×W in [0, 1], dense tissue bright (the sense of MONOCHROME2), rows from top to bottom.
+        view: "AP" or "PA" where the file says so.
+    """
+
+    pixels: NDArray[np.float32] = field(repr=False)
+    view: str | None
+
+
+def read_film(path: Path) -> Film:
+    """Read a DICOM, PNG or JPEG film.
+
+    Raises:
+        FilmSetAside: the file cannot be used; `reason` says why. No other exception leaves this function.
+    """
+    return decode_film(read_content(path))
+
+
+def read_content(path: Path) -> bytes:
+    """The bytes of a film file.
+
+    Raises:
+        FilmSetAside: MISSING_FILE, TOO_LARGE, or UNREADABLE where the file system refuses.
+    """
+    try:
+        # A named pipe or a device would block for ever: only regular files are opened.
+        if not path.is_file():
+            reason = SetAside.MISSING_FILE
+        elif path.stat().st_size > MAX_FILE_BYTES:
+            reason = SetAside.TOO_LARGE
+        else:
+            return path.read_bytes()
+    except (OSError, ValueError):
+        reason = SetAside.UNREADABLE
+    raise FilmSetAside(reason)
+
+
+def decode_film(content: bytes) -> Film:
+    """Decode the content of a film file.
+
+    Raises:
+        FilmSetAside: the content cannot be used; `reason` says why. No other exception leaves this function.
+    """
+    try:
+        # Readers warn about every irregular header, and quote it; what matters of it comes out as a reason code.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _decode(content)
+    except FilmSetAside as verdict:
+        reason = verdict.reason
+    except Exception:  # a reader may raise anything on a damaged file
+        reason = SetAside.UNREADABLE
+    # Raised outside the handlers so that no reader's exception, which may quote the header, hangs on as context.
+    raise FilmSetAside(reason)
+
+
+def _decode(content: bytes) -> Film:
+    if content.startswith(_PICTURE_SIGNATURES):
+        pixels, view = decode_picture(content), None
+    elif _is_dicom(content):
+        pixels, view = decode_dicom(content)
+    else:
+        raise FilmSetAside(SetAside.NOT_AN_IMAGE)
+    if not np.isfinite(pixels).all():
+        raise FilmSetAside(SetAside.UNREADABLE)
+    if pixels.min() == pixels.max():
+        raise FilmSetAside(SetAside.BLANK)
+    return Film(pixels, view)
+
+
+def _is_dicom(content: bytes) -> bool:
+    """PS3.10 7.1 asks for a preamble and "DICM"; older devices begin with the first element of group 2 or 8."""
+    return content[128:132] == b"DICM" or content[:2] in (b"\x02\x00", b"\x08\x00")

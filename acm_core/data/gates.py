@@ -1,0 +1,136 @@
+"""What a DICOM header must say for a film to be taken as a frontal chest radiograph of a human.
+
+Silence is no reason to refuse: de-identification empties these fields, and the site's label file lists the film. Where
+the coded fields are silent, the free text of the study speaks; it refuses only when it names something else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from pydicom import Dataset
+from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
+
+from acm_core.data.set_aside import FilmSetAside, SetAside
+
+MODALITIES = ("CR", "DX")
+
+_CHEST = re.compile(r"CHEST|THORA|TORAX|TÓRAX|LUNG|PULMO|POUMON|CXR")
+_CHEST_CODES = {"T-D3000", "51185008", "T-28000", "39607008"}
+"""Chest and lung in SNOMED RT and CT (PS3.16 CID 4, CID 4031)."""
+_HUMAN = re.compile(r"HUMAN|HOMO")
+_HUMAN_CODES = {"L-85B00", "337915000"}
+"""Homo sapiens in SNOMED RT and CT (PS3.16 CID 7454)."""
+
+_OTHER_PARTS = re.compile(
+    r"\b(TEETH|TOOTH|DENTAL|PANORAMIC|JAW|MANDIBLE|SKULL|SINUS|ORBIT|NECK|SPINE|CERVICAL|LUMBAR|SACRUM|PELVIS|HIPS?|"
+    r"FEMUR|KNEES?|PATELLA|TIBIA|FIBULA|ANKLES?|FOOT|FEET|TOES?|SHOULDERS?|HUMERUS|ELBOWS?|FOREARM|WRISTS?|HANDS?|"
+    r"FINGERS?|THUMB|EXTREMITY|ABDOMEN|ABDOMINAL|KUB|BREAST|MAMMO\w*)\b"
+)
+_ANIMAL = re.compile(r"\b(CANINE|FELINE|EQUINE|BOVINE|PORCINE|MURINE|AVIAN|ANIMAL|VETERINAR\w*)\b")
+
+_NOT_FRONTAL = {
+    *("L", "R", "LL", "RL", "LAT", "LLAT", "RLAT", "LATERAL"),
+    *("LLO", "RLO", "LAO", "RAO", "LPO", "RPO", "OBL", "OBLIQUE"),
+    *("LLD", "RLD", "DECUB", "DECUBITUS"),
+}
+"""Terms of View Position (PS3.3 C.8.1.2, C.8.11.5) and their usual spellings. A decubitus film is projected
+frontally, but lies on its side and shows fluid elsewhere than an upright one."""
+
+_IMAGE_TEXT = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
+_STUDY_TEXT = (*_IMAGE_TEXT, "StudyDescription")
+
+
+def check_header(header: Dataset) -> None:
+    """Raise FilmSetAside with the first reason found: NO_PIXELS, MODALITY, NOT_HUMAN, BODY_PART, NOT_FRONTAL,
+    MULTI_FRAME, COLOUR; in this order, from what the object is to how it is stored."""
+    if not header.get("PixelData"):
+        raise FilmSetAside(SetAside.NO_PIXELS)
+    if _text(header, "Modality") not in MODALITIES:
+        raise FilmSetAside(SetAside.MODALITY)
+    if _names_animal(header):
+        raise FilmSetAside(SetAside.NOT_HUMAN)
+    if _names_other_part(header):
+        raise FilmSetAside(SetAside.BODY_PART)
+    if _is_not_frontal(header):
+        raise FilmSetAside(SetAside.NOT_FRONTAL)
+    if int(header.get("NumberOfFrames") or 1) > 1:
+        raise FilmSetAside(SetAside.MULTI_FRAME)
+    grey = _text(header, "PhotometricInterpretation") in ("MONOCHROME1", "MONOCHROME2")
+    if not grey or header.get("SamplesPerPixel", 1) != 1:
+        raise FilmSetAside(SetAside.COLOUR)
+
+
+def not_frontal(view: str) -> bool:
+    """Whether a View Position, or a label file's view column, names another view than a frontal one."""
+    return not _NOT_FRONTAL.isdisjoint(re.findall(r"[A-Z]+", view.upper()))
+
+
+def frontal_view(header: Dataset) -> str | None:
+    """ "AP" or "PA" as View Position has it; None where it says neither."""
+    words = re.findall(r"[A-Z]+", _text(header, "ViewPosition"))
+    return next((view for view in ("AP", "PA") if view in words), None)
+
+
+def _names_animal(header: Dataset) -> bool:
+    species = _text(header, "PatientSpeciesDescription")
+    if species and not _HUMAN.search(species):
+        return True
+    for code, meaning in _codes(header, "PatientSpeciesCodeSequence"):
+        if code not in _HUMAN_CODES and not _HUMAN.search(meaning):
+            return True
+    # A human has no breed; and devices of veterinary practices name the animal in the examination's menu entry.
+    return bool(_text(header, "PatientBreedDescription")) or bool(
+        _ANIMAL.search(_free_text(header, _STUDY_TEXT))
+    )
+
+
+def _names_other_part(header: Dataset) -> bool:
+    part = _text(header, "BodyPartExamined")
+    if part:
+        return not _CHEST.search(part)
+    regions = list(_codes(header, "AnatomicRegionSequence"))
+    if regions:
+        return not any(code in _CHEST_CODES or _CHEST.search(meaning) for code, meaning in regions)
+    text = _free_text(header, _STUDY_TEXT)
+    return bool(_OTHER_PARTS.search(text)) and not _CHEST.search(text)
+
+
+def _is_not_frontal(header: Dataset) -> bool:
+    view = _text(header, "ViewPosition")
+    if view:
+        return not_frontal(view)
+    views = [meaning for _, meaning in _codes(header, "ViewCodeSequence")]
+    if views:
+        return any("LATERAL" in meaning or "OBLIQUE" in meaning for meaning in views)
+    # Patient Orientation (C.7.6.1.1.1): rows of a lateral film run to anterior or posterior.
+    if _text(header, "PatientOrientation")[:1] in ("A", "P"):
+        return True
+    # The study's own description is left out: "chest PA and lateral" stands on both films of a pair.
+    words = set(re.findall(r"[A-Z]+", _free_text(header, _IMAGE_TEXT)))
+    return bool(words & {"LAT", "LATERAL"}) and words.isdisjoint(("AP", "PA"))
+
+
+def _text(header: Dataset, keyword: str) -> str:
+    value = header.get(keyword)
+    if value is None:
+        return ""
+    values = value if isinstance(value, MultiValue) else [value]
+    return " ".join(str(part) for part in values).strip().upper()
+
+
+def _codes(header: Dataset, keyword: str) -> Iterator[tuple[str, str]]:
+    """Code value and meaning of each item that has one."""
+    sequence = header.get(keyword)
+    for item in sequence if isinstance(sequence, Sequence) else ():
+        code, meaning = _text(item, "CodeValue"), _text(item, "CodeMeaning")
+        if code or meaning:
+            yield code, meaning
+
+
+def _free_text(header: Dataset, keywords: tuple[str, ...]) -> str:
+    texts = [_text(header, keyword) for keyword in keywords]
+    texts += [meaning for _, meaning in _codes(header, "PerformedProtocolCodeSequence")]
+    return " ".join(texts)

@@ -1,0 +1,147 @@
+"""Stored pixel values to displayed grey: modality LUT, VOI LUT, photometric inversion (DICOM PS3.3 C.11, C.7.6.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+
+RANGE_PERCENTILES = (0.5, 99.5)
+
+
+def displayed_grey(stored: NDArray[np.generic], header: Dataset) -> NDArray[np.float32]:
+    """Grey levels float32 H×W in [0, 1] of stored values H×W, dense tissue bright.
+
+    In the standard's order: modality LUT or rescale (C.11.1), then VOI LUT, else window (C.11.2), then inversion of
+    MONOCHROME1 (C.7.6.3.1.2). A film without a usable VOI is scaled by the range of its pixels. Padding pixels
+    (C.7.5.1.1.2) do not count for that range and come out black.
+    """
+    padding = _padding(stored, header)
+    grey = _values_of_interest(_modality_values(stored, header), header, ~padding)
+    if header.PhotometricInterpretation == "MONOCHROME1":
+        grey = 1 - grey
+    grey[padding] = 0
+    return grey
+
+
+def scale_to_range(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Scale H×W values so that the 0.5th and 99.5th percentile of the valid pixels become 0 and 1; clip beyond.
+
+    Percentiles, not extremes: one dead pixel, a lead marker or burnt-in text would otherwise decide the contrast of
+    the whole film. Where the percentiles coincide (a small object on an even ground) the extremes serve.
+    """
+    counted = values[valid]
+    if counted.size == 0:
+        return np.zeros_like(values)
+    low, high = np.percentile(counted, RANGE_PERCENTILES)
+    if low == high:
+        low, high = counted.min(), counted.max()
+    if low == high:
+        return np.zeros_like(values)
+    scaled = (values - np.float32(low)) / np.float32(high - low)
+    return np.clip(scaled, 0, 1, out=scaled)
+
+
+def _padding(stored: NDArray[np.generic], header: Dataset) -> NDArray[np.bool_]:
+    """Pixel Padding Value, or the range from it to the Range Limit, in stored values."""
+    value = header.get("PixelPaddingValue")
+    if value is None:
+        return np.zeros(stored.shape, dtype=bool)
+    limit = header.get("PixelPaddingRangeLimit")
+    # Written with the wrong sign as often as not: reduce both to the stored type, as the bits in the file are.
+    low, high = sorted(
+        np.array([value, value if limit is None else limit], dtype=np.int64).astype(stored.dtype).tolist()
+    )
+    return np.asarray((stored >= low) & (stored <= high))
+
+
+def _modality_values(stored: NDArray[np.generic], header: Dataset) -> NDArray[np.float32]:
+    sequence = header.get("ModalityLUTSequence")
+    if sequence:
+        return _LookupTable(sequence[0], header).apply(stored.astype(np.float32))
+    values = stored.astype(np.float32)
+    if header.get("RescaleSlope") is not None:
+        values *= np.float32(header.RescaleSlope)
+    if header.get("RescaleIntercept") is not None:
+        values += np.float32(header.RescaleIntercept)
+    return values
+
+
+def _values_of_interest(
+    values: NDArray[np.float32], header: Dataset, valid: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """The first VOI LUT, else the first window; several are alternatives for the reader (C.11.2.1.2), not a chain."""
+    sequence = header.get("VOILUTSequence")
+    if sequence:
+        table = _LookupTable(sequence[0], header)
+        return np.clip(table.apply(values) / np.float32(2**table.bits - 1), 0, 1)
+    centre = _first_number(header, "WindowCenter")
+    width = _first_number(header, "WindowWidth")
+    function = str(header.get("VOILUTFunction") or "LINEAR").strip().upper()
+    # Empty, zero and unknown entries are common in exports and say nothing: such a film counts as one without VOI.
+    if centre is not None and width is not None:
+        if function == "LINEAR" and width >= 1:
+            return _linear(values, centre - 0.5, width - 1)
+        if function == "LINEAR_EXACT" and width > 0:
+            return _linear(values, centre, width)
+        if function == "SIGMOID" and width > 0:
+            # 1 / (1 + exp(-4 (x - c) / w)) of C.11.2.1.3.1, written so that it cannot overflow.
+            return (1 + np.tanh((values - np.float32(centre)) * np.float32(2 / width))) / 2
+    return scale_to_range(values, valid)
+
+
+def _linear(values: NDArray[np.float32], centre: float, width: float) -> NDArray[np.float32]:
+    """Ramp of C.11.2.1.2.1 and C.11.2.1.3.2 from 0 at centre - width/2 to 1 at centre + width/2; width 0 is a step."""
+    if width == 0:
+        return (values > centre).astype(np.float32)
+    ramp = (values - np.float32(centre)) / np.float32(width) + np.float32(0.5)
+    return np.clip(ramp, 0, 1, out=ramp)
+
+
+def _first_number(header: Dataset, keyword: str) -> float | None:
+    try:
+        value = header.get(keyword)
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            value = value[0]
+        number = float(value)
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return None
+    return number if np.isfinite(number) else None
+
+
+class _LookupTable:
+    """A Modality or VOI LUT item (C.11.1.1, C.11.2.1.1).
+
+    pydicom's own functions index an 8-bit table modulo 256 and subtract in the pixels' type; hence this one.
+    """
+
+    def __init__(self, item: Dataset, header: Dataset) -> None:
+        entries, first, self.bits = (int(number) for number in item.LUTDescriptor)
+        if not 8 <= self.bits <= 16:
+            raise ValueError("expected a LUT of 8 to 16 bits")
+        entries = (entries & 0xFFFF) or 2**16
+        # The first mapped value has the pixels' sign (C.11.1.1), which the element's VR does not always follow.
+        if first >= 2**15 and header.get("PixelRepresentation") == 1:
+            first -= 2**16
+        self.first = first
+        self.table = _table(item["LUTData"].value, entries, header)
+
+    def apply(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Values before the first mapped one take the first entry, values after the last one the last."""
+        index = np.rint(values).astype(np.int64) - self.first
+        return self.table[np.clip(index, 0, len(self.table) - 1)]
+
+
+def _table(data: bytes | Sequence[int], entries: int, header: Dataset) -> NDArray[np.float32]:
+    if isinstance(data, bytes):
+        order = "<" if header.original_encoding[1] is not False else ">"
+        # 8-bit entries come packed, one a byte, or one a 16-bit word.
+        packed = len(data) < 2 * entries
+        table = np.frombuffer(data, dtype=np.uint8 if packed else np.dtype(f"{order}u2"))
+    else:
+        table = np.array(data, dtype=np.int64) & 0xFFFF
+    if len(table) < entries:
+        raise ValueError("expected as many LUT entries as the descriptor says")
+    return table[:entries].astype(np.float32)

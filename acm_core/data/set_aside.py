@@ -1,0 +1,45 @@
+"""Why a film is not used: stable reason codes that may leave the site, and the one exception that carries them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class SetAside(StrEnum):
+    """Reason codes. Their values are stored and counted, so they never change meaning."""
+
+    MISSING_FILE = "missing_file"
+    """The label file names a film that is not in the films folder."""
+    NOT_AN_IMAGE = "not_an_image"
+    """The content is neither DICOM, PNG nor JPEG, whatever the file is called."""
+    UNREADABLE = "unreadable"
+    """It begins as a film and then breaks off, contradicts itself or needs a decoder that is not there."""
+    TOO_LARGE = "too_large"
+    """The file or the decoded film is larger than any radiograph; found before decoding."""
+    NO_PIXELS = "no_pixels"
+    """A DICOM object without pixel data: a report, a plan, a header only."""
+    MODALITY = "modality"
+    """Not a projection radiograph: Modality is absent or other than CR and DX."""
+    NOT_HUMAN = "not_human"
+    """The header speaks of an animal."""
+    BODY_PART = "body_part"
+    """The header names another part of the body than the chest."""
+    NOT_FRONTAL = "not_frontal"
+    """A lateral, oblique or decubitus view."""
+    MULTI_FRAME = "multi_frame"
+    """More than one frame."""
+    COLOUR = "colour"
+    """A colour image: a screenshot, a photograph, a report page."""
+    BLANK = "blank"
+    """Every pixel shows the same grey."""
+
+
+class FilmSetAside(Exception):  # noqa: N818  (a verdict about a film, counted by the caller, not an error of the program)
+    """This film cannot be used. The text holds the reason code only: no path, name, identifier or header value."""
+
+    def __init__(self, reason: SetAside) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"film set aside: {self.reason.value}"

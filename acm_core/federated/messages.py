@@ -1,0 +1,171 @@
+"""What the server asks of a site and what a site answers: plain values and named arrays, no network.
+
+Both directions are closed lists of declared fields. A field that is not declared is refused when a message is
+read, so nothing leaves a site by accident and nothing is taken in unread. The adapters map `to_wire()` onto the
+transport's own records and back through `from_wire()`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any, Self, TypeVar
+
+from acm_core.federated.update import Arrays
+
+Scalar = int | float | str
+WireFields = dict[str, Scalar]
+_T = TypeVar("_T", int, str)
+
+
+class TaskKind(StrEnum):
+    """What a site can be asked to do."""
+
+    IDENTIFY = "identify"  # say which site this is
+    TRAIN = "train"  # one round of local training from the global model
+    LOCAL_ONLY = "local_only"  # train alone for as many epochs as the federation did
+    EVALUATE = "evaluate"  # measure the global model on the site's own test films
+
+
+class Refusal(StrEnum):
+    """Why a site did not do a task. A code leaves the site; the text and trace of the error stay in its log."""
+
+    POLICY = "policy"  # the site's own file does not permit it
+    LABELS = "labels"  # the label file is missing or malformed
+    NO_FILMS = "no_films"  # no readable film with a label for any of the run's findings
+    TOO_FEW_FILMS = "too_few_films"  # not enough films to train on
+    MODEL = "model"  # the arrays sent do not fit the model described
+    DIVERGED = "diverged"  # the local loss or weights stopped being finite
+    MEMORY = "memory"  # the site ran out of memory
+    STORAGE = "storage"  # the site's state folder cannot be read or written
+    LOST = "lost"  # the site's process ended before it answered
+    INTERNAL = "internal"  # anything else: see the site's log
+
+
+class MessageError(ValueError):
+    """A message that does not consist of the declared fields."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Server → site. `config`: the run's FederationConfig as JSON; `arrays`: the global model, or none."""
+
+    kind: TaskKind
+    round: int = 0
+    config: str = ""
+    arrays: Arrays = field(default_factory=dict)
+
+    def to_wire(self) -> WireFields:
+        """The fields besides the arrays."""
+        return {"kind": self.kind.value, "round": self.round, "config": self.config}
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any], arrays: Arrays) -> Self:
+        """Read a task.
+
+        Raises:
+            MessageError: an undeclared or missing field, or one of another type.
+        """
+        _expect_fields(cls, wire)
+        try:
+            kind = TaskKind(_typed(wire, "kind", str))
+        except ValueError as error:
+            raise MessageError(f"expected one of {', '.join(TaskKind)} as the task's kind") from error
+        return cls(kind, _typed(wire, "round", int), _typed(wire, "config", str), arrays)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Site → server.
+
+    Attributes:
+        site: the site's name.
+        round: the round that was asked for.
+        refusal: why the task was not done, or "" where it was.
+        films: training films behind `arrays`.
+        labelled: training films that label each finding, in the order of the run's findings.
+        metrics: name → number, reported a round.
+        report: JSON object of the evaluation, "" for other tasks.
+        arrays: the trained model, empty for other tasks.
+    """
+
+    site: str
+    round: int = 0
+    refusal: str = ""
+    films: int = 0
+    labelled: tuple[int, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    report: str = ""
+    arrays: Arrays = field(default_factory=dict)
+
+    def to_wire(self) -> WireFields:
+        """The fields besides the arrays."""
+        return {
+            "site": self.site,
+            "round": self.round,
+            "refusal": self.refusal,
+            "films": self.films,
+            "labelled": ",".join(str(count) for count in self.labelled),
+            "metrics": json.dumps(dict(self.metrics), sort_keys=True),
+            "report": self.report,
+        }
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any], arrays: Arrays) -> Self:
+        """Read a reply.
+
+        Raises:
+            MessageError: an undeclared or missing field, one of another type, or an unknown refusal code.
+        """
+        _expect_fields(cls, wire)
+        refusal = _typed(wire, "refusal", str)
+        if refusal and refusal not in {code.value for code in Refusal}:
+            raise MessageError("expected a known refusal code")
+        labelled = _typed(wire, "labelled", str)
+        try:
+            counts = tuple(int(count) for count in labelled.split(",")) if labelled else ()
+        except ValueError as error:
+            raise MessageError("expected comma-separated integers in 'labelled'") from error
+        return cls(
+            site=_typed(wire, "site", str),
+            round=_typed(wire, "round", int),
+            refusal=refusal,
+            films=_typed(wire, "films", int),
+            labelled=counts,
+            metrics=_numbers(_typed(wire, "metrics", str)),
+            report=_typed(wire, "report", str),
+            arrays=arrays,
+        )
+
+
+def _expect_fields(message: type[Task] | type[Reply], wire: Mapping[str, Any]) -> None:
+    declared = {f.name for f in fields(message)} - {"arrays"}
+    if set(wire) != declared:
+        missing, undeclared = sorted(declared - set(wire)), len(set(wire) - declared)
+        raise MessageError(
+            f"expected the fields {', '.join(sorted(declared))}; missing: {', '.join(missing) or 'none'}; "
+            f"undeclared: {undeclared}"
+        )
+
+
+def _typed(wire: Mapping[str, Any], name: str, kind: type[_T]) -> _T:
+    value = wire[name]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise MessageError(f"expected {kind.__name__} in '{name}', got {type(value).__name__}")
+    return value
+
+
+def _numbers(text: str) -> dict[str, float]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MessageError("expected a JSON object in 'metrics'") from error
+    if not isinstance(values, dict):
+        raise MessageError("expected a JSON object in 'metrics'")
+    for value in values.values():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise MessageError("expected finite numbers in 'metrics'")
+    return {str(name): float(value) for name, value in values.items()}

@@ -1,0 +1,159 @@
+"""What a site sends after a round, and the gate it has to pass before it may touch the global model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Arrays = dict[str, npt.NDArray[Any]]
+"""A model's state by name: parameters and buffers."""
+
+MAX_FILMS = 10_000_000
+"""Films that one site may claim: about ten times all public chest X-ray collections together."""
+
+_SHOWN_NAME = 100
+
+
+class RefusalReason(StrEnum):
+    """Why an update was refused. The values are stable: they stand in `rounds.jsonl` and in logs."""
+
+    MISSING_ARRAY = "missing_array"
+    UNEXPECTED_ARRAY = "unexpected_array"
+    SHAPE = "shape"
+    DTYPE = "dtype"
+    NOT_FINITE = "not_finite"
+    NEGATIVE_VARIANCE = "negative_variance"
+    FILMS = "films"
+    LABELLED = "labelled"
+    DUPLICATE = "duplicate"
+
+
+class UpdateRefused(Exception):  # noqa: N818 - a refusal is an outcome of the round, not a defect
+    """The update of `site` is not used in this round: `reason` for machines, `detail` for people."""
+
+    def __init__(self, site: str, reason: RefusalReason, detail: str) -> None:
+        super().__init__(f"update of site {site} refused ({reason}): {detail}")
+        self.site = site
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class SiteUpdate:
+    """One site's contribution to one round.
+
+    Attributes:
+        site: the name that the server registered for the sender, not one that the sender claims.
+        arrays: the site's model after its local epochs: names, shapes and dtypes of the global model.
+        films: films trained on.
+        labelled: of these, the films with a label (1 or 0) for each finding, in the order of the run's
+            findings.
+        metrics: for the report only; they do not enter the aggregation.
+    """
+
+    site: str
+    arrays: Arrays = field(repr=False)
+    films: int
+    labelled: tuple[int, ...]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def validate_update(update: SiteUpdate, reference: Arrays, findings: Sequence[str]) -> None:
+    """Refuse an update that does not fit the global model `reference`: no broadcast, no cast, no repair.
+
+    Checked in this order: counts of films, names, then type, dtype, shape and values of each array of the
+    reference. An array whose name ends in `running_var` must not be negative: its square root would turn
+    films into NaN.
+
+    Raises:
+        UpdateRefused: with the first fault found; the detail names the array or finding.
+    """
+    _validate_counts(update, findings)
+    for name in reference:
+        if name not in update.arrays:
+            raise UpdateRefused(
+                update.site, RefusalReason.MISSING_ARRAY, f"expected the array {name}, got none of that name"
+            )
+    for name in update.arrays:
+        if name not in reference:
+            raise UpdateRefused(
+                update.site,
+                RefusalReason.UNEXPECTED_ARRAY,
+                f"expected only the arrays of the global model, got {repr(name)[:_SHOWN_NAME]} as well",
+            )
+    for name, expected in reference.items():
+        _validate_array(update.site, name, update.arrays[name], expected)
+
+
+def _validate_counts(update: SiteUpdate, findings: Sequence[str]) -> None:
+    if not _is_count(update.films) or not 1 <= update.films <= MAX_FILMS:
+        raise UpdateRefused(
+            update.site,
+            RefusalReason.FILMS,
+            f"expected an integer number of films from 1 to {MAX_FILMS}, got {_shown(update.films)}",
+        )
+    if not isinstance(update.labelled, tuple) or len(update.labelled) != len(findings):
+        raise UpdateRefused(
+            update.site,
+            RefusalReason.LABELLED,
+            f"expected {len(findings)} counts of labelled films, got {_shown(update.labelled)}",
+        )
+    for finding, count in zip(findings, update.labelled, strict=True):
+        if not _is_count(count) or not 0 <= count <= update.films:
+            raise UpdateRefused(
+                update.site,
+                RefusalReason.LABELLED,
+                f"expected 0 to {update.films} films labelled for {finding}, got {_shown(count)}",
+            )
+
+
+def _validate_array(site: str, name: str, array: object, expected: npt.NDArray[Any]) -> None:
+    if not isinstance(array, np.ndarray):
+        raise UpdateRefused(
+            site,
+            RefusalReason.DTYPE,
+            f"{name}: expected an array of {expected.dtype}, got {type(array).__name__}",
+        )
+    if array.dtype != expected.dtype:
+        raise UpdateRefused(
+            site,
+            RefusalReason.DTYPE,
+            f"{name}: expected {expected.dtype.str}, got {array.dtype.str[:20]}",
+        )
+    if array.shape != expected.shape:
+        raise UpdateRefused(
+            site, RefusalReason.SHAPE, f"{name}: expected shape {expected.shape}, got {array.shape}"
+        )
+    if expected.dtype.kind == "f":
+        finite = np.isfinite(array)
+        if not finite.all():
+            raise UpdateRefused(
+                site,
+                RefusalReason.NOT_FINITE,
+                f"{name}: expected finite values, got {array.size - int(finite.sum())} NaN or infinite "
+                f"of {array.size}",
+            )
+    if name.rsplit(".", 1)[-1] == "running_var" and (array < 0).any():
+        raise UpdateRefused(
+            site,
+            RefusalReason.NEGATIVE_VARIANCE,
+            f"{name}: expected variances ≥ 0, got {int((array < 0).sum())} negative of {array.size}",
+        )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _shown(value: object) -> str:
+    """What came in place of a count, bounded: it came over the network."""
+    if isinstance(value, int | float) and abs(value) < 1e18:
+        return repr(value)
+    return (
+        f"{type(value).__name__} of length {len(value)}" if isinstance(value, tuple) else type(value).__name__
+    )

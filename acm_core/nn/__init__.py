@@ -1,0 +1,35 @@
+"""Context modules, ResNets and the classifier made of them."""
+
+from acm_core.nn.attend_and_compare import AttendAndCompare, AttentionMaps
+from acm_core.nn.cbam import ConvolutionalBlockAttention
+from acm_core.nn.classifier import (
+    Classifier,
+    ClassifierOutput,
+    build_classifier,
+    finding_rows,
+    normalisation_names,
+)
+from acm_core.nn.context import ContextModule, NoContext
+from acm_core.nn.context_choice import build_context
+from acm_core.nn.self_attention import SelfAttention
+from acm_core.nn.squeeze_excitation import SqueezeExcitation
+from acm_core.nn.weights import LoadReport, WeightsError, load_weights
+
+__all__ = [
+    "AttendAndCompare",
+    "AttentionMaps",
+    "Classifier",
+    "ClassifierOutput",
+    "ContextModule",
+    "ConvolutionalBlockAttention",
+    "LoadReport",
+    "NoContext",
+    "SelfAttention",
+    "SqueezeExcitation",
+    "WeightsError",
+    "build_classifier",
+    "build_context",
+    "finding_rows",
+    "load_weights",
+    "normalisation_names",
+]

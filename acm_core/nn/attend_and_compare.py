@@ -1,0 +1,117 @@
+"""The attend-and-compare module: each group of channels compares what two attention maps see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from acm_core.nn.context import OPEN_GATE, ContextModule, Initialisation
+from acm_core.ops.reference import attend_and_compare, attention
+
+_AUTHORS_NAMES = {
+    "add_mod.map_gen.0.weight": "key_weight",
+    "sub_mod.map_gen.0.weight": "query_weight",
+    "mul_mod.feature_gen.0.weight": "gate1_weight",
+    "mul_mod.feature_gen.0.bias": "gate1_bias",
+    "mul_mod.feature_gen.2.weight": "gate2_weight",
+    "mul_mod.feature_gen.2.bias": "gate2_bias",
+}
+# Their gradient is exactly zero: a constant added to a score map cancels in the softmax.
+_AUTHORS_DEAD_NAMES = frozenset({"add_mod.map_gen.0.bias", "sub_mod.map_gen.0.bias"})
+
+
+class AttentionMaps(NamedTuple):
+    """Where a module looked (key), and what it compared that with (query): B×G×H×W, sums of 1 over H×W."""
+
+    key: Tensor
+    query: Tensor
+
+
+class AttendAndCompare(ContextModule):
+    """y = (x + K − Q) ⊙ P with G groups, after Kim et al., ECCV 2020 (arXiv 2007.07506).
+
+    The penalty is the orthogonality term of each sample, the mean over channels of K ⊙ Q.
+
+    Args:
+        channels: C, divisible by 2·groups.
+        groups: G; the C/G channels of a group share one key and one query map.
+        initialisation: "kaiming" is the paper's: normal, fan-out, ReLU gain, biases 0, so that the gate P
+            starts near 0.5. "identity" starts at y = 0.982·x: P is open (see `OPEN_GATE`) whatever the film,
+            and the query weights equal the key weights, so that K − Q = 0. Nothing is dead: the comparison K
+            − Q sends key and query opposite gradients, which part them at the first step, and gate2 learns
+            from there, gate1 one step later.
+
+    Raises:
+        ValueError: channels is not divisible by 2·groups.
+    """
+
+    def __init__(self, channels: int, groups: int = 32, initialisation: Initialisation = "kaiming") -> None:
+        super().__init__()
+        if groups < 1 or channels < 1 or channels % (2 * groups):
+            raise ValueError(
+                f"expected channels divisible by 2·groups, got {channels} channels and {groups} groups: "
+                "choose groups so that each has an even number of channels (32 fits every ResNet)"
+            )
+        slice_channels = channels // groups
+        self.key_weight = nn.Parameter(torch.empty(groups, slice_channels))
+        self.query_weight = nn.Parameter(torch.empty(groups, slice_channels))
+        self.gate1_weight = nn.Parameter(torch.empty(channels // 2, slice_channels))
+        self.gate1_bias = nn.Parameter(torch.zeros(channels // 2))
+        self.gate2_weight = nn.Parameter(torch.empty(channels, slice_channels // 2))
+        self.gate2_bias = nn.Parameter(torch.zeros(channels))
+        for weight in (self.key_weight, self.query_weight, self.gate1_weight, self.gate2_weight):
+            nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
+        if initialisation == "identity":
+            with torch.no_grad():
+                self.query_weight.copy_(self.key_weight)
+            nn.init.zeros_(self.gate2_weight)
+            nn.init.constant_(self.gate2_bias, OPEN_GATE)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return attend_and_compare(
+            x,
+            self.key_weight,
+            self.query_weight,
+            self.gate1_weight,
+            self.gate1_bias,
+            self.gate2_weight,
+            self.gate2_bias,
+        )
+
+    def attention_maps(self, x: Tensor) -> AttentionMaps:
+        """Key and query maps for x: B×C×H×W, the input that `forward` takes."""
+        return AttentionMaps(*attention(x, self.key_weight, self.query_weight))
+
+    def load_authors_state(self, state: Mapping[str, Any]) -> None:
+        """Take the parameters of the authors' module, converting to this module's dtype.
+
+        Args:
+            state: tensors or arrays by the authors' names: `add_mod` and `sub_mod` (`.map_gen.0.weight`;
+                their biases are dropped, being dead), `mul_mod.feature_gen.0` and `.2` (`weight`, `bias`).
+                Weights are O×I×1×1.
+
+        Raises:
+            ValueError: a name is missing or unknown, or a shape does not fit; nothing is loaded then.
+        """
+        missing = sorted(_AUTHORS_NAMES.keys() - state.keys())
+        unknown = sorted(state.keys() - _AUTHORS_NAMES.keys() - _AUTHORS_DEAD_NAMES)
+        if missing or unknown:
+            raise ValueError(
+                "expected the state of one attend-and-compare module of the authors: "
+                f"missing {', '.join(missing) or 'nothing'}; unknown {', '.join(unknown) or 'nothing'}. "
+                "Strip any prefix so that names start with add_mod, sub_mod or mul_mod."
+            )
+        tensors: dict[str, Tensor] = {}
+        for authors_name, name in _AUTHORS_NAMES.items():
+            tensor, own = torch.as_tensor(state[authors_name]), self.get_parameter(name)
+            expected = own.shape if own.ndim == 1 else (*own.shape, 1, 1)
+            if tensor.shape != expected:
+                raise ValueError(
+                    f"expected {authors_name} of shape {tuple(expected)}, got {tuple(tensor.shape)}: "
+                    "build the module with the channels and groups that the state was made with"
+                )
+            tensors[name] = tensor.reshape(own.shape)
+        self.load_state_dict(tensors)

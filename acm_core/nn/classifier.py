@@ -1,0 +1,131 @@
+"""The classifier: a ResNet with context modules, a score map for each finding, global pooling."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from acm_core.config.sections import ModelConfig
+from acm_core.nn.attend_and_compare import AttendAndCompare, AttentionMaps
+from acm_core.nn.resnet import ResNet
+from acm_core.randomness import stream_seed
+
+
+class ClassifierOutput(NamedTuple):
+    """logits: B×F, one a finding. orthogonality: B, the sum over layers; zeros without attend-and-compare."""
+
+    logits: Tensor
+    orthogonality: Tensor
+
+
+class Classifier(ResNet):
+    """ResNet trunk, 1×1 convolution to the findings, global max or average pooling.
+
+    The head comes before the pooling, as in Kim et al., ECCV 2020: each finding has a score map, and with max
+    pooling its logit is the score of its most suspicious position.
+
+    Args:
+        config: the model section of a federation file; `config.weights` is for the caller to load
+            (`load_weights`).
+        findings: F, at least 1.
+
+    Raises:
+        ValueError: findings < 1, or the groups do not fit the channels.
+    """
+
+    def __init__(self, config: ModelConfig, findings: int) -> None:
+        super().__init__(config)
+        if findings < 1:
+            raise ValueError(f"expected at least one finding, got {findings}")
+        self.config = config
+        self.head = nn.Conv2d(self.channels, findings, kernel_size=1)
+        # Kaiming fan-out would give a few findings weights of std √(2/F): logits in the tens at step 0.
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]  # built with a bias
+
+    def forward(self, x: Tensor) -> ClassifierOutput:
+        """Films B×1×H×W (normalised) → logits B×F and orthogonality B."""
+        features, orthogonality = self.features(x)
+        scores = self._scores(features)
+        match self.config.head:
+            case "max":
+                logits = scores.amax((2, 3))
+            case "average":
+                logits = scores.mean((2, 3))
+        return ClassifierOutput(logits, orthogonality)
+
+    def score_maps(self, x: Tensor) -> Tensor:
+        """Films B×1×H×W → the findings' scores before pooling, B×F×H/32×W/32."""
+        return self._scores(self.features(x)[0])
+
+    @torch.no_grad()
+    def attention_maps(self, x: Tensor) -> dict[str, AttentionMaps]:
+        """Key and query maps of every attend-and-compare module by its name, such as `layer1.0.context`.
+
+        x: B×1×H×W. Computed as in evaluation, without gradient; the model's modes and statistics stay as they
+            are. Empty
+        for a model with another context module.
+        """
+        maps: dict[str, AttentionMaps] = {}
+
+        def record(name: str, module: AttendAndCompare, inputs: tuple[Tensor]) -> None:
+            maps[name] = module.attention_maps(inputs[0])
+
+        modes = {module: module.training for module in self.modules()}
+        handles = [
+            module.register_forward_pre_hook(partial(record, name))
+            for name, module in self.named_modules()
+            if isinstance(module, AttendAndCompare)
+        ]
+        try:
+            self.eval()
+            self.features(x)
+        finally:
+            for handle in handles:
+                handle.remove()
+            for module, mode in modes.items():
+                module.training = mode
+        return maps
+
+    def _scores(self, features: Tensor) -> Tensor:
+        # In the head's own precision even under autocast: bfloat16 logits would tie and blur an AUROC.
+        with torch.autocast(features.device.type, enabled=False):
+            scores: Tensor = self.head(features.to(self.head.weight.dtype))
+        return scores
+
+
+def build_classifier(config: ModelConfig, findings: int, *, seed: int = 0) -> Classifier:
+    """A freshly initialised classifier on the CPU; the same arguments give the same weights.
+
+    Torch's global random state is left as it was.
+
+    Args:
+        config: the model section of a federation file.
+        findings: F, the number of outputs.
+        seed: of the run.
+
+    Raises:
+        ValueError: see `Classifier`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: it would also reseed every GPU, which fork_rng(devices=[]) does not restore.
+        torch.default_generator.manual_seed(stream_seed(seed, "model", "initialisation"))
+        return Classifier(config, findings)
+
+
+def normalisation_names(model: nn.Module) -> frozenset[str]:
+    """state_dict names, parameters and buffers, of the normalisation layers: what FedBN keeps at a site."""
+    return frozenset(
+        f"{prefix}.{name}"
+        for prefix, module in model.named_modules()
+        if isinstance(module, nn.BatchNorm2d | nn.GroupNorm)
+        for name in module.state_dict()
+    )
+
+
+def finding_rows(model: Classifier) -> frozenset[str]:
+    """state_dict names whose first axis is the finding: row f learns from films labelled for finding f."""
+    return frozenset(f"head.{name}" for name in model.head.state_dict())

@@ -1,0 +1,38 @@
+"""The training loss: binary cross-entropy where a film is labelled, plus the orthogonality term."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def masked_bce(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean binary cross-entropy over the labelled entries (scalar, in logits' float32).
+
+    Args:
+        logits: B×F.
+        labels: B×F, 1, 0 or NaN for "not labelled", which contributes neither loss nor gradient.
+
+    Returns:
+        A scalar; exactly 0 (with zero gradients) when nothing is labelled.
+    """
+    labelled = ~torch.isnan(labels)
+    targets = torch.where(labelled, labels, torch.zeros_like(labels))
+    losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+    return torch.where(labelled, losses, torch.zeros_like(losses)).sum() / labelled.sum().clamp(min=1)
+
+
+def orthogonality_penalty(orthogonality: Tensor) -> Tensor:
+    """|mean over the batch of Σ over layers| (ACM paper, section 3.3); `orthogonality` has shape B."""
+    return orthogonality.float().mean().abs()
+
+
+def proximal_penalty(
+    parameters: Iterable[tuple[str, Tensor]], reference: Mapping[str, Tensor], mu: float
+) -> Tensor:
+    """FedProx's μ/2·‖w − w_global‖² over the parameters named in `reference` (Li et al., MLSys 2020)."""
+    squares = [torch.sum((p - reference[name]) ** 2) for name, p in parameters if name in reference]
+    return 0.5 * mu * torch.stack(squares).sum()

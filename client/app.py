@@ -1,0 +1,78 @@
+"""Flower's ClientApp: what the SuperNode starts for a message. All it does is carry values to and from SiteRound."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from acm_core.config.loading import load_config
+from acm_core.config.sections import SiteConfig
+from acm_core.federated.messages import MessageError, Refusal, Reply, Task, TaskKind
+
+log = logging.getLogger("acm_fed.client")
+
+SITE_FILE = "site-file"  # the node setting that says where the site's own file is
+
+
+def make_app(find_site: Callable[[Context], SiteConfig]) -> ClientApp:
+    """A ClientApp that answers every kind of task.
+
+    Args:
+        find_site: says which site a node is; at a hospital from the site's file, in a simulation from a partition.
+    """
+    client_app = ClientApp()
+
+    def answer(message: Message, context: Context) -> Message:
+        try:
+            site = find_site(context)
+        except Exception:
+            # Flower would send the exception's text to the server, and it names the site's files.
+            log.exception("the site's configuration cannot be read")
+            return _to_message(Reply("", refusal=Refusal.INTERNAL), message)
+        return _to_message(_answer(message, site), message)
+
+    for register in (
+        client_app.query(),
+        client_app.train(),
+        client_app.train("local_only"),
+        client_app.evaluate(),
+    ):
+        register(answer)
+    return client_app
+
+
+def _answer(message: Message, site: SiteConfig) -> Reply:
+    try:
+        record = message.content.array_records.get("arrays", ArrayRecord())
+        # Copies: a transport within one process hands every site the same arrays.
+        arrays = {name: np.array(array.numpy()) for name, array in record.items()}
+        task = Task.from_wire(dict(message.content.config_records["task"]), arrays)
+    except (MessageError, KeyError, ValueError, TypeError):
+        return Reply(site.site, refusal=Refusal.POLICY)
+    if task.kind is TaskKind.IDENTIFY:
+        return Reply(site.site)
+    # Imported here: a message that only asks who this is need not wait seconds for torch and MONAI.
+    from client.site_round import SiteRound
+
+    return SiteRound(site).answer(task)
+
+
+def _to_message(reply: Reply, asked: Message) -> Message:
+    arrays = ArrayRecord({name: Array(array) for name, array in reply.arrays.items()})
+    return Message(RecordDict({"reply": ConfigRecord({**reply.to_wire()}), "arrays": arrays}), reply_to=asked)
+
+
+def _site_of_node(context: Context) -> SiteConfig:
+    from client.site_log import open_site_log
+
+    site = load_config(Path(str(context.node_config[SITE_FILE])), SiteConfig)
+    open_site_log(site.state)
+    return site
+
+
+app = make_app(_site_of_node)

@@ -1,0 +1,79 @@
+"""Models that stay at the site: its normalisation layers (FedBN) and the one it trained alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from acm_core.config.sections import FederationConfig
+from acm_core.federated.update import Arrays
+from acm_core.files import write_atomically
+from acm_core.training.weights import load_arrays, save_arrays
+
+
+@dataclass(frozen=True)
+class SiteRun:
+    """A run as a site tells it apart: by name and by the settings that decide what is trained."""
+
+    name: str
+    settings: str
+
+    @classmethod
+    def of(cls, config: FederationConfig) -> Self:
+        """The run that `config` describes."""
+        settings = config.model_dump(mode="json", include={"seed", "findings", "model", "training"})
+        settings["rounds"] = config.federation.rounds
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return cls(config.name, digest[:12])
+
+
+class KeptModels:
+    """The models of one run under the site's state folder."""
+
+    def __init__(self, state: Path, run: SiteRun) -> None:
+        self._folder = state / "runs" / f"{run.name}-{run.settings}"
+
+    def save_normalisation(self, number: int, arrays: Arrays) -> None:
+        """Keep the normalisation layers after round `number`; the round before stays, in case this one is retried."""
+        save_arrays(self._folder / f"normalisation-{number:05d}.safetensors", arrays)
+        for path in sorted(self._folder.glob("normalisation-*.safetensors"))[:-2]:
+            path.unlink()
+
+    def load_normalisation(self, *, before: int) -> Arrays | None:
+        """The newest normalisation layers of a round earlier than `before`, or None."""
+        paths = [
+            path
+            for path in sorted(self._folder.glob("normalisation-*.safetensors"))
+            if int(path.stem.removeprefix("normalisation-")) < before
+        ]
+        return load_arrays(paths[-1]) if paths else None
+
+    def save_local_only(self, arrays: Arrays) -> None:
+        """Keep the finished local-only model and drop its checkpoint."""
+        save_arrays(self._folder / "local_only.safetensors", arrays)
+        self._checkpoint.unlink(missing_ok=True)
+
+    def load_local_only(self) -> Arrays | None:
+        """The finished local-only model, or None."""
+        path = self._folder / "local_only.safetensors"
+        return load_arrays(path) if path.exists() else None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep where local-only training stands."""
+        write_atomically(self._checkpoint, lambda path: torch.save(checkpoint, path))
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """Where local-only training stood, or None."""
+        if not self._checkpoint.exists():
+            return None
+        checkpoint: dict[str, Any] = torch.load(self._checkpoint, weights_only=True)
+        return checkpoint
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self._folder / "local_only.checkpoint.pt"

@@ -1,0 +1,52 @@
+"""The site's model without the federation: as many epochs, the same start, its own films only."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from acm_core.data.site_films import FilmSet
+
+from acm_core.config.sections import FederationConfig
+from acm_core.nn import Classifier
+from acm_core.randomness import stream_seed
+from acm_core.training.local import make_optimizer, train_epoch
+from acm_core.training.weights import get_arrays
+from client.kept_models import KeptModels
+
+log = logging.getLogger("acm_fed.client")
+
+
+def train_local_only(
+    model: Classifier,
+    config: FederationConfig,
+    site: str,
+    films: FilmSet,
+    kept: KeptModels,
+    device: torch.device,
+) -> None:
+    """Train `model` to the end, going on from the last epoch saved; does nothing where it is finished already."""
+    if kept.load_local_only() is not None or len(films) == 0:
+        return
+    optimizer = make_optimizer(model, config.training)
+    first, epochs = 0, config.federation.rounds * config.training.epochs
+    if (checkpoint := kept.load_checkpoint()) is not None:
+        model.load_state_dict(checkpoint["model"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        first = checkpoint["epochs"]
+    for epoch in range(first, epochs):
+        loss = train_epoch(
+            model,
+            optimizer,
+            films,
+            config.training,
+            epoch=epoch,
+            total_epochs=epochs,
+            seed=stream_seed(config.seed, site, epoch, "films"),
+            device=device,
+        )
+        log.info("local-only: epoch %d of %d, loss %.4f", epoch + 1, epochs, loss)
+        kept.save_checkpoint(
+            {"epochs": epoch + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        )
+    kept.save_local_only(get_arrays(model))

@@ -1,0 +1,44 @@
+"""The site's own log: full texts and traces that never leave the site."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+LOG_NAME = "client.log"
+_LINE = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ (?:INFO|WARNING|ERROR) (.*)")
+
+
+def open_site_log(state: Path) -> None:
+    """Send what the client logs to `client.log` in the site's state folder."""
+    state.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(state / LOG_NAME, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("acm_fed.client")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    logger.propagate = False
+
+
+class LogTail:
+    """Reads the lines added to the log since the last call, from the end of what was there at first."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = path.stat().st_size if path.exists() else 0
+
+    def read(self) -> Iterator[str]:
+        """New complete lines that a person should see: without the date, without traces."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                text = line.decode("utf-8", "replace").rstrip()
+                if match := _LINE.match(text):
+                    yield match[1]

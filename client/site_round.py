@@ -1,0 +1,178 @@
+"""What a site does with a task: the same code at a hospital and in a simulation."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from acm_core.config.sections import FederationConfig, SiteConfig
+from acm_core.data.labels import LabelError
+from acm_core.data.site_films import SiteFilms, load_site
+from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
+from acm_core.federated.update import Arrays
+from acm_core.nn import Classifier, build_classifier, normalisation_names
+from acm_core.randomness import stream_seed
+from acm_core.training.local import (
+    Proximal,
+    Schedule,
+    TrainingDivergedError,
+    deterministic_kernels,
+    predict,
+    train,
+)
+from acm_core.training.weights import ModelMismatchError, get_arrays, set_arrays
+from client.evaluation import evaluate_models
+from client.kept_models import KeptModels, SiteRun
+from client.local_only import train_local_only
+
+log = logging.getLogger("acm_fed.client")
+
+_MIN_TRAINING_FILMS = 2
+
+
+class RefusedError(Exception):
+    """The site does not do this task; the code is what the server learns."""
+
+    def __init__(self, refusal: Refusal, text: str) -> None:
+        super().__init__(text)
+        self.refusal = refusal
+
+
+class SiteRound:
+    """Answers the server's tasks with the films of one site.
+
+    Nothing but the declared fields of `Reply` leaves: an error becomes a reason code, its text and trace go to the
+    site's own log.
+    """
+
+    def __init__(self, site: SiteConfig) -> None:
+        self._site = site
+        self._device = _device(site)
+
+    def answer(self, task: Task) -> Reply:
+        """Do `task` and return its reply; never raises for anything that goes wrong with films, labels or training."""
+        if task.kind is TaskKind.IDENTIFY:
+            return Reply(self._site.site)
+        try:
+            with deterministic_kernels():
+                return self._answer(task)
+        except RefusedError as error:
+            return self._refuse(task, error.refusal, error)
+        except LabelError as error:
+            return self._refuse(task, Refusal.LABELS, error)
+        except ModelMismatchError as error:
+            return self._refuse(task, Refusal.MODEL, error)
+        except TrainingDivergedError as error:
+            return self._refuse(task, Refusal.DIVERGED, error)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            return self._refuse(task, Refusal.MEMORY, error)
+        except OSError as error:
+            return self._refuse(task, Refusal.STORAGE, error)
+        except Exception as error:
+            log.exception("unexpected error")
+            return self._refuse(task, Refusal.INTERNAL, error)
+
+    def _answer(self, task: Task) -> Reply:
+        try:
+            config = FederationConfig.model_validate_json(task.config)
+        except ValidationError as error:
+            raise RefusedError(Refusal.POLICY, "expected a valid configuration with the task") from error
+        if self._site.site not in config.federation.sites:
+            raise RefusedError(Refusal.POLICY, f"the run is not for site {self._site.site}")
+        films = load_site(self._site, config.findings, config.model.image_size)
+        kept = KeptModels(self._site.state, SiteRun.of(config))
+        if task.kind is TaskKind.TRAIN:
+            return self._train(task, config, films, kept)
+        if task.kind is TaskKind.LOCAL_ONLY:
+            model = self._model(config, task.arrays)
+            train_local_only(model, config, self._site.site, films.train, kept, self._device)
+            return Reply(self._site.site, task.round)
+        return self._evaluate(task, config, films, kept)
+
+    def _train(self, task: Task, config: FederationConfig, films: SiteFilms, kept: KeptModels) -> Reply:
+        if len(films.train) < _MIN_TRAINING_FILMS:
+            raise RefusedError(
+                Refusal.NO_FILMS if len(films.train) == 0 else Refusal.TOO_FEW_FILMS,
+                f"expected at least {_MIN_TRAINING_FILMS} labelled training films, got {len(films.train)}",
+            )
+        log.info("round %d: training on %d films", task.round, len(films.train))
+        model, at_site = self._global_model(task, config, kept)
+        metrics: dict[str, float] = {}
+        if len(films.validation):
+            metrics["validation_loss"] = predict(
+                model, films.validation, config.training.batch_size, self._device
+            )[1]
+        proximal = None
+        if config.federation.proximal_mu > 0:
+            reference = {name: p.detach().clone() for name, p in model.named_parameters()}
+            proximal = Proximal(reference, config.federation.proximal_mu)
+        epochs = config.training.epochs
+        metrics["train_loss"] = train(
+            model,
+            films.train,
+            config.training,
+            Schedule((task.round - 1) * epochs, epochs, config.federation.rounds * epochs),
+            seeds=lambda epoch: stream_seed(config.seed, self._site.site, epoch, "films"),
+            device=self._device,
+            proximal=proximal,
+        )
+        arrays = get_arrays(model)
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise TrainingDivergedError("expected finite weights after training")
+        if at_site:
+            kept.save_normalisation(task.round, {name: arrays.pop(name) for name in at_site})
+        log.info("round %d: trained, loss %.4f", task.round, metrics["train_loss"])
+        return Reply(
+            self._site.site,
+            task.round,
+            films=len(films.train),
+            labelled=tuple(int(count) for count in films.train.labelled()),
+            metrics=metrics,
+            arrays=arrays,
+        )
+
+    def _evaluate(self, task: Task, config: FederationConfig, films: SiteFilms, kept: KeptModels) -> Reply:
+        log.info("evaluating on %d test films", len(films.test))
+        models = {"federated": self._global_model(task, config, kept)[0]}
+        alone = kept.load_local_only()
+        if config.evaluation.local_only and alone is not None:
+            models["local_only"] = self._model(config, alone)
+        report = evaluate_models(models, films, config, self._site.site, self._device)
+        return Reply(self._site.site, task.round, report=json.dumps(report))
+
+    def _global_model(
+        self, task: Task, config: FederationConfig, kept: KeptModels
+    ) -> tuple[Classifier, frozenset[str]]:
+        """The model sent, with what stays at this site in its place, and the names of that."""
+        own: Arrays = {}
+        if config.federation.local_norm:
+            own = kept.load_normalisation(before=_round_after_training(task)) or {}
+        model = self._model(config, {**task.arrays, **own})
+        at_site = normalisation_names(model) if config.federation.local_norm else frozenset()
+        return model, at_site
+
+    def _model(self, config: FederationConfig, arrays: Arrays) -> Classifier:
+        model = build_classifier(config.model, len(config.findings), seed=stream_seed(config.seed, "model"))
+        set_arrays(model, arrays)
+        return model.to(self._device).to(memory_format=torch.channels_last)
+
+    def _refuse(self, task: Task, refusal: Refusal, error: Exception) -> Reply:
+        log.error("round %d: %s refused (%s): %s", task.round, task.kind, refusal, error)
+        return Reply(self._site.site, task.round, refusal=refusal)
+
+
+def _round_after_training(task: Task) -> int:
+    """Normalisation saved in rounds before this one belongs to the model sent."""
+    return task.round if task.kind is TaskKind.TRAIN else task.round + 1
+
+
+def _device(site: SiteConfig) -> torch.device:
+    if site.threads is not None:
+        torch.set_num_threads(site.threads)
+    if site.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(site.device)

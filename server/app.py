@@ -1,0 +1,28 @@
+"""Flower's ServerApp: what the SuperLink starts. The run's folder comes from the process that started the SuperLink."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from acm_core.config.loading import load_config
+from acm_core.config.sections import FederationConfig
+from server.superlink import RUN_FOLDER_VARIABLE
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:  # noqa: ARG001  # Flower calls it with both
+    """Execute or continue the run whose folder the environment names."""
+    from server.federation import FederatedRun
+    from server.flower_transport import FlowerTransport
+    from server.run_folder import RunFolder
+
+    folder = RunFolder(Path(os.environ[RUN_FOLDER_VARIABLE]))
+    config = load_config(folder.config, FederationConfig)
+    run = FederatedRun(FlowerTransport(grid, config.federation.sites), config, folder)
+    run.execute(resume=folder.state.exists())

@@ -1,0 +1,122 @@
+"""One run from start to finish: rounds, the sites' local-only models, evaluation, and the files that are left."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from acm_core.config.sections import FederationConfig
+from acm_core.federated.messages import Reply, Task, TaskKind
+from acm_core.federated.update import Arrays
+from acm_core.nn import build_classifier, finding_rows, load_weights, normalisation_names
+from acm_core.randomness import stream_seed
+from acm_core.training.weights import get_arrays, save_arrays
+from server.curves import Curves
+from server.events import EventLog
+from server.model_card import write_model_card
+from server.results import summarise
+from server.rounds import RoundLoop, RunFailedError
+from server.run_folder import RunFolder
+from server.state import RoundState, StateStore
+from server.transport import Transport
+
+
+class FederatedRun:
+    """A run over a transport, writing into a run folder.
+
+    Args:
+        transport: the connection to the sites.
+        config: the run.
+        folder: an opened run folder.
+    """
+
+    def __init__(self, transport: Transport, config: FederationConfig, folder: RunFolder) -> None:
+        self._config = config
+        self._folder = folder
+        self._events = EventLog(folder.events)
+        model = build_classifier(config.model, len(config.findings), seed=stream_seed(config.seed, "model"))
+        if config.model.weights is not None:
+            report = load_weights(model, config.model.weights)
+            self._events.write("weights_loaded", report=str(report))
+        at_site = normalisation_names(model) if config.federation.local_norm else frozenset()
+        self._initial = get_arrays(model)
+        self._companions = {name: self._initial[name] for name in at_site}
+        self._loop = RoundLoop(transport, config, finding_rows(model), self._companions, self._events)
+
+    def execute(self, *, resume: bool) -> dict[str, Any]:
+        """Run or continue, and return what stands in `metrics.json`; how it ended is the last event.
+
+        Raises:
+            RunFailedError: too few sites took part.
+            ResumeError: the saved state is of a run with other settings.
+        """
+        try:
+            metrics = self._execute(resume)
+        except Exception as error:
+            self._events.write("run_failed", message=str(error))
+            raise
+        self._events.write("run_finished")
+        return metrics
+
+    def _execute(self, resume: bool) -> dict[str, Any]:
+        store = StateStore(self._folder.state, self._config)
+        state = self._start(store, resume)
+        curves = Curves(self._folder.tensorboard, state.round + 1)
+
+        def save(state: RoundState) -> None:
+            store.save(state)
+            self._folder.write_rounds(state)
+            curves.add(state)
+
+        self._loop.wait_for_sites()
+        final = self._loop.run(state, save)
+        curves.close()
+        save_arrays(self._folder.model, final.arrays, {"model": self._config.model.model_dump_json()})
+        metrics = summarise(self._config, final, self._evaluate(final.arrays))
+        self._folder.write_metrics(metrics)
+        write_model_card(self._folder.model_card, self._config, metrics)
+        return metrics
+
+    def _start(self, store: StateStore, resume: bool) -> RoundState:
+        if resume:
+            saved = store.load(lambda number: self._events.write("state_damaged", round=number))
+            if saved is not None:
+                self._folder.write_rounds(saved)
+                self._events.write("run_resumed", round=saved.round, rounds=self._config.federation.rounds)
+                return saved
+        store.clear()
+        self._events.write(
+            "run_started", rounds=self._config.federation.rounds, sites=self._config.federation.sites
+        )
+        shared = {name: array for name, array in self._initial.items() if name not in self._companions}
+        return RoundState(0, shared, ())
+
+    def _evaluate(self, arrays: Arrays) -> dict[str, dict[str, Any]]:
+        """Site → its report on the final model; a site that does not answer is left out and named in the events."""
+        federation, config = self._config.federation, self._config.model_dump_json()
+        if self._config.evaluation.local_only:
+            self._events.write("local_only_started", sites=federation.sites)
+            self._loop.ask(
+                Task(TaskKind.LOCAL_ONLY, federation.rounds, config, self._initial),
+                federation.round_deadline * federation.rounds,
+                lambda _: None,
+                quorum=federation.quorum,
+            )
+        self._events.write("evaluation_started", sites=federation.sites)
+        reports: dict[str, dict[str, Any]] = {}
+
+        def accept(reply: Reply) -> None:
+            reports[reply.site] = json.loads(reply.report)
+
+        self._loop.ask(
+            Task(TaskKind.EVALUATE, federation.rounds, config, {**arrays, **self._companions}),
+            federation.round_deadline,
+            accept,
+            quorum=federation.quorum,
+        )
+        if not reports:
+            raise RunFailedError(
+                "expected an evaluation of at least one site, got none. The final model is saved: continue with "
+                "--resume when the sites are back."
+            )
+        return {site: reports[site] for site in federation.sites if site in reports}

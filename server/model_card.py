@@ -1,0 +1,95 @@
+"""The model card: what the model is, on whose films it was trained, how well it does where, what it must not do."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from acm_core.config.sections import FederationConfig
+from acm_core.files import write_text_atomically
+from server.results import interval_text
+
+_HEADINGS = {"local_only": "local-only", "federated": "federated (this model)", "pooled": "pooled"}
+
+
+def write_model_card(path: Path, config: FederationConfig, metrics: dict[str, Any]) -> None:
+    """Write the card in Markdown."""
+    write_text_atomically(path, model_card(config, metrics))
+
+
+def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
+    """The card's text."""
+    model, federation = config.model, config.federation
+    strategy = f"FedProx (μ = {federation.proximal_mu:g})" if federation.proximal_mu else "FedAvg"
+    lines = [
+        f"# Model card: {config.name}",
+        "",
+        "For research only. Not a medical device; no claim of diagnostic performance.",
+        "",
+        "## The model",
+        f"- {model.architecture} with context module `{model.context}`, {model.norm} normalisation, "
+        f"global {model.head} pooling of the findings' score maps",
+        f"- input: one frontal chest X-ray, {model.image_size} × {model.image_size}, dense tissue bright",
+        f"- output: a probability each for {', '.join(config.findings)}",
+        f"- {strategy}, {metrics['rounds']} rounds of {config.training.epochs} local epochs, seed {config.seed}, "
+        f"acm-fed {version('acm-fed')}",
+    ]
+    if federation.local_norm:
+        lines.append(
+            "- normalisation layers stayed at the sites (FedBN): `model.safetensors` lacks them, and a new site has to "
+            "train its own"
+        )
+    lines += [
+        "- **no differential privacy**: the weights may reveal that a film was among the training films",
+        "",
+        "## Films",
+        "| site | training films | test films | test patients | set aside |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for site, report in metrics["sites"].items():
+        aside = (
+            ", ".join(f"{count} {reason}" for reason, count in sorted(report["set_aside"].items())) or "none"
+        )
+        lines.append(
+            f"| {site} | {report['training_films']} | {report['films']} | {report['patients']} | {aside} |"
+        )
+    if metrics["not_evaluated"]:
+        lines += ["", f"Not evaluated: {', '.join(metrics['not_evaluated'])}."]
+    lines += ["", "## Results: AUROC on each site's test films (95 % patient-bootstrap interval)", ""]
+    lines += _results(metrics)
+    if metrics["answer"]:
+        lines += ["", metrics["answer"]]
+    lines += [
+        "",
+        '"Not defined": the site\'s test films lack one of the two classes. The mean is over the sites with a defined '
+        "AUROC, each counted once; its interval speaks of other patients of these sites, not of other hospitals.",
+        "",
+        "## Limits",
+        "- Sites differ in scanner, patients and labelling; the figures hold for these sites only.",
+        "- Labels come from each site as they are; errors in them are in the figures too.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _results(metrics: dict[str, Any]) -> list[str]:
+    names = [name for name in _HEADINGS if name in metrics["mean_over_sites"]]
+    rows = [
+        "| site | finding | positive / negative | " + " | ".join(_HEADINGS[name] for name in names) + " |",
+        "| --- " * (3 + len(names)) + "|",
+    ]
+    for site, report in metrics["sites"].items():
+        models = report["models"]
+        for finding in metrics["findings"]:
+            figures = {name: models[name]["findings"][finding] for name in models}
+            counts = next(iter(figures.values()), {"positives": 0, "negatives": 0})
+            if counts["positives"] + counts["negatives"] == 0:
+                continue
+            cells = " | ".join(
+                interval_text(figures[name]["auroc"]) if name in figures else "–" for name in names
+            )
+            rows.append(f"| {site} | {finding} | {counts['positives']} / {counts['negatives']} | {cells} |")
+    means = " | ".join(interval_text(metrics["mean_over_sites"][name]) for name in names)
+    rows.append(f"| **mean over sites** | | | {means} |")
+    return rows

@@ -1,0 +1,103 @@
+"""What stands in `metrics.json`: every site's own figures, and their mean over sites. Never one pooled figure alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from acm_core.config.sections import FederationConfig
+from acm_core.training.metrics import mean_over_sites
+from server.state import RoundState
+
+Metrics = dict[str, Any]
+
+_MODELS = ("local_only", "federated", "pooled")
+
+
+def summarise(config: FederationConfig, state: RoundState, reports: Mapping[str, Any]) -> Metrics:
+    """Put the sites' reports together.
+
+    Args:
+        reports: site → its report, see `client.evaluation`.
+    """
+    return _with_means(
+        {
+            "run": config.name,
+            "seed": config.seed,
+            "rounds": state.round,
+            "context": config.model.context,
+            "architecture": config.model.architecture,
+            "findings": list(config.findings),
+            "seconds": round(sum(record["seconds"] for record in state.records), 1),
+            "sites": dict(reports),
+            "not_evaluated": [site for site in config.federation.sites if site not in reports],
+        }
+    )
+
+
+def add_pooled(metrics: Metrics, pooled: Mapping[str, Any]) -> Metrics:
+    """The metrics with the pooled model's figures beside the others at every site."""
+    sites = {
+        site: {**report, "models": {**report["models"], **pooled[site]["models"]}}
+        if site in pooled
+        else report
+        for site, report in metrics["sites"].items()
+    }
+    return _with_means({**metrics, "sites": sites})
+
+
+def interval_text(estimate: Mapping[str, Any] | None) -> str:
+    """`0.81 (0.74–0.87)`, or what is missing: the interval, or the value because a class is missing."""
+    if estimate is None:
+        return "not defined"
+    if estimate["low"] is None:
+        return f"{estimate['value']:.3f}"
+    return f"{estimate['value']:.3f} ({estimate['low']:.3f}–{estimate['high']:.3f})"
+
+
+def _with_means(metrics: Metrics) -> Metrics:
+    means = {name: _mean(metrics["sites"], name) for name in _MODELS}
+    means = {name: mean for name, mean in means.items() if mean is not None}
+    gains = [
+        (gain["value"], gain["standard_error"])
+        for report in metrics["sites"].values()
+        if (gain := report["models"].get("federated", {}).get("gain")) is not None
+        and gain["standard_error"] is not None
+    ]
+    gain = _estimate(gains)
+    return {**metrics, "mean_over_sites": means, "federated_gain": gain, "answer": _answer(gain, len(gains))}
+
+
+def _mean(sites: Mapping[str, Any], model: str) -> Metrics | None:
+    estimates = [
+        report["models"][model]["mean_auroc"] for report in sites.values() if model in report["models"]
+    ]
+    return _estimate(
+        [
+            (estimate["value"], estimate["standard_error"])
+            for estimate in estimates
+            if estimate is not None and estimate["standard_error"] is not None
+        ]
+    )
+
+
+def _estimate(estimates: list[tuple[float, float]]) -> Metrics | None:
+    if not estimates:
+        return None
+    value, low, high = mean_over_sites(estimates)
+    return {"value": value, "low": low, "high": high, "sites": len(estimates)}
+
+
+def _answer(gain: Metrics | None, sites: int) -> str:
+    if gain is None:
+        return ""
+    if gain["low"] > 0:
+        verdict = "Training together helps"
+    elif gain["high"] < 0:
+        verdict = "Training together hurts"
+    else:
+        verdict = "These films do not settle whether training together helps"
+    return (
+        f"{verdict}: federated less local-only mean AUROC over {sites} sites "
+        f"{gain['value']:+.3f} (95 % interval {gain['low']:+.3f} to {gain['high']:+.3f})."
+    )

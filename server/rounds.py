@@ -1,0 +1,254 @@
+"""The round loop: who is asked, how long it waits, what is taken in. It knows no network, only a Transport."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from acm_core.config.sections import FederationConfig
+from acm_core.federated.aggregation import FedAvg
+from acm_core.federated.messages import Reply, Task, TaskKind
+from acm_core.federated.update import Arrays, SiteUpdate, UpdateRefused
+from server.events import EventLog
+from server.state import RoundState
+from server.transport import Answer, Ticket, Transport
+
+_POLL_SECONDS = 0.2
+_REMIND_SECONDS = 30.0
+
+
+class RunFailedError(RuntimeError):
+    """The run cannot go on; the message names the sites and what to do."""
+
+
+@dataclass
+class Outcome:
+    """What came of asking the sites to do one task."""
+
+    asked: set[str] = field(default_factory=set)
+    answered: dict[str, Reply] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    bytes_sent: int = 0
+    bytes_received: int = 0
+
+    def missing(self, sites: Collection[str]) -> list[str]:
+        """Sites that neither answered nor refused."""
+        return [site for site in sites if site not in self.answered and site not in self.refused]
+
+
+class RoundLoop:
+    """Runs rounds of federated averaging over a transport.
+
+    Args:
+        transport: the connection to the sites.
+        config: the run.
+        finding_rows: names of the arrays whose first axis is the finding.
+        companions: arrays sent along with the global model that every site keeps its own of (FedBN).
+        events: where to say what happens.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        config: FederationConfig,
+        finding_rows: frozenset[str],
+        companions: Arrays,
+        events: EventLog,
+    ) -> None:
+        self._transport = transport
+        self._config = config
+        self._sites = config.federation.sites
+        self._quorum = config.federation.quorum
+        self._finding_rows = finding_rows
+        self._companions = companions
+        self._events = events
+        self._config_json = config.model_dump_json()
+
+    def wait_for_sites(self) -> None:
+        """Wait until every site is connected, or go on with a quorum when the join deadline has passed.
+
+        Raises:
+            RunFailedError: fewer than a quorum of sites connected in time; the absent ones are named.
+        """
+        self._wait(lambda absent: not absent)
+
+    def run(self, state: RoundState, save: Callable[[RoundState], None]) -> RoundState:
+        """Train from `state` to the last round.
+
+        Args:
+            save: called with every new state before the next round starts.
+
+        Raises:
+            RunFailedError: a round stayed below quorum in every attempt.
+        """
+        while state.round < self._config.federation.rounds:
+            state = self._round(state)
+            save(state)
+        return state
+
+    def ask(
+        self,
+        task: Task,
+        seconds: float,
+        accept: Callable[[Reply], None],
+        *,
+        quorum: int,
+    ) -> Outcome:
+        """Send `task` to every connected site and take replies until all have come or the time is up.
+
+        A site that reconnects is asked again; one that was away may still join. The wait ends early when nobody who
+        was asked is still at work and at least `quorum` sites have answered.
+
+        Args:
+            accept: takes an answer in, or raises UpdateRefused.
+        """
+        outcome = Outcome()
+        tickets: dict[str, Ticket] = {}
+        working: set[str] = set()
+        started = reminded = time.monotonic()
+        while (now := time.monotonic()) - started < seconds:
+            connected = self._transport.connected()
+            fresh = {
+                site: connected[site]
+                for site in self._sites
+                if site in connected
+                and (site not in tickets or tickets[site].connection != connected[site])
+                and site not in outcome.answered
+            }
+            for ticket in self._transport.send(task, fresh, seconds) if fresh else ():
+                tickets[ticket.site] = ticket
+                working.add(ticket.site)
+                outcome.asked.add(ticket.site)
+                outcome.refused.pop(ticket.site, None)
+                outcome.bytes_sent += ticket.sent_bytes
+            for answer in self._transport.receive([tickets[site] for site in sorted(working)]):
+                working.discard(answer.ticket.site)
+                outcome.bytes_received += answer.received_bytes
+                self._take(task, answer, accept, outcome, now - started)
+            missing = outcome.missing(self._sites)
+            if not missing or (not working and len(outcome.answered) >= quorum):
+                break
+            if now - reminded >= _REMIND_SECONDS:
+                reminded = now
+                self._events.write(
+                    "waiting",
+                    task=task.kind,
+                    round=task.round,
+                    sites=missing,
+                    seconds=seconds - (now - started),
+                )
+            time.sleep(_POLL_SECONDS)
+        return outcome
+
+    def _round(self, state: RoundState) -> RoundState:
+        number = state.round + 1
+        attempts = self._config.federation.round_attempts
+        for attempt in range(1, attempts + 1):
+            self._wait(lambda absent: len(self._sites) - len(absent) >= self._quorum)
+            self._events.write(
+                "round_started", round=number, rounds=self._config.federation.rounds, attempt=attempt
+            )
+            begun, started = time.time(), time.monotonic()
+            average = FedAvg(state.arrays, self._config.findings, self._finding_rows)
+            outcome = self.ask(
+                Task(TaskKind.TRAIN, number, self._config_json, {**state.arrays, **self._companions}),
+                self._config.federation.round_deadline,
+                lambda reply, average=average: self._add(reply, average),  # type: ignore[misc]
+                quorum=self._quorum,
+            )
+            record = self._record(number, attempt, outcome, begun, time.monotonic() - started)
+            if len(outcome.answered) >= self._quorum:
+                self._events.write("round_finished", **record)
+                return RoundState(number, average.result(), (*state.records, record))
+            self._events.write("round_below_quorum", quorum=self._quorum, attempts=attempts, **record)
+        raise RunFailedError(
+            f"round {number}: expected updates of at least {self._quorum} sites, got {len(outcome.answered)} in "
+            f"each of {attempts} attempts. {_reasons(outcome, self._sites)} The rounds before it are saved: mend the cause and "
+            "continue with --resume."
+        )
+
+    def _add(self, reply: Reply, average: FedAvg) -> None:
+        average.add(SiteUpdate(reply.site, reply.arrays, reply.films, reply.labelled, reply.metrics))
+
+    def _take(
+        self, task: Task, answer: Answer, accept: Callable[[Reply], None], outcome: Outcome, seconds: float
+    ) -> None:
+        site, reply = answer.ticket.site, answer.reply
+        reason, detail = reply.refusal, ""
+        if not reason and reply.round != task.round:
+            reason, detail = "wrong_round", f"expected round {task.round}, got {reply.round}"
+        if not reason:
+            try:
+                accept(reply)
+            except UpdateRefused as refused:
+                reason, detail = str(refused.reason), refused.detail
+        if reason:
+            outcome.refused[site] = reason
+            self._events.write(
+                "site_refused", task=task.kind, round=task.round, site=site, reason=reason, detail=detail
+            )
+            return
+        # The arrays are in the running sum by now: holding them would make memory grow with the number of sites.
+        outcome.answered[site] = Reply(
+            site, reply.round, "", reply.films, reply.labelled, reply.metrics, reply.report
+        )
+        self._events.write(
+            "site_answered",
+            task=task.kind,
+            round=task.round,
+            site=site,
+            seconds=round(seconds, 1),
+            films=reply.films,
+            metrics=dict(reply.metrics),
+        )
+
+    def _wait(self, enough: Callable[[list[str]], bool]) -> None:
+        limit = self._config.federation.join_deadline
+        started, reminded = time.monotonic(), 0.0
+        said: list[str] | None = None
+        while True:
+            connected = self._transport.connected()
+            absent = [site for site in self._sites if site not in connected]
+            if enough(absent):
+                return
+            now = time.monotonic()
+            if now - started >= limit:
+                break
+            if absent != said or now - reminded >= _REMIND_SECONDS:
+                said, reminded = absent, now
+                self._events.write(
+                    "waiting", task="join", round=0, sites=absent, seconds=limit - (now - started)
+                )
+            time.sleep(_POLL_SECONDS)
+        if len(self._sites) - len(absent) < self._quorum:
+            raise RunFailedError(
+                f"expected at least {self._quorum} sites within {limit:.0f} s, got {len(self._sites) - len(absent)}. "
+                f"Not connected: {', '.join(absent)}. Start `python -m client.run --site=NAME` there, then --resume."
+            )
+
+    def _record(
+        self, number: int, attempt: int, outcome: Outcome, begun: float, seconds: float
+    ) -> dict[str, Any]:
+        return {
+            "round": number,
+            "attempt": attempt,
+            "started": round(begun, 3),
+            "seconds": round(seconds, 3),
+            "asked": sorted(outcome.asked),
+            "answered": sorted(outcome.answered),
+            "refused": dict(sorted(outcome.refused.items())),
+            "missing": outcome.missing(self._sites),
+            "films": {site: reply.films for site, reply in sorted(outcome.answered.items())},
+            "metrics": {site: dict(reply.metrics) for site, reply in sorted(outcome.answered.items())},
+            "bytes_sent": outcome.bytes_sent,
+            "bytes_received": outcome.bytes_received,
+        }
+
+
+def _reasons(outcome: Outcome, sites: Collection[str]) -> str:
+    refused = "; ".join(f"{site} refused: {reason}" for site, reason in sorted(outcome.refused.items()))
+    missing = ", ".join(outcome.missing(sites))
+    parts = [refused, f"no answer from {missing}" if missing else ""]
+    return ". ".join(part for part in parts if part) + "."

@@ -1,0 +1,63 @@
+"""`runs/<name>/`: everything a run leaves behind, and who writes what in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from acm_core.config.loading import dump_config
+from acm_core.config.sections import FederationConfig
+from acm_core.files import write_text_atomically
+
+if TYPE_CHECKING:
+    from server.state import RoundState
+
+
+class RunExistsError(RuntimeError):
+    """The run's folder already holds a run."""
+
+
+class RunFolder:
+    """Paths and writers of one run's folder.
+
+    `config.yaml` the resolved configuration; `rounds.jsonl` a line a round; `metrics.json`; `model.safetensors`;
+    `model_card.md`; `tensorboard/`; `events.jsonl` what the terminal shows; `state/` for --resume; `logs/`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "config.yaml"
+        self.rounds = folder / "rounds.jsonl"
+        self.metrics = folder / "metrics.json"
+        self.model = folder / "model.safetensors"
+        self.model_card = folder / "model_card.md"
+        self.tensorboard = folder / "tensorboard"
+        self.events = folder / "events.jsonl"
+        self.state = folder / "state"
+        self.logs = folder / "logs"
+
+    def open(self, config: FederationConfig, *, resume: bool) -> None:
+        """Make the folder ready.
+
+        Raises:
+            RunExistsError: it holds a run and `resume` is false, or holds none and `resume` is true.
+        """
+        if self.config.exists() and not resume:
+            raise RunExistsError(
+                f"{self.folder} already holds a run: continue it with --resume, or choose another name in the "
+                "configuration, or remove the folder."
+            )
+        if resume and not self.config.exists():
+            raise RunExistsError(f"{self.folder} holds no run to resume: start it without --resume.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(self.config, dump_config(config))
+
+    def write_rounds(self, state: RoundState) -> None:
+        """Write `rounds.jsonl` as the state has it."""
+        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in state.records)
+        write_text_atomically(self.rounds, "".join(lines))
+
+    def write_metrics(self, metrics: dict[str, Any]) -> None:
+        """Write `metrics.json`."""
+        write_text_atomically(self.metrics, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")

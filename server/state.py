@@ -1,0 +1,116 @@
+"""Round state on disk: saved whole after every round, checked by hash, continued with --resume."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from acm_core.config.sections import FederationConfig
+from acm_core.federated.update import Arrays
+from acm_core.files import write_text_atomically
+from acm_core.training.weights import load_arrays, save_arrays
+
+_KEPT_ROUNDS = 2
+
+
+class ResumeError(RuntimeError):
+    """The saved state cannot be continued with this configuration."""
+
+
+@dataclass(frozen=True)
+class RoundState:
+    """The global model after `round` rounds, and the record of each of them."""
+
+    round: int
+    arrays: Arrays
+    records: tuple[dict[str, Any], ...]
+
+
+def run_identity(config: FederationConfig) -> dict[str, Any]:
+    """What has to stay the same for a run to go on: waiting times, addresses and the site list may change."""
+    settings = config.model_dump(mode="json")
+    federation = settings["federation"]
+    return {
+        **{key: settings[key] for key in ("name", "seed", "findings", "model", "training")},
+        **{key: federation[key] for key in ("rounds", "proximal_mu", "local_norm")},
+    }
+
+
+class StateStore:
+    """The states of one run: `round-00003.safetensors` with `round-00003.json` beside it, the last two kept."""
+
+    def __init__(self, folder: Path, config: FederationConfig) -> None:
+        self._folder = folder
+        self._identity = run_identity(config)
+
+    def save(self, state: RoundState) -> None:
+        """Write `state` so that a crash at any point leaves it or an earlier one whole."""
+        model, description = self._paths(state.round)
+        save_arrays(model, state.arrays)
+        write_text_atomically(
+            description,
+            json.dumps(
+                {
+                    "round": state.round,
+                    "sha256": _sha256(model),
+                    "run": self._identity,
+                    "records": state.records,
+                }
+            ),
+        )
+        for old in sorted(self._folder.glob("round-*.json"))[:-_KEPT_ROUNDS]:
+            old.with_suffix(".safetensors").unlink(missing_ok=True)
+            old.unlink()
+
+    def load(self, damaged: Callable[[int], None]) -> RoundState | None:
+        """The newest undamaged state, or None where there is none.
+
+        Args:
+            damaged: called with the round of each state that is passed over because it is damaged.
+
+        Raises:
+            ResumeError: the state belongs to another run.
+        """
+        for description in sorted(self._folder.glob("round-*.json"), reverse=True):
+            try:
+                saved = json.loads(description.read_text(encoding="utf-8"))
+                model = description.with_suffix(".safetensors")
+                whole = _sha256(model) == saved["sha256"]
+                state = RoundState(saved["round"], load_arrays(model), tuple(saved["records"]))
+                identity = saved["run"]
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+                whole = False
+            if not whole:
+                damaged(int(description.stem.removeprefix("round-")))
+                continue
+            self._expect_same_run(identity)
+            return state
+        return None
+
+    def clear(self) -> None:
+        """Forget the run."""
+        for path in self._folder.glob("round-*"):
+            path.unlink()
+
+    def _expect_same_run(self, identity: dict[str, Any]) -> None:
+        differing = [key for key, value in self._identity.items() if identity.get(key) != value]
+        if differing:
+            raise ResumeError(
+                f"expected the settings the run was started with; {', '.join(differing)} changed. Put them back, or "
+                "give the run another name and start it without --resume."
+            )
+
+    def _paths(self, number: int) -> tuple[Path, Path]:
+        stem = self._folder / f"round-{number:05d}"
+        return stem.with_suffix(".safetensors"), stem.with_suffix(".json")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

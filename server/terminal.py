@@ -1,0 +1,156 @@
+"""What the operator sees while a run goes on: rounds, sites, what is waited for, and the table at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from server.events import Event
+from server.results import interval_text
+
+
+class Terminal:
+    """Shows events as they come: a progress bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("[bold]rounds"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("waiting for sites", total=None)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, events: Iterable[Event]) -> Event | None:
+        """Show events; the one that ended the run is returned, if it is among them."""
+        ended = None
+        for event in events:
+            if text := self._text(event):
+                self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+            if event["event"] in ("run_finished", "run_failed"):
+                ended = event
+        return ended
+
+    def _text(self, event: Event) -> str | None:
+        kind = event["event"]
+        if kind == "run_started":
+            self._progress.update(self._task, total=event["rounds"], completed=0)
+            return f"run started: {event['rounds']} rounds over {', '.join(event['sites'])}"
+        if kind == "run_resumed":
+            self._progress.update(self._task, total=event["rounds"], completed=event["round"])
+            return f"run resumed after round {event['round']} of {event['rounds']}"
+        if kind == "state_damaged":
+            return f"the saved state of round {event['round']} is damaged: going back to the one before"
+        if kind == "waiting":
+            sites = ", ".join(event["sites"])
+            self._progress.update(self._task, description=f"waiting for {sites}")
+            return f"waiting for {sites} ({_TASKS[event['task']]}; {event['seconds']:.0f} s left)"
+        if kind == "round_started":
+            self._progress.update(self._task, total=event["rounds"], description=f"round {event['round']}")
+            return None
+        if kind == "site_answered":
+            self._progress.update(self._task, description=f"{event['site']} answered")
+            return _answered(event)
+        if kind == "site_refused":
+            detail = f" – {event['detail']}" if event["detail"] else ""
+            return f"  {event['site']:<12} {_TASKS[event['task']]}: refused, {event['reason']}{detail}"
+        if kind == "round_finished":
+            self._progress.update(self._task, completed=event["round"])
+            return _finished(event)
+        if kind == "round_below_quorum":
+            return (
+                f"round {event['round']}, attempt {event['attempt']} of {event['attempts']}: "
+                f"{len(event['answered'])} of {event['quorum']} sites needed"
+            )
+        if kind == "local_only_started":
+            self._progress.update(self._task, description="local-only models")
+            return "each site trains alone, for comparison"
+        if kind == "evaluation_started":
+            self._progress.update(self._task, description="evaluation")
+            return "evaluation on the sites' test films"
+        if kind == "note":
+            return str(event["text"])
+        if kind == "weights_loaded":
+            return f"starting weights: {event['report']}"
+        if kind == "run_failed":
+            return f"run failed: {event['message']}"
+        return None
+
+
+_TASKS = {"join": "to join", "train": "training", "local_only": "local-only model", "evaluate": "evaluation"}
+
+
+def _answered(event: Event) -> str:
+    metrics = event["metrics"]
+    figures = "".join(f"  {name.replace('_', ' ')} {value:.3f}" for name, value in sorted(metrics.items()))
+    films = f"  {event['films']} films" if event["films"] else ""
+    return f"  {event['site']:<12} {_TASKS[event['task']]}: {event['seconds']:.1f} s{films}{figures}"
+
+
+def _finished(event: Event) -> str:
+    megabytes = (event["bytes_sent"] + event["bytes_received"]) / 1e6
+    away = f", without {', '.join(event['missing'])}" if event["missing"] else ""
+    return (
+        f"round {event['round']} done in {event['seconds']:.1f} s: {len(event['answered'])} sites{away}, "
+        f"{megabytes:.1f} MB"
+    )
+
+
+_COLUMNS = {"local_only": "local-only", "federated": "federated", "pooled": "pooled"}
+
+
+def results_table(metrics: dict[str, Any]) -> Table:
+    """AUROC with its 95 % interval by site and finding, a column a model; the mean over sites last."""
+    names = [name for name in _COLUMNS if name in metrics["mean_over_sites"]]
+    table = Table(title=f"{metrics['run']}: test AUROC (95 % interval)", title_justify="left")
+    for heading in ("site", "finding", "positive", "negative"):
+        table.add_column(heading, justify="left" if heading in ("site", "finding") else "right")
+    for name in names:
+        table.add_column(_COLUMNS[name])
+    for site, report in metrics["sites"].items():
+        for finding in metrics["findings"]:
+            rows = {name: model["findings"][finding] for name, model in report["models"].items()}
+            first = next(iter(rows.values()), {"positives": 0, "negatives": 0})
+            if first["positives"] + first["negatives"] == 0:
+                continue
+            cells = [interval_text(rows[name]["auroc"]) if name in rows else "–" for name in names]
+            table.add_row(site, finding, str(first["positives"]), str(first["negatives"]), *cells)
+        table.add_section()
+    means = [interval_text(metrics["mean_over_sites"][name]) for name in names]
+    table.add_row("mean over sites", "mean", "", "", *means, style="bold")
+    return table
+
+
+def print_results(console: Console, metrics: dict[str, Any], folder: Path) -> None:
+    """The table, the answer in a sentence and where the files are."""
+    console.print(results_table(metrics))
+    if metrics["answer"]:
+        console.print(metrics["answer"], highlight=False)
+    for name in ("metrics.json", "model.safetensors", "model_card.md", "rounds.jsonl", "tensorboard"):
+        console.print(f"  {folder / name}", highlight=False, soft_wrap=True)

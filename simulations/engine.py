@@ -1,0 +1,115 @@
+"""The federation on Flower's Ray simulation: the server's round loop and the sites' rounds as they are."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import Any
+
+from acm_core.config.sections import FederationConfig, SiteConfig
+from acm_core.processes import OFFLINE
+
+os.environ.update(OFFLINE)  # read by Flower and Ray when they are imported
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from flwr.simulation import run_simulation
+
+from client.app import make_app
+from server.federation import FederatedRun
+from server.flower_transport import FlowerTransport
+from server.run_folder import RunFolder
+
+
+class SimulationStoppedError(RuntimeError):
+    """The simulation was interrupted."""
+
+
+class _StoppableTransport(FlowerTransport):
+    """The round loop runs in a thread of its own: this is how it learns of Ctrl-C."""
+
+    def __init__(self, grid: Grid, config: FederationConfig, stop: threading.Event) -> None:
+        super().__init__(grid, config.federation.sites)
+        self._stop = stop
+
+    def connected(self) -> dict[str, int]:
+        if self._stop.is_set():
+            raise SimulationStoppedError("interrupted; continue with --resume")
+        return super().connected()
+
+
+def simulate(
+    config: FederationConfig,
+    sites: dict[str, SiteConfig],
+    folder: RunFolder,
+    *,
+    processes: int,
+    resume: bool,
+) -> dict[str, Any]:
+    """Run the federation with `processes` sites at a time and return what stands in metrics.json.
+
+    Raises:
+        RunFailedError, ResumeError: as FederatedRun.execute.
+        KeyboardInterrupt: after the round loop has stopped.
+    """
+    stop = threading.Event()
+    ended = threading.Event()
+    results: dict[str, Any] = {}
+    failures: list[Exception] = []
+    server_app = ServerApp()
+    order = [sites[name] for name in config.federation.sites]
+
+    @server_app.main()
+    def serve(grid: Grid, context: Context) -> None:  # noqa: ARG001  # Flower calls it with both
+        try:
+            run = FederatedRun(_StoppableTransport(grid, config, stop), config, folder)
+            results.update(run.execute(resume=resume))
+        except Exception as error:
+            failures.append(error)
+        finally:
+            ended.set()
+
+    for name in ("flwr", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        run_simulation(
+            server_app=server_app,
+            client_app=make_app(_SitesByPartition(order)),
+            num_supernodes=len(order),
+            backend_config={
+                "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+                "init_args": {
+                    "num_cpus": processes,
+                    "logging_level": "error",
+                    "log_to_driver": False,
+                    "include_dashboard": False,
+                },
+            },
+        )
+    except KeyboardInterrupt:
+        stop.set()
+        ended.wait(timeout=60)
+        raise
+    if failures:
+        raise failures[0]
+    return results
+
+
+class _SitesByPartition:
+    """Flower numbers the simulated nodes; the number picks the site."""
+
+    def __init__(self, sites: list[SiteConfig]) -> None:
+        self._sites = sites
+
+    def __call__(self, context: Context) -> SiteConfig:
+        from client.site_log import open_site_log
+
+        site = self._sites[int(str(context.node_config["partition-id"]))]
+        open_site_log(site.state)
+        return site
+
+
+def default_processes() -> int:
+    """One a core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

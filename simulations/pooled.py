@@ -1,0 +1,43 @@
+"""The comparison that only a simulation can make: one model trained on all sites' films in one place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from acm_core.data.site_films import SiteFilms, concatenate, load_site
+
+from acm_core.config.sections import FederationConfig, SiteConfig
+from acm_core.nn import build_classifier, load_weights
+from acm_core.randomness import stream_seed
+from acm_core.training.weights import set_arrays
+from client.evaluation import evaluate_models
+from client.kept_models import KeptModels, SiteRun
+from client.local_only import train_local_only
+
+_POOL = "pooled"
+
+
+def evaluate_pooled(config: FederationConfig, sites: dict[str, SiteConfig]) -> dict[str, dict[str, Any]]:
+    """Train on the pooled training films, with the epochs and the start of the federated model.
+
+    Training goes on where an interrupted call stopped.
+
+    Returns:
+        site → its report (see `evaluate_models`) with the one model "pooled".
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    films: dict[str, SiteFilms] = {
+        name: load_site(site, config.findings, config.model.image_size) for name, site in sites.items()
+    }
+    model = build_classifier(config.model, len(config.findings), seed=stream_seed(config.seed, "model"))
+    if config.model.weights is not None:
+        load_weights(model, config.model.weights)
+    model = model.to(device).to(memory_format=torch.channels_last)
+    kept = KeptModels(next(iter(sites.values())).state.parent / _POOL, SiteRun.of(config))
+    train_local_only(model, config, _POOL, concatenate([site.train for site in films.values()]), kept, device)
+    arrays = kept.load_local_only()
+    if arrays is None:
+        return {}
+    set_arrays(model, arrays)
+    return {name: evaluate_models({_POOL: model}, films[name], config, name, device) for name in sites}

@@ -1,0 +1,148 @@
+"""`python -m simulations.run`: several hospitals on one machine, the same client and server code, on Flower's Ray."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from acm_core.config.sections import SiteConfig
+    from server.run_folder import RunFolder
+    from simulations.settings import SimulationConfig
+
+_POLL_SECONDS = 0.2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Simulate; returns the exit code (0 finished, 1 failed, 2 wrong configuration, 130 interrupted)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m simulations.run",
+        description="Simulate a federation: makes the synthetic hospitals (or takes folders of real films), trains "
+        "federated, local-only and pooled models, prints them side by side and writes runs/NAME/.",
+    )
+    parser.add_argument(
+        "--config", type=Path, default=Path("configs/demo.yaml"), help="default: configs/demo.yaml"
+    )
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue the run after its last saved round")
+    options = parser.parse_args(arguments)
+
+    from acm_core.config.loading import ConfigError, load_config
+    from server.run_folder import RunExistsError, RunFolder
+    from simulations.settings import SimulationConfig
+
+    try:
+        config = load_config(options.config, SimulationConfig)
+        folder = RunFolder((options.runs / config.name).resolve())
+        folder.open(config, resume=options.resume)
+    except (ConfigError, RunExistsError) as error:
+        print(error, file=sys.stderr)  # noqa: T201  # the command's own output
+        return 2
+    from acm_core.processes import interruptible
+
+    with interruptible():
+        try:
+            return run(config, folder, resume=options.resume)
+        except KeyboardInterrupt:
+            print(f"interrupted; continue with --resume. Run folder: {folder.folder}", file=sys.stderr)  # noqa: T201
+            return 130
+
+
+def run(config: SimulationConfig, folder: RunFolder, *, resume: bool) -> int:
+    """Simulate in an opened run folder, showing progress; returns the exit code."""
+    from rich.console import Console
+
+    from server.events import EventLog
+    from server.rounds import RunFailedError
+    from server.state import ResumeError
+    from server.terminal import print_results
+    from simulations.engine import default_processes
+    from simulations.sites import MissingFilmsError, prepare_sites
+
+    console = Console()
+    processes = config.simulation.processes or default_processes()
+    try:
+        sites = prepare_sites(config, processes, _films_progress(console))
+        with _Following(folder, console):
+            metrics = _train(config, sites, folder, processes, resume=resume)
+            EventLog(folder.events).write("simulation_finished")
+    except (MissingFilmsError, RunFailedError, ResumeError) as error:
+        console.print(str(error), style="red", highlight=False)
+        return 1
+    print_results(console, metrics, folder.folder)
+    return 0
+
+
+def _train(
+    config: SimulationConfig, sites: dict[str, SiteConfig], folder: RunFolder, processes: int, *, resume: bool
+) -> dict[str, Any]:
+    from server.events import EventLog
+    from server.model_card import write_model_card
+    from server.results import add_pooled
+    from simulations.engine import simulate
+    from simulations.pooled import evaluate_pooled
+
+    federation = config.federation_config()
+    metrics = simulate(federation, sites, folder, processes=processes, resume=resume)
+    if config.simulation.pooled:
+        EventLog(folder.events).write("note", text="one model on all films together, for comparison")
+        metrics = add_pooled(metrics, evaluate_pooled(federation, sites))
+        folder.write_metrics(metrics)
+        write_model_card(folder.model_card, federation, metrics)
+    return metrics
+
+
+class _Following:
+    """Shows the run's events while the simulation occupies the main thread."""
+
+    def __init__(self, folder: RunFolder, console: Console) -> None:
+        from server.events import EventReader
+
+        self._reader = EventReader(folder.events, from_end=True)
+        self._console = console
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        from server.terminal import Terminal
+
+        with Terminal(self._console) as terminal:
+            while not self._stop.is_set():
+                terminal.show(self._reader.read())
+                time.sleep(_POLL_SECONDS)
+            terminal.show(self._reader.read())
+
+
+def _films_progress(console: Console) -> Any:
+    said: dict[str, float] = {}
+
+    def show(site: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done == total or now - said.get(site, 0.0) > 1.0:
+            said[site] = now
+            console.print(
+                f"hospital {site}: {done} of {total} films",
+                end="\r" if console.is_terminal and done < total else "\n",
+                highlight=False,
+            )
+
+    return show
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""The simulated sites: synthetic hospitals written to disk, or folders of real films."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from acm_core.config.sections import SiteConfig
+from acm_core.files import write_atomically
+from acm_core.randomness import stream
+from simulations.phantoms import write_hospital
+from simulations.settings import SimulationConfig
+
+Progress = Callable[[str, int, int], None]
+
+
+class MissingFilmsError(RuntimeError):
+    """A folder of real films is not there."""
+
+
+def prepare_sites(config: SimulationConfig, processes: int, progress: Progress) -> dict[str, SiteConfig]:
+    """Write the synthetic hospitals that are not there yet and return each site's settings.
+
+    Args:
+        progress: called with (site, films written, films in all).
+
+    Raises:
+        MissingFilmsError: a folder of real films has no label file.
+    """
+    section = config.simulation
+    folders: dict[str, Path] = {}
+    for hospital in section.hospitals:
+        folder = section.data / "hospitals" / config.name / hospital.name
+        write_hospital(
+            hospital,
+            folder,
+            config.seed,
+            progress=lambda done, total, name=hospital.name: progress(name, done, total),  # type: ignore[misc]
+        )
+        folders[hospital.name] = folder
+    for name, folder in section.folders.items():
+        if not (folder / "labels.csv").is_file():
+            raise MissingFilmsError(
+                f"simulation.folders.{name}: expected a folder with labels.csv and films, found none at {folder}"
+            )
+        folders[name] = folder
+    return {name: _site(config, name, folders[name], processes) for name in config.federation.sites}
+
+
+def _site(config: SimulationConfig, name: str, folder: Path, processes: int) -> SiteConfig:
+    state = config.simulation.data / "state" / config.name / name
+    salt = state / "salt"
+    if not salt.exists():
+        # A hospital draws its salt from the operating system; a simulation has to split the same way every time.
+        content = stream(config.seed, name, "salt").bytes(32)
+        write_atomically(salt, lambda path: path.write_bytes(content))
+        salt.chmod(0o600)
+    return SiteConfig(
+        site=name,
+        films=folder,
+        labels=folder / "labels.csv",
+        state=state,
+        threads=1 if processes > 1 else None,
+    )

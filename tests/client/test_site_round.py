@@ -1,0 +1,169 @@
+"""A site's round: what it computes, what it refuses, what leaves it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hospitals import FINDINGS, federation, hospital, site
+
+from acm_core.config.sections import FederationConfig
+from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
+from acm_core.federated.update import Arrays
+from acm_core.nn import build_classifier, normalisation_names
+from acm_core.randomness import stream_seed
+from acm_core.training.weights import get_arrays
+from client.site_round import SiteRound
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hospitals")
+    hospital(folder, "A", patients=60, films_per_patient=(1, 2))
+    return folder
+
+
+def initial(config: FederationConfig) -> Arrays:
+    return get_arrays(build_classifier(config.model, len(FINDINGS), seed=stream_seed(config.seed, "model")))
+
+
+def train_task(config: FederationConfig, number: int = 1) -> Task:
+    return Task(TaskKind.TRAIN, number, config.model_dump_json(), initial(config))
+
+
+def same(first: Arrays, second: Arrays) -> bool:
+    return first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_a_round_is_the_same_every_time_and_another_round_is_not(films: Path) -> None:
+    config = federation()
+    runner = SiteRound(site(films, "A"))
+    first, again = runner.answer(train_task(config)), runner.answer(train_task(config))
+    other = runner.answer(train_task(config, 2))
+    assert first.refusal == ""
+    assert same(first.arrays, again.arrays)
+    assert first.metrics == again.metrics
+    assert not same(first.arrays, other.arrays)
+    assert not same(first.arrays, initial(config))
+    assert first.labelled == (first.films, first.films)
+
+
+def test_a_task_does_not_change_the_arrays_it_came_with(films: Path) -> None:
+    task = train_task(federation())
+    before = {name: array.copy() for name, array in task.arrays.items()}
+    SiteRound(site(films, "A")).answer(task)
+    assert same(task.arrays, before)
+
+
+def test_a_strong_proximal_term_keeps_the_weights_near_the_global_model(films: Path) -> None:
+    def distance(mu: float) -> float:
+        config = federation(federation={"proximal_mu": mu})
+        reply = SiteRound(site(films, "A")).answer(train_task(config))
+        start = initial(config)
+        return float(sum(np.square(reply.arrays[n] - start[n]).sum() for n in start if n.endswith("weight")))
+
+    assert distance(100.0) < 0.5 * distance(0.0)
+
+
+def test_local_norm_stays_at_the_site_and_belongs_to_the_round_before(films: Path, tmp_path: Path) -> None:
+    config = federation(federation={"local_norm": True})
+    model = build_classifier(config.model, len(FINDINGS), seed=0)
+    norms = normalisation_names(model)
+    runner = SiteRound(site(films, "A", state=tmp_path))
+    first = runner.answer(train_task(config, 1))
+    assert not norms & first.arrays.keys()
+    assert set(first.arrays) | norms == set(initial(config))
+    second = runner.answer(train_task(config, 2))
+    # Asked for round 2 once more, the site starts from its layers after round 1, not after round 2.
+    assert same(runner.answer(train_task(config, 2)).arrays, second.arrays)
+    fresh = SiteRound(site(films, "A", state=tmp_path / "fresh")).answer(train_task(config, 2))
+    assert not same(fresh.arrays, second.arrays)
+
+
+def test_evaluation_reports_models_side_by_side(films: Path) -> None:
+    config = federation()
+    runner = SiteRound(site(films, "A"))
+    assert (
+        runner.answer(Task(TaskKind.LOCAL_ONLY, 2, config.model_dump_json(), initial(config))).refusal == ""
+    )
+    reply = runner.answer(Task(TaskKind.EVALUATE, 2, config.model_dump_json(), initial(config)))
+    report = json.loads(reply.report)
+    assert set(report["models"]) == {"federated", "local_only"}
+    for model in report["models"].values():
+        assert set(model["findings"]) == set(FINDINGS)
+    assert report["models"]["federated"]["gain"] is not None
+    assert report["patients"] <= report["films"]
+    assert reply.arrays == {}
+
+
+def interrupted_after_one_epoch(runner: SiteRound, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let local-only training die after it has saved its first epoch, as a kill would."""
+    from client import local_only
+
+    real, epochs = local_only.train_epoch, []
+
+    def dies(*args: object, **kwargs: object) -> float:
+        epochs.append(1)
+        if len(epochs) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(local_only, "train_epoch", dies)
+        runner.answer(task)
+
+
+def test_interrupted_local_only_training_goes_on_to_the_same_model(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = federation()
+    task = Task(TaskKind.LOCAL_ONLY, 2, config.model_dump_json(), initial(config))
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    SiteRound(site(films, "A", state=whole)).answer(task)
+    interrupted_after_one_epoch(SiteRound(site(films, "A", state=broken)), task, monkeypatch)
+    assert not list(broken.glob("runs/*/local_only.safetensors"))
+    SiteRound(site(films, "A", state=broken)).answer(task)
+    models = [next(state.glob("runs/*/local_only.safetensors")).read_bytes() for state in (whole, broken)]
+    assert models[0] == models[1]
+
+
+def refused(films: Path, task: Task, **changes: object) -> Reply:
+    reply = SiteRound(site(films, "A", **changes)).answer(task)
+    assert reply.arrays == {}
+    assert reply.films == 0
+    return reply
+
+
+def test_every_error_leaves_as_a_reason_code(films: Path, tmp_path: Path) -> None:
+    config = federation()
+    task = train_task(config)
+    secret = "Müller"
+    bad_labels = tmp_path / f"{secret}.csv"
+    bad_labels.write_text(
+        f"patient_id,image,Lung Opacity\n{secret},films/{secret}.dcm,maybe\n", encoding="utf-8"
+    )
+    no_labels = tmp_path / "unlabelled.csv"
+    no_labels.write_text("patient_id,image,Nodule\np1,films/x.dcm,1\n", encoding="utf-8")
+    poisoned = replace(task, arrays={**task.arrays, "head.bias": np.full(2, np.nan, np.float32)})
+    for reply, refusal in [
+        (refused(films, replace(task, config="{}")), Refusal.POLICY),
+        (
+            refused(
+                films, replace(task, config=federation(federation={"sites": ["B", "C"]}).model_dump_json())
+            ),
+            "policy",
+        ),
+        (refused(films, replace(task, arrays={"weight": np.zeros(3, np.float32)})), Refusal.MODEL),
+        (refused(films, task, labels=bad_labels, state=tmp_path / "s1"), Refusal.LABELS),
+        (refused(films, task, labels=no_labels, state=tmp_path / "s2"), Refusal.NO_FILMS),
+        (refused(films, poisoned), Refusal.DIVERGED),
+    ]:
+        assert reply.refusal == refusal
+        assert secret not in json.dumps(reply.to_wire(), ensure_ascii=False)
+
+
+def test_identify_needs_no_films(tmp_path: Path) -> None:
+    assert SiteRound(site(tmp_path, "A")).answer(Task(TaskKind.IDENTIFY)) == Reply("A")

@@ -1,0 +1,248 @@
+"""The round loop: quorum, deadline, refusals, reconnects."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from in_process import InProcessTransport, Site
+
+from acm_core.config.sections import FederationConfig
+from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
+from server.events import EventLog, EventReader
+from server.rounds import RoundLoop, RunFailedError
+from server.state import RoundState
+
+GLOBAL = {
+    "weight": np.zeros(3, np.float32),
+    "count": np.array(5, np.int64),
+    "head.weight": np.zeros((2, 4), np.float32),
+}
+
+
+def config(**federation: Any) -> FederationConfig:
+    return FederationConfig.model_validate(
+        {
+            "name": "test",
+            "findings": ["Nodule", "Effusion"],
+            "federation": {
+                "sites": ["A", "B", "C"],
+                "rounds": 1,
+                "round_deadline": 5,
+                "join_deadline": 2,
+                **federation,
+            },
+        }
+    )
+
+
+def trained(name: str, value: float, films: int = 10, labelled: tuple[int, int] = (10, 10)) -> Site:
+    def answer(task: Task) -> Reply:
+        arrays = {
+            key: np.asarray(array + (1 if array.dtype == np.int64 else value), array.dtype)
+            for key, array in task.arrays.items()
+        }
+        return Reply(name, task.round, films=films, labelled=labelled, arrays=arrays)
+
+    return answer
+
+
+def loop(
+    transport: InProcessTransport, folder: Path, settings: FederationConfig
+) -> tuple[RoundLoop, EventReader]:
+    path = folder / "events.jsonl"
+    return (
+        RoundLoop(transport, settings, frozenset({"head.weight"}), {}, EventLog(path)),
+        EventReader(path),
+    )
+
+
+def run(
+    transport: InProcessTransport, folder: Path, settings: FederationConfig
+) -> tuple[RoundState, list[Any]]:
+    rounds, events = loop(transport, folder, settings)
+    state = rounds.run(RoundState(0, GLOBAL, ()), lambda _: None)
+    return state, list(events.read())
+
+
+def test_a_round_averages_by_films_and_keeps_dtypes(tmp_path: Path) -> None:
+    transport = InProcessTransport(
+        {"A": trained("A", 1.0, films=30), "B": trained("B", 4.0, films=10), "C": trained("C", 4.0, films=20)}
+    )
+    state, _ = run(transport, tmp_path, config())
+    assert state.arrays["weight"] == pytest.approx([2.5, 2.5, 2.5])
+    assert state.arrays["count"] == 6
+    assert state.arrays["count"].dtype == np.int64
+    assert state.records[0]["answered"] == ["A", "B", "C"]
+    assert state.records[0]["bytes_sent"] == 3 * sum(a.nbytes for a in GLOBAL.values())
+
+
+def test_a_site_that_does_not_label_a_finding_leaves_its_row_alone(tmp_path: Path) -> None:
+    transport = InProcessTransport(
+        {
+            "A": trained("A", 1.0, labelled=(10, 0)),
+            "B": trained("B", 3.0, labelled=(10, 0)),
+            "C": trained("C", 9.0, labelled=(0, 10)),
+        }
+    )
+    state, _ = run(transport, tmp_path, config())
+    assert state.arrays["head.weight"][0] == pytest.approx(np.full(4, 2.0))
+    assert state.arrays["head.weight"][1] == pytest.approx(np.full(4, 9.0))
+
+
+def bad_nan(task: Task) -> Reply:
+    reply = trained("B", 1.0)(task)
+    reply.arrays["weight"][1] = np.nan
+    return reply
+
+
+def bad_shape(task: Task) -> Reply:
+    reply = trained("B", 1.0)(task)
+    return replace(reply, arrays={**reply.arrays, "weight": np.zeros(1, np.float32)})
+
+
+def bad_dtype(task: Task) -> Reply:
+    reply = trained("B", 1.0)(task)
+    return replace(reply, arrays={**reply.arrays, "weight": reply.arrays["weight"].astype(np.float64)})
+
+
+def bad_name(task: Task) -> Reply:
+    reply = trained("B", 1.0)(task)
+    return replace(reply, arrays={**reply.arrays, "extra": np.zeros(1, np.float32)})
+
+
+def bad_count(task: Task) -> Reply:
+    return replace(trained("B", 1.0)(task), films=-4)
+
+
+def bad_labels(task: Task) -> Reply:
+    return replace(trained("B", 1.0)(task), labelled=(10,))
+
+
+def bad_round(task: Task) -> Reply:
+    return replace(trained("B", 1.0)(task), round=7)
+
+
+def bad_error(task: Task) -> Reply:
+    raise RuntimeError("the site's process died")
+
+
+@pytest.mark.parametrize(
+    ("site", "reason"),
+    [
+        (bad_nan, "not_finite"),
+        (bad_shape, "shape"),
+        (bad_dtype, "dtype"),
+        (bad_name, "unexpected_array"),
+        (bad_count, "films"),
+        (bad_labels, "labelled"),
+        (bad_round, "wrong_round"),
+        (bad_error, "lost"),
+        (lambda task: Reply("B", task.round, refusal=Refusal.DIVERGED), "diverged"),
+    ],
+)
+def test_a_bad_update_is_refused_by_name_and_the_round_goes_on(
+    tmp_path: Path, site: Site, reason: str
+) -> None:
+    transport = InProcessTransport({"A": trained("A", 1.0), "B": site, "C": trained("C", 3.0)})
+    state, events = run(transport, tmp_path, config(quorum=2))
+    assert state.arrays["weight"] == pytest.approx([2.0, 2.0, 2.0])
+    assert state.records[0]["refused"] == {"B": reason}
+    refused = [event for event in events if event["event"] == "site_refused"]
+    assert [(event["site"], event["reason"]) for event in refused] == [("B", reason)]
+
+
+def test_a_slow_site_is_missing_after_the_deadline(tmp_path: Path) -> None:
+    release = threading.Event()
+
+    def slow(task: Task) -> Reply:
+        release.wait(30)
+        return trained("C", 9.0)(task)
+
+    transport = InProcessTransport({"A": trained("A", 1.0), "B": trained("B", 3.0), "C": slow})
+    started = time.monotonic()
+    state, _ = run(transport, tmp_path, config(quorum=2, round_deadline=1.0))
+    release.set()
+    assert time.monotonic() - started < 5
+    assert state.records[0]["missing"] == ["C"]
+    assert state.arrays["weight"] == pytest.approx([2.0, 2.0, 2.0])
+
+
+def test_below_quorum_the_round_is_tried_again_then_the_run_fails_and_names_the_sites(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def refuses(task: Task) -> Reply:
+        asked.append("B")
+        return Reply("B", task.round, refusal=Refusal.MEMORY)
+
+    transport = InProcessTransport({"A": trained("A", 1.0), "B": refuses, "C": refuses})
+    with pytest.raises(
+        RunFailedError, match=r"at least 2 sites, got 1 in each of 2 attempts.*B refused: memory"
+    ):
+        run(transport, tmp_path, config(quorum=2, round_attempts=2))
+    assert len(asked) == 4
+
+
+def test_waiting_names_the_absent_sites_and_ends(tmp_path: Path) -> None:
+    transport = InProcessTransport({"A": trained("A", 1.0)})
+    rounds, events = loop(transport, tmp_path, config(quorum=2, join_deadline=0.5))
+    with pytest.raises(RunFailedError, match="Not connected: B, C"):
+        rounds.wait_for_sites()
+    assert next(event["sites"] for event in events.read() if event["event"] == "waiting") == ["B", "C"]
+
+
+def test_the_run_starts_without_a_site_when_the_join_deadline_has_passed_with_a_quorum(
+    tmp_path: Path,
+) -> None:
+    transport = InProcessTransport({"A": trained("A", 1.0), "B": trained("B", 3.0)})
+    rounds, _ = loop(transport, tmp_path, config(quorum=2, join_deadline=0.5))
+    rounds.wait_for_sites()
+    state = rounds.run(RoundState(0, GLOBAL, ()), lambda _: None)
+    assert state.records[0]["missing"] == ["C"]
+    assert state.records[0]["asked"] == ["A", "B"]
+
+
+def test_a_site_that_was_killed_and_started_again_is_asked_again_in_the_same_round(tmp_path: Path) -> None:
+    hung = threading.Event()
+    transport = InProcessTransport({"A": trained("A", 1.0), "C": trained("C", 2.0)})
+
+    def killed(task: Task) -> Reply:
+        transport.connect("B", trained("B", 6.0))  # the new process connects; the old one never answers
+        hung.wait(30)
+        return trained("B", 99.0)(task)
+
+    transport.connect("B", killed)
+    state, _ = run(transport, tmp_path, config(quorum=3))
+    hung.set()
+    assert state.arrays["weight"] == pytest.approx([3.0, 3.0, 3.0])
+    assert state.records[0]["attempt"] == 1
+
+
+def test_every_round_is_saved_before_the_next_starts(tmp_path: Path) -> None:
+    saved: list[int] = []
+
+    def checks(task: Task) -> Reply:
+        assert saved == list(range(1, task.round))
+        return trained("A", 1.0)(task)
+
+    transport = InProcessTransport({"A": checks})
+    settings = config(rounds=3, sites=["A"])
+    rounds, _ = loop(transport, tmp_path, settings)
+    state = rounds.run(RoundState(0, GLOBAL, ()), lambda state: saved.append(state.round))
+    assert saved == [1, 2, 3]
+    assert state.arrays["weight"] == pytest.approx([3.0, 3.0, 3.0])
+
+
+def test_other_tasks_end_when_all_have_answered(tmp_path: Path) -> None:
+    transport = InProcessTransport(
+        {name: (lambda task, n=name: Reply(n, task.round, report="{}")) for name in "ABC"}
+    )
+    rounds, _ = loop(transport, tmp_path, config())
+    taken: list[str] = []
+    outcome = rounds.ask(Task(TaskKind.EVALUATE, 1), 5, lambda reply: taken.append(reply.site), quorum=3)
+    assert sorted(taken) == sorted(outcome.answered) == ["A", "B", "C"]

@@ -1,0 +1,100 @@
+"""Round state: whole or absent, the newest undamaged one wins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from acm_core.config.sections import FederationConfig
+from server.state import ResumeError, RoundState, StateStore
+
+
+def config(**changes: Any) -> FederationConfig:
+    return FederationConfig.model_validate(
+        {"name": "test", "findings": ["Nodule"], "federation": {"sites": ["A"], "rounds": 9}, **changes}
+    )
+
+
+def state(number: int) -> RoundState:
+    arrays = {"weight": np.full((2, 3), number, np.float32), "count": np.array(number, np.int64)}
+    return RoundState(number, arrays, tuple({"round": n + 1} for n in range(number)))
+
+
+def no_damage(number: int) -> None:
+    raise AssertionError(f"round {number} was called damaged")
+
+
+def saved(folder: Path, rounds: int) -> StateStore:
+    store = StateStore(folder, config())
+    for number in range(1, rounds + 1):
+        store.save(state(number))
+    return store
+
+
+def test_the_newest_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    loaded = saved(tmp_path, 3).load(no_damage)
+    assert loaded is not None
+    assert loaded.round == 3
+    assert loaded.records == ({"round": 1}, {"round": 2}, {"round": 3})
+    for name, array in state(3).arrays.items():
+        assert loaded.arrays[name].dtype == array.dtype
+        assert loaded.arrays[name].shape == array.shape
+        assert np.array_equal(loaded.arrays[name], array)
+
+
+def test_two_states_are_kept(tmp_path: Path) -> None:
+    saved(tmp_path, 5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "round-00004.json",
+        "round-00004.safetensors",
+        "round-00005.json",
+        "round-00005.safetensors",
+    ]
+
+
+def test_nothing_saved_is_none(tmp_path: Path) -> None:
+    assert StateStore(tmp_path, config()).load(no_damage) is None
+
+
+@pytest.mark.parametrize("name", ["round-00003.safetensors", "round-00003.json"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])
+def test_a_damaged_state_falls_back_to_the_one_before_and_says_so(
+    tmp_path: Path, name: str, damage: str
+) -> None:
+    store = saved(tmp_path, 3)
+    path = tmp_path / name
+    content = bytearray(path.read_bytes())
+    if damage == "gone":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        content[-3] ^= 0xFF
+        path.write_bytes(content)
+    damaged: list[int] = []
+    loaded = store.load(damaged.append)
+    assert loaded is not None
+    assert loaded.round == 2
+    # Without its description a model was never finished: there is nothing to report.
+    assert damaged == ([] if damage == "gone" and name.endswith("json") else [3])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"seed": 5}, {"findings": ["Mass"]}, {"model": {"context": "se"}}, {"training": {"epochs": 2}}],
+)
+def test_other_settings_cannot_continue_the_run(tmp_path: Path, changes: dict[str, Any]) -> None:
+    saved(tmp_path, 1)
+    with pytest.raises(ResumeError, match=f"{next(iter(changes))} changed"):
+        StateStore(tmp_path, config(**changes)).load(no_damage)
+
+
+def test_waiting_times_and_addresses_may_change(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    changed = config(
+        federation={"sites": ["A", "B"], "rounds": 9, "round_deadline": 1.0}, server={"port": 1234}
+    )
+    assert StateStore(tmp_path, changed).load(no_damage) is not None

@@ -1,0 +1,53 @@
+"""A transport within one process: each site is a function from task to reply, run in a thread of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
+
+from acm_core.federated.messages import Refusal, Reply, Task
+from server.transport import Answer, Ticket
+
+Site = Callable[[Task], Reply]
+
+
+class InProcessTransport:
+    """Sites that can be connected, disconnected and reconnected while a run goes on."""
+
+    def __init__(self, sites: dict[str, Site]) -> None:
+        self._connections = count(1)
+        self._messages = count(1)
+        self._pool = ThreadPoolExecutor(16)
+        self._sites: dict[str, tuple[int, Site]] = {}
+        self._replies: dict[str, tuple[Ticket, Future[Reply]]] = {}
+        for name, site in sites.items():
+            self.connect(name, site)
+
+    def connect(self, name: str, site: Site) -> None:
+        self._sites[name] = (next(self._connections), site)
+
+    def disconnect(self, name: str) -> None:
+        del self._sites[name]
+
+    def connected(self) -> dict[str, int]:
+        return {name: connection for name, (connection, _) in self._sites.items()}
+
+    def send(self, task: Task, sites: dict[str, int], lifetime: float) -> list[Ticket]:
+        tickets = []
+        for name, connection in sites.items():
+            sent = sum(array.nbytes for array in task.arrays.values())
+            ticket = Ticket(f"m{next(self._messages)}", name, connection, sent)
+            self._replies[ticket.message] = (ticket, self._pool.submit(self._sites[name][1], task))
+            tickets.append(ticket)
+        return tickets
+
+    def receive(self, tickets: Sequence[Ticket]) -> list[Answer]:
+        answers = []
+        for wanted in tickets:
+            ticket, future = self._replies[wanted.message]
+            if future.done():
+                del self._replies[wanted.message]
+                reply = Reply(ticket.site, refusal=Refusal.LOST) if future.exception() else future.result()
+                answers.append(Answer(ticket, reply, sum(a.nbytes for a in reply.arrays.values())))
+        return answers
