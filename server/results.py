@@ -47,12 +47,12 @@ def add_pooled(metrics: Metrics, pooled: Mapping[str, Any]) -> Metrics:
 
 
 def interval_text(estimate: Mapping[str, Any] | None) -> str:
-    """`0.81 (0.74–0.87)`, or what is missing: the interval, or the value because a class is missing."""
+    """`0.812 (0.74–0.87)`, or what is missing: the interval, or the value because a class is missing."""
     if estimate is None:
         return "not defined"
     if estimate["low"] is None:
         return f"{estimate['value']:.3f}"
-    return f"{estimate['value']:.3f} ({estimate['low']:.3f}–{estimate['high']:.3f})"
+    return f"{estimate['value']:.3f} ({estimate['low']:.2f}–{estimate['high']:.2f})"
 
 
 def _with_means(metrics: Metrics) -> Metrics:

@@ -165,8 +165,8 @@ class RoundLoop:
             self._events.write("round_below_quorum", quorum=self._quorum, attempts=attempts, **record)
         raise RunFailedError(
             f"round {number}: expected updates of at least {self._quorum} sites, got {len(outcome.answered)} in "
-            f"each of {attempts} attempts. {_reasons(outcome, self._sites)} The rounds before it are saved: mend the cause and "
-            "continue with --resume."
+            f"each of {attempts} attempts. {_reasons(outcome, self._sites)} The rounds before it are saved: "
+            "mend the cause and continue with --resume."
         )
 
     def _add(self, reply: Reply, average: FedAvg) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -18,7 +19,6 @@ from rich.progress import (
 from rich.table import Table
 
 from server.events import Event
-from server.results import interval_text
 
 
 class Terminal:
@@ -128,23 +128,41 @@ _COLUMNS = {"local_only": "local-only", "federated": "federated", "pooled": "poo
 def results_table(metrics: dict[str, Any]) -> Table:
     """AUROC with its 95 % interval by site and finding, a column a model; the mean over sites last."""
     names = [name for name in _COLUMNS if name in metrics["mean_over_sites"]]
-    table = Table(title=f"{metrics['run']}: test AUROC (95 % interval)", title_justify="left")
-    for heading in ("site", "finding", "positive", "negative"):
-        table.add_column(heading, justify="left" if heading in ("site", "finding") else "right")
+    table = Table(
+        title=f"{metrics['run']}: AUROC on the sites' test films (95 % interval)",
+        title_justify="left",
+        box=SIMPLE,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("site", no_wrap=True)
+    table.add_column("finding", no_wrap=True)
+    table.add_column("pos/neg", justify="right", no_wrap=True)
     for name in names:
-        table.add_column(_COLUMNS[name])
+        table.add_column(_COLUMNS[name], no_wrap=True)
     for site, report in metrics["sites"].items():
         for finding in metrics["findings"]:
             rows = {name: model["findings"][finding] for name, model in report["models"].items()}
             first = next(iter(rows.values()), {"positives": 0, "negatives": 0})
             if first["positives"] + first["negatives"] == 0:
                 continue
-            cells = [interval_text(rows[name]["auroc"]) if name in rows else "–" for name in names]
-            table.add_row(site, finding, str(first["positives"]), str(first["negatives"]), *cells)
+            cells = [_cell(rows[name]["auroc"]) if name in rows else "–" for name in names]
+            table.add_row(site, finding, f"{first['positives']}/{first['negatives']}", *cells)
         table.add_section()
-    means = [interval_text(metrics["mean_over_sites"][name]) for name in names]
-    table.add_row("mean over sites", "mean", "", "", *means, style="bold")
+    means = [_cell(metrics["mean_over_sites"][name]) for name in names]
+    table.add_row("mean", "of sites", "", *means, style="bold")
     return table
+
+
+def _cell(estimate: dict[str, Any] | None) -> str:
+    """`0.81 (.74–.87)`: three models fit side by side on 80 columns."""
+    if estimate is None:
+        return "not defined"
+    value = f"{estimate['value']:.2f}"
+    if estimate["low"] is None:
+        return value
+    low, high = (f"{estimate[end]:.2f}".removeprefix("0") for end in ("low", "high"))
+    return f"{value} ({low}–{high})"
 
 
 def print_results(console: Console, metrics: dict[str, Any], folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The sections of a federation file and of a site file, validated when built. Units stand in the field's description."""
+"""The sections of a federation file and of a site file, validated when built; descriptions give units."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A site's films and labels: reading, splitting, preparing, batching. Import the modules; this package loads nothing."""
+"""A site's films and labels: reading, splitting, preparing, batching. Import the modules: this loads nothing."""

@@ -15,9 +15,9 @@ from acm_core.data.site_films import FilmSet
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MONAI's optional dependencies announce themselves
-    from monai.networks.layers import AffineTransform
+    from monai.networks.layers.spatial_transforms import AffineTransform
 
-# Films in [0, 1] to about zero mean and unit spread. Constants, not statistics: a site's own would leave with the model.
+# Films in [0, 1] to about zero mean and unit spread. Constants: a site's own statistics would leave with the model.
 _MEAN, _SPREAD = 0.5, 0.25
 
 _ROTATION = radians(7.0)

@@ -76,7 +76,8 @@ def _values_of_interest(
     sequence = header.get("VOILUTSequence")
     if sequence:
         table = _LookupTable(sequence[0], header)
-        return np.clip(table.apply(values) / np.float32(2**table.bits - 1), 0, 1)
+        shown: NDArray[np.float32] = np.clip(table.apply(values) / np.float32(2**table.bits - 1), 0, 1)
+        return shown
     centre = _first_number(header, "WindowCenter")
     width = _first_number(header, "WindowWidth")
     function = str(header.get("VOILUTFunction") or "LINEAR").strip().upper()
@@ -88,7 +89,10 @@ def _values_of_interest(
             return _linear(values, centre, width)
         if function == "SIGMOID" and width > 0:
             # 1 / (1 + exp(-4 (x - c) / w)) of C.11.2.1.3.1, written so that it cannot overflow.
-            return (1 + np.tanh((values - np.float32(centre)) * np.float32(2 / width))) / 2
+            curve: NDArray[np.float32] = (
+                1 + np.tanh((values - np.float32(centre)) * np.float32(2 / width))
+            ) / 2
+            return curve
     return scale_to_range(values, valid)
 
 

@@ -42,9 +42,9 @@ def decode_picture(content: bytes) -> NDArray[np.float32]:
         values = np.asarray(image).astype(np.float32)
         return scale_to_range(values, np.ones(values.shape, dtype=bool))
     if image.mode in ("1", "L", "LA"):
-        return np.asarray(image.convert("L"), dtype=np.float32) / 255
+        return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255)
     if image.mode in ("P", "RGB", "RGBA"):
         channels = np.asarray(image.convert("RGB"))
         if np.ptp(channels, axis=2).max() <= _GREY_TOLERANCE:
-            return channels[..., 1].astype(np.float32) / 255
+            return channels[..., 1].astype(np.float32) / np.float32(255)
     raise FilmSetAside(SetAside.COLOUR)

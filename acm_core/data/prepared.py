@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,17 +60,18 @@ def prepare_films(
     """
     fingerprint = _fingerprint(paths, image_size)
     store = cache / f"{fingerprint[:32]}.npz"
-    kept = _load(store, fingerprint)
-    if kept is None:
-        kept = _decode(paths, image_size, fingerprint, progress)
-        arrays = {"images": kept.images, "kept": kept.kept}
-        write_atomically(store, lambda path: _save(path, arrays, kept))
-    return kept
+    films = _load(store, fingerprint)
+    if films is None:
+        films = _decode(paths, image_size, fingerprint, progress)
+        write_atomically(store, partial(_save, films=films))
+    return films
 
 
 def resize_film(pixels: NDArray[np.float32], image_size: int) -> NDArray[np.float16]:
     """H×W in [0, 1] → S×S: longer side to S by area averaging, the shorter padded evenly with black."""
-    from monai.transforms import Compose, Resize, ResizeWithPadOrCrop
+    from monai.transforms.compose import Compose
+    from monai.transforms.croppad.array import ResizeWithPadOrCrop
+    from monai.transforms.spatial.array import Resize
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -80,7 +82,8 @@ def resize_film(pixels: NDArray[np.float32], image_size: int) -> NDArray[np.floa
             ]
         )
         resized = np.asarray(transform(pixels[None]))[0]
-    return np.clip(resized, 0, 1).astype(np.float16)
+    film: NDArray[np.float16] = np.clip(resized, 0, 1).astype(np.float16)
+    return film
 
 
 def _decode(
@@ -123,10 +126,10 @@ def _fingerprint(paths: Sequence[Path], image_size: int) -> str:
     return digest.hexdigest()
 
 
-def _save(path: Path, arrays: dict[str, np.ndarray], films: PreparedFilms) -> None:
+def _save(path: Path, films: PreparedFilms) -> None:
     about = json.dumps({"fingerprint": films.fingerprint, "set_aside": films.set_aside})
     with path.open("wb") as file:
-        np.savez(file, about=np.array(about), **arrays)
+        np.savez(file, about=np.array(about), images=films.images, kept=films.kept)
 
 
 def _load(path: Path, fingerprint: str) -> PreparedFilms | None:

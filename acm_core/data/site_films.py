@@ -34,7 +34,8 @@ class FilmSet:
 
     def labelled(self) -> NDArray[np.int64]:
         """Films labelled 1 or 0 for each finding (F)."""
-        return (~np.isnan(self.labels)).sum(axis=0).astype(np.int64)
+        counts: NDArray[np.int64] = (~np.isnan(self.labels)).sum(axis=0).astype(np.int64)
+        return counts
 
 
 @dataclass(frozen=True)

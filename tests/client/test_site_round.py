@@ -140,7 +140,7 @@ def refused(films: Path, task: Task, **changes: object) -> Reply:
 def test_every_error_leaves_as_a_reason_code(films: Path, tmp_path: Path) -> None:
     config = federation()
     task = train_task(config)
-    secret = "Müller"
+    secret = "Müller"  # noqa: S105  # a patient's name
     bad_labels = tmp_path / f"{secret}.csv"
     bad_labels.write_text(
         f"patient_id,image,Lung Opacity\n{secret},films/{secret}.dcm,maybe\n", encoding="utf-8"

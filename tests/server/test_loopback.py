@@ -1,0 +1,135 @@
+"""A federation as hospitals run it: one server process and one process a site, over loopback, with a crash."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hospitals import federation, hospital, site
+from processes import Command, processes_with, wait_for
+from safetensors.numpy import load_file
+
+from acm_core.config import dump_config
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Federation:
+    """Two hospitals, their site files and the federation's file, in one folder."""
+
+    def __init__(self, folder: Path, rounds: int) -> None:
+        port = free_port()
+        config = federation(
+            federation={"rounds": rounds}, server={"port": port}, evaluation={"local_only": False}
+        )
+        self.folder = folder
+        self.run = folder / "runs" / config.name
+        (folder / "federation.yaml").write_text(dump_config(config), encoding="utf-8")
+        (folder / "sites").mkdir()
+        for name in config.federation.sites:
+            hospital(folder, name)
+            settings = site(folder, name, server=f"127.0.0.1:{port}")
+            (folder / "sites" / f"{name}.yaml").write_text(dump_config(settings), encoding="utf-8")
+        self._commands: list[Command] = []
+
+    def server(self, *options: str) -> Command:
+        arguments = ["server.run", "--config", str(self.folder / "federation.yaml")]
+        return self._start([*arguments, "--runs", str(self.folder / "runs"), *options])
+
+    def client(self, name: str) -> Command:
+        return self._start(["client.run", f"--site={name}", "--sites", str(self.folder / "sites")])
+
+    def everything(self) -> str:
+        return "\n".join(f"--- {command.output.name}\n{command.text()}" for command in self._commands)
+
+    def log(self, name: str) -> str:
+        path = self.folder / "state" / name / "client.log"
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
+    def end(self) -> None:
+        for command in self._commands:
+            command.end()
+
+    def _start(self, arguments: list[str]) -> Command:
+        command = Command(arguments, self.folder / f"{len(self._commands)}-{arguments[0]}.txt")
+        self._commands.append(command)
+        return command
+
+
+@pytest.fixture
+def two_sites(tmp_path: Path) -> Iterator[Federation]:
+    running = Federation(tmp_path, rounds=2)
+    yield running
+    running.end()
+
+
+def test_a_site_is_killed_in_a_round_and_started_again(two_sites: Federation) -> None:
+    # The client is there before the server, as at a real start.
+    first, second = two_sites.client("A"), two_sites.client("B")
+    wait_for(lambda: "not there yet" in first.text(), 30, two_sites.everything)
+    server = two_sites.server()
+    wait_for(lambda: "round 1: training" in two_sites.log("B"), 120, two_sites.everything)
+    second.kill()
+    second = two_sites.client("B")
+    assert server.wait(300) == 0, two_sites.everything()
+
+    records = [json.loads(line) for line in (two_sites.run / "rounds.jsonl").read_text().splitlines()]
+    assert [record["round"] for record in records] == [1, 2]
+    assert all(record["answered"] == ["A", "B"] for record in records)
+    metrics = json.loads((two_sites.run / "metrics.json").read_text())
+    assert set(metrics["sites"]) == {"A", "B"}
+    model = load_file(two_sites.run / "model.safetensors")
+    assert all(np.isfinite(array).all() for array in model.values())
+    assert "AUROC" in server.text()
+    assert {path.name for path in two_sites.run.iterdir()} >= {
+        "config.yaml",
+        "model_card.md",
+        "tensorboard",
+        "state",
+    }
+
+    # Ctrl-C at a site ends all that it started.
+    for client in (first, second):
+        client.interrupt()
+        assert client.wait(30) == 0
+    assert processes_with(str(two_sites.folder)) == []
+
+
+def test_ctrl_c_and_resume_give_the_model_of_an_undisturbed_run(
+    two_sites: Federation, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    clients = [two_sites.client("A"), two_sites.client("B")]
+    server = two_sites.server()
+    wait_for(lambda: "round 1 done" in server.text(), 200, two_sites.everything)
+    server.interrupt()
+    assert server.wait(60) == 130, two_sites.everything()
+    assert "--resume" in server.text()
+    again = two_sites.server()
+    assert again.wait(30) == 2
+    assert "already holds a run" in again.text()
+    resumed = two_sites.server("--resume")
+    assert resumed.wait(300) == 0, two_sites.everything()
+    assert "resumed after round 1" in resumed.text()
+    for client in clients:
+        client.interrupt()
+        client.wait(30)
+
+    undisturbed = Federation(tmp_path_factory.mktemp("undisturbed"), rounds=2)
+    try:
+        undisturbed.client("A")
+        undisturbed.client("B")
+        assert undisturbed.server().wait(300) == 0, undisturbed.everything()
+    finally:
+        undisturbed.end()
+    models = [(run / "model.safetensors").read_bytes() for run in (two_sites.run, undisturbed.run)]
+    assert models[0] == models[1]
