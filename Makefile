@@ -25,8 +25,8 @@ types: $(INSTALLED)
 imports: $(INSTALLED)
 	$(BIN)/lint-imports
 
-results: $(INSTALLED)  ## the tables of docs/RESULTS.md (about two hours; goes on where it stopped)
-	$(BIN)/python -m simulations.compare --config configs/real_sites.yaml --output docs/RESULTS.md
+results: $(INSTALLED)  ## the tables of docs/RESULTS.md (about two hours on 2 cores; goes on where it stopped)
+	$(BIN)/python -m simulations.compare --config configs/real_sites.yaml --jobs 2 --output runs/real_sites.md
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

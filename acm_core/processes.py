@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -28,10 +28,18 @@ OFFLINE = {
 class Child:
     """A program in a process group of its own, its output appended to a log file.
 
-    The whole group is ended by `stop`; on Linux the program is also ended when this process is killed.
+    The whole group is ended by `stop`; on Linux the program is also ended when this process is killed, and keeps to
+    `cores` where they are given.
     """
 
-    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str],
+        *,
+        cores: Collection[int] = (),
+    ) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         with log.open("ab") as output:
@@ -42,7 +50,7 @@ class Child:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **OFFLINE, **environment, "PATH": path},
                 start_new_session=True,
-                preexec_fn=_end_with_parent(os.getpid()),  # noqa: PLW1509  # called before any thread is started
+                preexec_fn=_in_child(os.getpid(), cores),  # noqa: PLW1509  # called before any thread is started
             )
 
     @property
@@ -75,14 +83,16 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _end_with_parent(parent: int) -> Callable[[], None] | None:
+def _in_child(parent: int, cores: Collection[int]) -> Callable[[], None] | None:
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)
 
-    def request() -> None:
+    def prepare() -> None:
+        if cores:
+            os.sched_setaffinity(0, cores)
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
             os._exit(1)
 
-    return request
+    return prepare

@@ -12,11 +12,17 @@ _LINE = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ (?:INFO|WARNING|ERROR) (.*)")
 
 
 def open_site_log(state: Path) -> None:
-    """Send what the client logs to `client.log` in the site's state folder."""
+    """Send what the client logs to `client.log` in the site's state folder, and no longer anywhere else.
+
+    A process of the simulation does tasks of one site after another: none may write into the log of the one before.
+    """
     state.mkdir(parents=True, exist_ok=True)
+    logger = logging.getLogger("acm_fed.client")
+    for previous in logger.handlers[:]:
+        logger.removeHandler(previous)
+        previous.close()
     handler = logging.FileHandler(state / LOG_NAME, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger = logging.getLogger("acm_fed.client")
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     logger.propagate = False

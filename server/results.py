@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from acm_core.config.sections import FederationConfig
@@ -56,11 +56,12 @@ def interval_text(estimate: Mapping[str, Any] | None) -> str:
 
 
 def _with_means(metrics: Metrics) -> Metrics:
-    means = {name: _mean(metrics["sites"], name) for name in _MODELS}
-    means = {name: mean for name, mean in means.items() if mean is not None}
+    reports = metrics["sites"].values()
+    measured = [name for name in _MODELS if any(name in report["models"] for report in reports)]
+    means = {name: _mean(reports, name) for name in measured}
     gains = [
         (gain["value"], gain["standard_error"])
-        for report in metrics["sites"].values()
+        for report in reports
         if (gain := report["models"].get("federated", {}).get("gain")) is not None
         and gain["standard_error"] is not None
     ]
@@ -68,10 +69,9 @@ def _with_means(metrics: Metrics) -> Metrics:
     return {**metrics, "mean_over_sites": means, "federated_gain": gain, "answer": _answer(gain, len(gains))}
 
 
-def _mean(sites: Mapping[str, Any], model: str) -> Metrics | None:
-    estimates = [
-        report["models"][model]["mean_auroc"] for report in sites.values() if model in report["models"]
-    ]
+def _mean(reports: Collection[Any], model: str) -> Metrics | None:
+    """None where no site has a defined AUROC."""
+    estimates = [report["models"][model]["mean_auroc"] for report in reports if model in report["models"]]
     return _estimate(
         [
             (estimate["value"], estimate["standard_error"])

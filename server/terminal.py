@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from server.events import Event
 
@@ -33,7 +34,7 @@ class Terminal:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -126,17 +127,21 @@ _COLUMNS = {"local_only": "local-only", "federated": "federated", "pooled": "poo
 
 
 def results_table(metrics: dict[str, Any]) -> Table:
-    """AUROC with its 95 % interval by site and finding, a column a model; the mean over sites last."""
+    """AUROC with its 95 % interval by site and finding, a column a model; the mean over sites last.
+
+    Three models, findings of 16 letters and sites of 8 fit on 80 columns; longer names are folded, figures never cut.
+    """
     names = [name for name in _COLUMNS if name in metrics["mean_over_sites"]]
     table = Table(
-        title=f"{metrics['run']}: AUROC on the sites' test films (95 % interval)",
+        title=Text(f"{metrics['run']}: AUROC on the sites' test films (95 % interval)"),
         title_justify="left",
         box=SIMPLE,
-        padding=(0, 1, 0, 0),
+        show_edge=False,
+        padding=0,
         pad_edge=False,
     )
-    table.add_column("site", no_wrap=True)
-    table.add_column("finding", no_wrap=True)
+    table.add_column("site", overflow="fold")
+    table.add_column("finding", overflow="fold")
     table.add_column("pos/neg", justify="right", no_wrap=True)
     for name in names:
         table.add_column(_COLUMNS[name], no_wrap=True)
@@ -147,7 +152,7 @@ def results_table(metrics: dict[str, Any]) -> Table:
             if first["positives"] + first["negatives"] == 0:
                 continue
             cells = [_cell(rows[name]["auroc"]) if name in rows else "–" for name in names]
-            table.add_row(site, finding, f"{first['positives']}/{first['negatives']}", *cells)
+            table.add_row(Text(site), Text(finding), f"{first['positives']}/{first['negatives']}", *cells)
         table.add_section()
     means = [_cell(metrics["mean_over_sites"][name]) for name in names]
     table.add_row("mean", "of sites", "", *means, style="bold")
@@ -155,20 +160,25 @@ def results_table(metrics: dict[str, Any]) -> Table:
 
 
 def _cell(estimate: dict[str, Any] | None) -> str:
-    """`0.81 (.74–.87)`: three models fit side by side on 80 columns."""
+    """`0.81 (.74–.87)`, 14 characters at most: three models fit side by side on 80 columns."""
     if estimate is None:
         return "not defined"
     value = f"{estimate['value']:.2f}"
     if estimate["low"] is None:
         return value
-    low, high = (f"{estimate[end]:.2f}".removeprefix("0") for end in ("low", "high"))
-    return f"{value} ({low}–{high})"
+    return f"{value} ({_bound(estimate['low'])}–{_bound(estimate['high'])})"
+
+
+def _bound(value: float) -> str:
+    """`.87` or `1.0`."""
+    text = f"{value:.2f}"
+    return text[1:] if text.startswith("0") else text[:3]
 
 
 def print_results(console: Console, metrics: dict[str, Any], folder: Path) -> None:
     """The table, the answer in a sentence and where the files are."""
     console.print(results_table(metrics))
     if metrics["answer"]:
-        console.print(metrics["answer"], highlight=False)
+        console.print(metrics["answer"], highlight=False, markup=False)
     for name in ("metrics.json", "model.safetensors", "model_card.md", "rounds.jsonl", "tensorboard"):
-        console.print(f"  {folder / name}", highlight=False, soft_wrap=True)
+        console.print(f"  {folder / name}", highlight=False, markup=False, soft_wrap=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,27 +27,32 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--config", type=Path, default=Path("configs/real_sites.yaml"))
     parser.add_argument("--contexts", default="none,se,cbam,acm", help="default: none,se,cbam,acm")
-    parser.add_argument("--seeds", default="0,1,2", help="default: 0,1,2")
+    parser.add_argument("--seeds", type=_seeds, default="0,1,2", help="default: 0,1,2")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--without", default="", help="sites to leave out, comma-separated")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, each on cores of its own")
     parser.add_argument("--output", type=Path, help="Markdown file for the tables; default: the terminal")
     options = parser.parse_args(arguments)
 
     from acm_core.config.loading import ConfigError, load_config
+    from acm_core.files import write_text_atomically
     from acm_core.processes import interruptible
     from simulations.settings import SimulationConfig
 
-    contexts, seeds = options.contexts.split(","), [int(seed) for seed in options.seeds.split(",")]
     try:
         base = load_config(options.config, SimulationConfig)
         cells = [
-            variant(base, context, seed, _names(options.without)) for context in contexts for seed in seeds
+            variant(base, context, seed, _names(options.without))
+            for context in _names(options.contexts)
+            for seed in options.seeds
         ]
-    except (ConfigError, ValueError) as error:
+    except (ConfigError, VariantError) as error:
         print(error, file=sys.stderr)  # noqa: T201  # the command's own output
         return 2
     with interruptible():
         try:
+            if options.jobs > 1:
+                _run_side_by_side(cells, options)
             results = [_result(cell, options.runs) for cell in cells]
         except KeyboardInterrupt:
             print("interrupted; give the command again to go on", file=sys.stderr)  # noqa: T201
@@ -57,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.output is None:
         print(text)  # noqa: T201
     else:
-        options.output.write_text(text, encoding="utf-8")
+        write_text_atomically(options.output, text)
     return 0
 
 
@@ -65,8 +72,25 @@ class ComparisonError(RuntimeError):
     """A run of the comparison failed."""
 
 
+class VariantError(ValueError):
+    """A context module, seed or choice of sites that cannot be simulated."""
+
+
 def variant(base: SimulationConfig, context: str, seed: int, without: Sequence[str] = ()) -> SimulationConfig:
-    """The base configuration with another context module, seed and fewer sites, and a name that says so."""
+    """The base configuration with another context module, seed and fewer sites, and a name that says so.
+
+    Raises:
+        VariantError: what is not valid, what was expected and the nearest valid name.
+    """
+    from pydantic import ValidationError
+
+    from acm_core.config.explanation import explain, nearest
+
+    for site in without:
+        if site not in base.federation.sites:
+            known = ", ".join(base.federation.sites)
+            hint = nearest(site, base.federation.sites)
+            raise VariantError(f"--without: expected some of {known}, got {site!r}{hint}")
     settings = base.model_dump()
     settings["name"] = "-".join([base.name, *(f"without_{site}" for site in without), context, str(seed)])
     settings["seed"] = seed
@@ -77,7 +101,13 @@ def variant(base: SimulationConfig, context: str, seed: int, without: Sequence[s
     simulation = settings["simulation"]
     simulation["folders"] = {site: path for site, path in simulation["folders"].items() if site in sites}
     simulation["hospitals"] = [spec for spec in simulation["hospitals"] if spec["name"] in sites]
-    return type(base).model_validate(settings)
+    try:
+        return type(base).model_validate(settings)
+    except ValidationError as error:
+        problems = explain(error, type(base))
+        raise VariantError(
+            "\n".join(f"{'.'.join(map(str, location))}: {problem}" for location, problem in problems)
+        ) from None
 
 
 def _result(config: SimulationConfig, runs: Path) -> dict[str, Any]:
@@ -96,6 +126,38 @@ def _result(config: SimulationConfig, runs: Path) -> dict[str, Any]:
     return metrics
 
 
+def _run_side_by_side(cells: Sequence[SimulationConfig], options: argparse.Namespace) -> None:
+    """Run the unfinished cells, `options.jobs` at a time, each in a process that keeps to its share of the cores."""
+    from acm_core.processes import Child
+    from server.run_folder import RunFolder
+
+    cores = sorted(os.sched_getaffinity(0))
+    shares = [cores[job :: options.jobs] or cores for job in range(options.jobs)]
+    waiting = [cell for cell in cells if _finished(RunFolder(options.runs / cell.name), cell) is None]
+    running: dict[int, tuple[Child, SimulationConfig]] = {}
+    try:
+        while waiting or running:
+            for job, share in enumerate(shares):
+                if job in running and running[job][0].exit_code is not None:
+                    child, cell = running.pop(job)
+                    print(f"{cell.name}: ended with {child.exit_code}, {len(waiting)} to go", flush=True)  # noqa: T201
+                if job not in running and waiting:
+                    cell = waiting.pop(0)
+                    log = options.runs / f"{cell.name}.log"
+                    print(f"{cell.name}: started, see {log}", flush=True)  # noqa: T201
+                    running[job] = (Child(_command(cell, options), log, {}, cores=share), cell)
+            time.sleep(1.0)
+    finally:
+        for child, _ in running.values():
+            child.stop()
+
+
+def _command(cell: SimulationConfig, options: argparse.Namespace) -> list[str]:
+    chosen = ["--contexts", cell.model.context, "--seeds", str(cell.seed), "--without", options.without]
+    places = ["--config", str(options.config), "--runs", str(options.runs)]
+    return [sys.executable, "-m", "simulations.compare", *places, *chosen]
+
+
 def _finished(folder: RunFolder, config: SimulationConfig) -> dict[str, Any] | None:
     if not folder.metrics.exists():
         return None
@@ -106,11 +168,12 @@ def _finished(folder: RunFolder, config: SimulationConfig) -> dict[str, Any] | N
 
 
 def tables(results: Sequence[dict[str, Any]]) -> str:
-    """Markdown: a table of AUROC by site and finding, a row a context module and model, mean ± range over seeds."""
+    """Markdown: AUROC by site and finding, a row a context module and model: mean (smallest–largest) over seeds."""
     contexts = list(dict.fromkeys(result["context"] for result in results))
+    sites = dict.fromkeys(site for result in results for site in result["sites"])
     columns = [
         (site, finding)
-        for site in results[0]["sites"]
+        for site in sites
         for finding in results[0]["findings"]
         if _aurocs(results, site, finding, "federated")
     ]
@@ -122,9 +185,9 @@ def tables(results: Sequence[dict[str, Any]]) -> str:
     ]
     for context in contexts:
         chosen = [result for result in results if result["context"] == context]
-        for model in _MODELS:
+        for model in (name for name in _MODELS if any(name in r["mean_over_sites"] for r in chosen)):
             cells = [_over_seeds(_aurocs(chosen, site, finding, model)) for site, finding in columns]
-            means = [r["mean_over_sites"][model]["value"] for r in chosen if model in r["mean_over_sites"]]
+            means = [mean["value"] for r in chosen if (mean := r["mean_over_sites"].get(model)) is not None]
             lines.append(
                 f"| {context} | {model.replace('_', '-')} | "
                 + " | ".join(cells)
@@ -137,7 +200,7 @@ def _aurocs(results: Sequence[dict[str, Any]], site: str, finding: str, model: s
     return [
         estimate["value"]
         for result in results
-        if model in result["sites"][site]["models"]
+        if model in result["sites"].get(site, {"models": {}})["models"]
         and (estimate := result["sites"][site]["models"][model]["findings"][finding]["auroc"]) is not None
     ]
 
@@ -147,6 +210,13 @@ def _over_seeds(values: Sequence[float]) -> str:
         return "not defined"
     mean = sum(values) / len(values)
     return f"{mean:.3f} ({min(values):.3f}–{max(values):.3f})" if len(values) > 1 else f"{mean:.3f}"
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected integers with commas between, got {text!r}") from None
 
 
 def _names(text: str) -> tuple[str, ...]:

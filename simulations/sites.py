@@ -28,7 +28,12 @@ def prepare_sites(config: SimulationConfig, processes: int, progress: Progress) 
         MissingFilmsError: a folder of real films has no label file.
     """
     section = config.simulation
-    folders: dict[str, Path] = {}
+    for name, folder in section.folders.items():
+        if not (folder / "labels.csv").is_file():
+            raise MissingFilmsError(
+                f"simulation.folders.{name}: expected a folder with labels.csv and films, found none at {folder}"
+            )
+    folders = dict(section.folders)
     for hospital in section.hospitals:
         folder = section.data / "hospitals" / config.name / hospital.name
         write_hospital(
@@ -38,21 +43,15 @@ def prepare_sites(config: SimulationConfig, processes: int, progress: Progress) 
             progress=lambda done, total, name=hospital.name: progress(name, done, total),  # type: ignore[misc]
         )
         folders[hospital.name] = folder
-    for name, folder in section.folders.items():
-        if not (folder / "labels.csv").is_file():
-            raise MissingFilmsError(
-                f"simulation.folders.{name}: expected a folder with labels.csv and films, found none at {folder}"
-            )
-        folders[name] = folder
     return {name: _site(config, name, folders[name], processes) for name in config.federation.sites}
 
 
 def _site(config: SimulationConfig, name: str, folder: Path, processes: int) -> SiteConfig:
     state = config.simulation.data / "state" / config.name / name
     salt = state / "salt"
-    if not salt.exists():
-        # A hospital draws its salt from the operating system; a simulation has to split the same way every time.
-        content = stream(config.seed, name, "salt").bytes(32)
+    # A hospital draws its salt from the operating system; a simulation has to split the same way every time.
+    content = stream(config.seed, name, "salt").bytes(32)
+    if not salt.exists() or salt.read_bytes() != content:
         write_atomically(salt, lambda path: path.write_bytes(content))
         salt.chmod(0o600)
     return SiteConfig(

@@ -100,14 +100,20 @@ def _nearest_file(path: Path) -> str:
 
 
 def _with_paths_from(folder: Path, section: S) -> S:
-    moved: dict[str, Path | Section] = {}
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        if isinstance(value, Path) and not value.is_absolute():
-            moved[name] = folder / value
-        elif isinstance(value, Section):
-            moved[name] = _with_paths_from(folder, value)
+    moved = {name: _moved(folder, getattr(section, name)) for name in type(section).model_fields}
     return section.model_copy(update=moved)
+
+
+def _moved(folder: Path, value: object) -> object:
+    if isinstance(value, Path):
+        return folder / value  # an absolute path stays as it is
+    if isinstance(value, Section):
+        return _with_paths_from(folder, value)
+    if isinstance(value, dict):
+        return {key: _moved(folder, item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_moved(folder, item) for item in value)
+    return value
 
 
 def _row(path: Path, problem: Problem) -> str:
