@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         base = load_config(options.config, SimulationConfig)
         cells = [
             variant(base, context, seed, _names(options.without))
-            for context in _names(options.contexts)
+            for context in options.contexts.split(",")
             for seed in options.seeds
         ]
     except (ConfigError, VariantError) as error:
@@ -159,12 +159,38 @@ def _command(cell: SimulationConfig, options: argparse.Namespace) -> list[str]:
 
 
 def _finished(folder: RunFolder, config: SimulationConfig) -> dict[str, Any] | None:
+    """The metrics of a finished run, or None.
+
+    Raises:
+        ComparisonError: the run was made with other settings, so that its figures belong in no table with the rest.
+    """
     if not folder.metrics.exists():
         return None
+    from acm_core.config.loading import load_config
+
+    made_with, wanted = _settings(load_config(folder.config, type(config))), _settings(config)
+    changed = [key for key in wanted if made_with[key] != wanted[key]]
+    if changed:
+        raise ComparisonError(
+            f"{folder.folder}: expected a run with the settings asked for; {', '.join(changed)} changed since. Remove "
+            "the folder, put the settings back, or give the configuration another name."
+        )
     metrics: dict[str, Any] = json.loads(folder.metrics.read_text(encoding="utf-8"))
     # A run that was stopped before the pooled model is not finished.
     whole = "pooled" in metrics["mean_over_sites"] or not config.simulation.pooled
     return metrics if whole else None
+
+
+def _settings(config: SimulationConfig) -> dict[str, Any]:
+    """What the figures depend on: not where films lie, how long is waited or how many sites run at a time."""
+    return config.model_dump(
+        mode="json",
+        include={
+            **dict.fromkeys(("seed", "findings", "model", "training", "evaluation"), True),
+            "federation": {"sites", "rounds", "quorum", "proximal_mu", "local_norm"},
+            "simulation": {"hospitals"},
+        },
+    )
 
 
 def tables(results: Sequence[dict[str, Any]]) -> str:
