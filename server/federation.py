@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from acm_core.config.sections import FederationConfig
 from acm_core.federated.messages import Reply, Task, TaskKind
+from acm_core.federated.report import read_report
 from acm_core.federated.update import Arrays
 from acm_core.nn import build_classifier, finding_rows, load_weights, normalisation_names
 from acm_core.randomness import stream_seed
@@ -106,7 +106,8 @@ class FederatedRun:
         reports: dict[str, dict[str, Any]] = {}
 
         def accept(reply: Reply) -> None:
-            reports[reply.site] = json.loads(reply.report)
+            report = read_report(reply.report, self._config.findings)
+            reports[reply.site] = report.model_dump(mode="json")
 
         self._loop.ask(
             Task(TaskKind.EVALUATE, federation.rounds, config, {**arrays, **self._companions}),

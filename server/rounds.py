@@ -9,7 +9,7 @@ from typing import Any
 
 from acm_core.config.sections import FederationConfig
 from acm_core.federated.aggregation import FedAvg
-from acm_core.federated.messages import Reply, Task, TaskKind
+from acm_core.federated.messages import MessageError, Reply, Task, TaskKind
 from acm_core.federated.update import Arrays, SiteUpdate, UpdateRefused
 from server.events import EventLog
 from server.state import RoundState
@@ -102,7 +102,7 @@ class RoundLoop:
         was asked is still at work and at least `quorum` sites have answered.
 
         Args:
-            accept: takes an answer in, or raises UpdateRefused.
+            accept: takes an answer in, or raises UpdateRefused or MessageError.
         """
         outcome = Outcome()
         tickets: dict[str, Ticket] = {}
@@ -184,6 +184,8 @@ class RoundLoop:
                 accept(reply)
             except UpdateRefused as refused:
                 reason, detail = str(refused.reason), refused.detail
+            except MessageError as error:
+                reason, detail = "unreadable", str(error)
         if reason:
             outcome.refused[site] = reason
             self._events.write(

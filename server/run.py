@@ -37,13 +37,13 @@ def main(arguments: list[str] | None = None) -> int:
 
     from acm_core.config.loading import ConfigError, load_config
     from acm_core.config.sections import FederationConfig
-    from server.run_folder import RunExistsError, RunFolder
+    from server.run_folder import ResumeError, RunExistsError, RunFolder
 
     try:
         config = load_config(options.config, FederationConfig)
         folder = RunFolder((options.runs / config.name).resolve())
         folder.open(config, resume=options.resume)
-    except (ConfigError, RunExistsError) as error:
+    except (ConfigError, ResumeError, RunExistsError) as error:
         print(error, file=sys.stderr)  # noqa: T201  # the command's own output
         return 2
     from acm_core.processes import interruptible
@@ -86,7 +86,12 @@ def _supervise(host: str, port: int, folder: RunFolder) -> int:
                         console.print(f"Flower ended the run ({status}): see {folder.logs / 'superlink.log'}")
                 time.sleep(_POLL_SECONDS)
     except SuperLinkError as error:
-        console.print(f"{error}\nThe rounds so far are saved: continue with --resume.", highlight=False)
+        console.print(
+            f"{error}\nThe rounds so far are saved: continue with --resume.",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
         return 1
     finally:
         link.stop(run)

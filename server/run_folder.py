@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acm_core.config.loading import dump_config
+from acm_core.config.loading import dump_config, load_config
 from acm_core.config.sections import FederationConfig
 from acm_core.files import write_text_atomically
 
@@ -14,8 +15,36 @@ if TYPE_CHECKING:
     from server.state import RoundState
 
 
+class ResumeError(RuntimeError):
+    """The run cannot be continued with this configuration."""
+
+
 class RunExistsError(RuntimeError):
     """The run's folder already holds a run."""
+
+
+def run_identity(config: FederationConfig) -> dict[str, Any]:
+    """What has to stay the same for a run to go on: waiting times, addresses and the site list may change."""
+    settings = config.model_dump(mode="json")
+    federation = settings["federation"]
+    return {
+        **{key: settings[key] for key in ("name", "seed", "findings", "model", "training")},
+        **{key: federation[key] for key in ("rounds", "proximal_mu", "local_norm")},
+    }
+
+
+def expect_same_run(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Compare two run identities.
+
+    Raises:
+        ResumeError: they differ; the settings are named.
+    """
+    differing = [key for key, value in asked.items() if saved.get(key) != value]
+    if differing:
+        raise ResumeError(
+            f"expected the settings the run was started with; {', '.join(differing)} changed. Put them back, or give "
+            "the run another name and start it without --resume."
+        )
 
 
 class RunFolder:
@@ -42,6 +71,7 @@ class RunFolder:
 
         Raises:
             RunExistsError: it holds a run and `resume` is false, or holds none and `resume` is true.
+            ResumeError: the run it holds has other settings.
         """
         if self.config.exists() and not resume:
             raise RunExistsError(
@@ -50,6 +80,8 @@ class RunFolder:
             )
         if resume and not self.config.exists():
             raise RunExistsError(f"{self.folder} holds no run to resume: start it without --resume.")
+        if resume:
+            expect_same_run(run_identity(load_config(self.config, type(config))), run_identity(config))
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text_atomically(self.config, dump_config(config))
 

@@ -15,12 +15,9 @@ from acm_core.config.sections import FederationConfig
 from acm_core.federated.update import Arrays
 from acm_core.files import write_text_atomically
 from acm_core.training.weights import load_arrays, save_arrays
+from server.run_folder import expect_same_run, run_identity
 
 _KEPT_ROUNDS = 2
-
-
-class ResumeError(RuntimeError):
-    """The saved state cannot be continued with this configuration."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +27,6 @@ class RoundState:
     round: int
     arrays: Arrays
     records: tuple[dict[str, Any], ...]
-
-
-def run_identity(config: FederationConfig) -> dict[str, Any]:
-    """What has to stay the same for a run to go on: waiting times, addresses and the site list may change."""
-    settings = config.model_dump(mode="json")
-    federation = settings["federation"]
-    return {
-        **{key: settings[key] for key in ("name", "seed", "findings", "model", "training")},
-        **{key: federation[key] for key in ("rounds", "proximal_mu", "local_norm")},
-    }
 
 
 class StateStore:
@@ -89,7 +76,7 @@ class StateStore:
             if not whole:
                 damaged(int(description.stem.removeprefix("round-")))
                 continue
-            self._expect_same_run(identity)
+            expect_same_run(identity, self._identity)
             return state
         return None
 
@@ -97,14 +84,6 @@ class StateStore:
         """Forget the run."""
         for path in self._folder.glob("round-*"):
             path.unlink()
-
-    def _expect_same_run(self, identity: dict[str, Any]) -> None:
-        differing = [key for key, value in self._identity.items() if identity.get(key) != value]
-        if differing:
-            raise ResumeError(
-                f"expected the settings the run was started with; {', '.join(differing)} changed. Put them back, or "
-                "give the run another name and start it without --resume."
-            )
 
     def _paths(self, number: int) -> tuple[Path, Path]:
         stem = self._folder / f"round-{number:05d}"

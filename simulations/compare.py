@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
         base = load_config(options.config, SimulationConfig)
         cells = [
             variant(base, context, seed, _names(options.without))
-            for context in options.contexts.split(",")
             for seed in options.seeds
+            for context in options.contexts.split(",")
         ]
     except (ConfigError, VariantError) as error:
         print(error, file=sys.stderr)  # noqa: T201  # the command's own output
@@ -91,11 +91,13 @@ def variant(base: SimulationConfig, context: str, seed: int, without: Sequence[s
             known = ", ".join(base.federation.sites)
             hint = nearest(site, base.federation.sites)
             raise VariantError(f"--without: expected some of {known}, got {site!r}{hint}")
+    sites = tuple(site for site in base.federation.sites if site not in without)
+    if not sites:
+        raise VariantError(f"--without: expected at least one site to stay, got all of {', '.join(without)}")
     settings = base.model_dump()
     settings["name"] = "-".join([base.name, *(f"without_{site}" for site in without), context, str(seed)])
     settings["seed"] = seed
     settings["model"]["context"] = context
-    sites = tuple(site for site in base.federation.sites if site not in without)
     settings["federation"]["sites"] = sites
     settings["federation"]["quorum"] = min(base.federation.quorum, len(sites))
     simulation = settings["simulation"]
@@ -166,9 +168,11 @@ def _finished(folder: RunFolder, config: SimulationConfig) -> dict[str, Any] | N
     """
     if not folder.metrics.exists():
         return None
-    from acm_core.config.loading import load_config
+    from acm_core.config.yaml_lines import LocatedData
 
-    made_with, wanted = _settings(load_config(folder.config, type(config))), _settings(config)
+    # As plain data: a run made by an older version may lack keys, which is a difference and no error.
+    made_with = _settings(LocatedData(folder.config.read_text(encoding="utf-8")).data)
+    wanted = _settings(config.model_dump(mode="json"))
     changed = [key for key in wanted if made_with[key] != wanted[key]]
     if changed:
         raise ComparisonError(
@@ -181,16 +185,14 @@ def _finished(folder: RunFolder, config: SimulationConfig) -> dict[str, Any] | N
     return metrics if whole else None
 
 
-def _settings(config: SimulationConfig) -> dict[str, Any]:
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the figures depend on: not where films lie, how long is waited or how many sites run at a time."""
-    return config.model_dump(
-        mode="json",
-        include={
-            **dict.fromkeys(("seed", "findings", "model", "training", "evaluation"), True),
-            "federation": {"sites", "rounds", "quorum", "proximal_mu", "local_norm"},
-            "simulation": {"hospitals"},
-        },
-    )
+    federation, simulation = config["federation"], config["simulation"]
+    return {
+        **{key: config.get(key) for key in ("seed", "findings", "model", "training", "evaluation")},
+        **{key: federation.get(key) for key in ("sites", "rounds", "quorum", "proximal_mu", "local_norm")},
+        "hospitals": simulation.get("hospitals"),
+    }
 
 
 def tables(results: Sequence[dict[str, Any]]) -> str:
@@ -203,23 +205,15 @@ def tables(results: Sequence[dict[str, Any]]) -> str:
         for finding in results[0]["findings"]
         if _aurocs(results, site, finding, "federated")
     ]
-    lines = [
-        "| context | model | "
-        + " | ".join(f"{site}: {finding}" for site, finding in columns)
-        + " | mean over sites |",
-        "| --- " * (3 + len(columns)) + "|",
-    ]
+    heads = [f"{site}: {finding}" for site, finding in columns]
+    rows = [["context", "model", *heads, "mean over sites"], ["---"] * (3 + len(columns))]
     for context in contexts:
         chosen = [result for result in results if result["context"] == context]
         for model in (name for name in _MODELS if any(name in r["mean_over_sites"] for r in chosen)):
             cells = [_over_seeds(_aurocs(chosen, site, finding, model)) for site, finding in columns]
             means = [mean["value"] for r in chosen if (mean := r["mean_over_sites"].get(model)) is not None]
-            lines.append(
-                f"| {context} | {model.replace('_', '-')} | "
-                + " | ".join(cells)
-                + f" | {_over_seeds(means)} |"
-            )
-    return "\n".join([*lines, ""])
+            rows.append([context, model.replace("_", "-"), *cells, _over_seeds(means)])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def _aurocs(results: Sequence[dict[str, Any]], site: str, finding: str, model: str) -> list[float]:

@@ -13,6 +13,7 @@ from acm_core.processes import OFFLINE
 os.environ.update(OFFLINE)  # read by Flower and Ray when they are imported
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # the sites may share a GPU that Ray does not deal out
 
+import ray
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
@@ -92,6 +93,8 @@ def simulate(
         stop.set()
         ended.wait(timeout=60)
         raise
+    finally:
+        ray.shutdown()
     if failures:
         raise failures[0]
     return results

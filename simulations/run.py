@@ -36,14 +36,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     from acm_core.config.loading import ConfigError, load_config
-    from server.run_folder import RunExistsError, RunFolder
+    from server.run_folder import ResumeError, RunExistsError, RunFolder
     from simulations.settings import SimulationConfig
 
     try:
         config = load_config(options.config, SimulationConfig)
         folder = RunFolder((options.runs / config.name).resolve())
         folder.open(config, resume=options.resume)
-    except (ConfigError, RunExistsError) as error:
+    except (ConfigError, ResumeError, RunExistsError) as error:
         print(error, file=sys.stderr)  # noqa: T201  # the command's own output
         return 2
     from acm_core.processes import interruptible
@@ -62,7 +62,7 @@ def run(config: SimulationConfig, folder: RunFolder, *, resume: bool) -> int:
 
     from server.events import EventLog
     from server.rounds import RunFailedError
-    from server.state import ResumeError
+    from server.run_folder import ResumeError
     from server.terminal import print_results
     from simulations.engine import default_processes
     from simulations.sites import MissingFilmsError, prepare_sites
@@ -75,7 +75,7 @@ def run(config: SimulationConfig, folder: RunFolder, *, resume: bool) -> int:
             metrics = _train(config, sites, folder, processes, resume=resume)
             EventLog(folder.events).write("simulation_finished")
     except (MissingFilmsError, RunFailedError, ResumeError) as error:
-        console.print(str(error), style="red", highlight=False)
+        console.print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
         return 1
     print_results(console, metrics, folder.folder)
     return 0

@@ -82,6 +82,17 @@ class EvaluationConfig(Section):
     bootstrap: int = Field(1000, ge=100, description="patient-bootstrap resamples behind each interval")
 
 
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def _expect_loopback(host: str) -> None:
+    if host not in _LOOPBACK:
+        raise ValueError(
+            f"expected a loopback address ({', '.join(_LOOPBACK)}), got {host}: other addresses need TLS, which this "
+            "version does not offer yet"
+        )
+
+
 class ServerSection(Section):
     """Where the server listens."""
 
@@ -91,11 +102,7 @@ class ServerSection(Section):
     @field_validator("host")
     @classmethod
     def _loopback(cls, host: str) -> str:
-        if host not in ("127.0.0.1", "localhost", "::1"):
-            raise ValueError(
-                f"expected a loopback address (127.0.0.1, localhost or ::1), got {host}: other addresses need TLS, "
-                "which this version does not offer yet"
-            )
+        _expect_loopback(host)
         return host
 
 
@@ -134,3 +141,12 @@ class SiteConfig(Section):
     server: str = Field("127.0.0.1:9092", description="host:port of the federation's server")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(None, ge=1, description="CPU threads for training; default: all cores")
+
+    @field_validator("server")
+    @classmethod
+    def _address(cls, server: str) -> str:
+        host, _, port = server.rpartition(":")
+        if not port.isascii() or not port.isdecimal() or not 1 <= int(port) <= 65535:
+            raise ValueError(f"expected host:port such as 127.0.0.1:9092, got {server}")
+        _expect_loopback(host.removeprefix("[").removesuffix("]"))
+        return server

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from itertools import pairwise
 from math import radians
@@ -11,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from acm_core.data.quiet import without_warnings
 from acm_core.data.site_films import FilmSet
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # MONAI's optional dependencies announce themselves
+with without_warnings():  # MONAI's optional dependencies announce themselves
     from monai.networks.layers.spatial_transforms import AffineTransform
 
 # Films in [0, 1] to about zero mean and unit spread. Constants: a site's own statistics would leave with the model.
@@ -40,7 +39,7 @@ def training_batches(films: FilmSet, batch_size: int, seed: int, augment: bool) 
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(films))
     bounds = [*range(0, len(order), batch_size), len(order)]
-    if len(bounds) > 2 and bounds[-1] - bounds[-2] == 1:
+    if len(order) > batch_size and len(order) % batch_size == 1:
         del bounds[-2]
     for start, end in pairwise(bounds):
         images, labels = _load(films, order[start:end])

@@ -10,6 +10,8 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.encaps import generate_frames
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -26,7 +28,7 @@ from acm_core.data.set_aside import FilmSetAside, SetAside
 
 MAX_INFLATED_BYTES = 256 * 2**20
 _BITS_ALLOCATED = (8, 16, 32)
-_META_BYTES = 4096
+_PIXEL_DATA_TAG = b"\xe0\x7f\x10\x00"
 
 
 def decode_dicom(content: bytes) -> tuple[NDArray[np.float32], str | None]:
@@ -41,6 +43,9 @@ def decode_dicom(content: bytes) -> tuple[NDArray[np.float32], str | None]:
     """
     _bound_inflation(content)
     header = pydicom.dcmread(BytesIO(content), force=True)
+    # pydicom leaves out an element that breaks off, as if the object had no pixels.
+    if "PixelData" not in header and _PIXEL_DATA_TAG in content:
+        raise FilmSetAside(SetAside.UNREADABLE)
     check_header(header)
     _name_transfer_syntax(header)
     _bound_frame(header)
@@ -49,16 +54,24 @@ def decode_dicom(content: bytes) -> tuple[NDArray[np.float32], str | None]:
 
 def _bound_inflation(content: bytes) -> None:
     """pydicom inflates a deflated data set whole: try with a limit first."""
-    if content[128:132] != b"DICM" or DeflatedExplicitVRLittleEndian.encode() not in content[:_META_BYTES]:
+    if DeflatedExplicitVRLittleEndian.encode() not in content:
         return
-    # PS3.10 7.1: the group length comes first and says where the meta information ends.
-    if content[132:136] != b"\x02\x00\x00\x00":
+    file = BytesIO(content)
+    file.seek(132 if content[128:132] == b"DICM" else 0)  # PS3.10 7.1
+    meta = read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=_behind_meta)
+    syntax = meta.get("TransferSyntaxUID")
+    if syntax is None:
         raise FilmSetAside(SetAside.UNREADABLE)
-    start = 144 + int.from_bytes(content[140:144], "little")
+    if syntax != DeflatedExplicitVRLittleEndian:
+        return
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflater.decompress(content[start:], MAX_INFLATED_BYTES)
+    inflater.decompress(file.read(), MAX_INFLATED_BYTES)
     if inflater.unconsumed_tail:
         raise FilmSetAside(SetAside.TOO_LARGE)
+
+
+def _behind_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+    return tag.group != 2
 
 
 def _name_transfer_syntax(header: Dataset) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from acm_core.data.dicom import decode_dicom
 from acm_core.data.picture import decode_picture
+from acm_core.data.quiet import without_warnings
 from acm_core.data.set_aside import FilmSetAside, SetAside
 
 MAX_FILE_BYTES = 256 * 2**20
@@ -67,9 +67,8 @@ def decode_film(content: bytes) -> Film:
         FilmSetAside: the content cannot be used; `reason` says why. No other exception leaves this function.
     """
     try:
-        # Readers warn about every irregular header, and quote it; what matters of it comes out as a reason code.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        # Readers warn of every irregular header, and quote it; what matters of it comes out as a reason code.
+        with without_warnings():
             return _decode(content)
     except FilmSetAside as verdict:
         reason = verdict.reason

@@ -17,7 +17,7 @@ from acm_core.data.set_aside import FilmSetAside, SetAside
 
 MODALITIES = ("CR", "DX")
 
-_CHEST = re.compile(r"CHEST|THORA|TORAX|TÓRAX|LUNG|PULMO|POUMON|CXR")
+_CHEST = re.compile(r"CHEST|THORA(?!CIC[ _-]*SPINE|CO[ _-]*LUMB)|TORAX|TÓRAX|LUNG|PULMO|POUMON|CXR")
 _CHEST_CODES = {"T-D3000", "51185008", "T-28000", "39607008"}
 """Chest and lung in SNOMED RT and CT (PS3.16 CID 4, CID 4031)."""
 _HUMAN = re.compile(r"HUMAN|HOMO")
@@ -25,11 +25,14 @@ _HUMAN_CODES = {"L-85B00", "337915000"}
 """Homo sapiens in SNOMED RT and CT (PS3.16 CID 7454)."""
 
 _OTHER_PARTS = re.compile(
-    r"\b(TEETH|TOOTH|DENTAL|PANORAMIC|JAW|MANDIBLE|SKULL|SINUS|ORBIT|NECK|SPINE|CERVICAL|LUMBAR|SACRUM|PELVIS|HIPS?|"
-    r"FEMUR|KNEES?|PATELLA|TIBIA|FIBULA|ANKLES?|FOOT|FEET|TOES?|SHOULDERS?|HUMERUS|ELBOWS?|FOREARM|WRISTS?|HANDS?|"
-    r"FINGERS?|THUMB|EXTREMITY|ABDOMEN|ABDOMINAL|KUB|BREAST|MAMMO\w*)\b"
+    r"(?<![A-Z])(TEETH|TOOTH|DENTAL|PANORAMIC|JAW|MANDIBLE|SKULL|SINUS|ORBIT|NECK|[CTL]?SPINE|CERVICAL|LUMBAR|"
+    r"THORACOLUMBAR|SACRUM|PELVIS|HIPS?|FEMUR|KNEES?|PATELLA|TIBIA|FIBULA|ANKLES?|FOOT|FEET|TOES?|RIBS?|STERNUM|"
+    r"CLAVICLES?|SHOULDERS?|HUMERUS|ELBOWS?|FOREARM|WRISTS?|HANDS?|FINGERS?|THUMB|EXTREMITY|ABDOMEN|ABDOMINAL|KUB|"
+    r"BREAST|MAMMO[A-Z]*)(?![A-Z])"
 )
-_ANIMAL = re.compile(r"\b(CANINE|FELINE|EQUINE|BOVINE|PORCINE|MURINE|AVIAN|ANIMAL|VETERINAR\w*)\b")
+_ANIMAL = re.compile(
+    r"(?<![A-Z])(CANINE|FELINE|EQUINE|BOVINE|PORCINE|MURINE|AVIAN|ANIMAL|VETERINAR[A-Z]*)(?![A-Z])"
+)
 
 _NOT_FRONTAL = {
     *("L", "R", "LL", "RL", "LAT", "LLAT", "RLAT", "LATERAL"),
@@ -40,7 +43,6 @@ _NOT_FRONTAL = {
 frontally, but lies on its side and shows fluid elsewhere than an upright one."""
 
 _IMAGE_TEXT = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
-_STUDY_TEXT = (*_IMAGE_TEXT, "StudyDescription")
 
 
 def check_header(header: Dataset) -> None:
@@ -63,11 +65,6 @@ def check_header(header: Dataset) -> None:
         raise FilmSetAside(SetAside.COLOUR)
 
 
-def not_frontal(view: str) -> bool:
-    """Whether a View Position, or a label file's view column, names another view than a frontal one."""
-    return not _NOT_FRONTAL.isdisjoint(re.findall(r"[A-Z]+", view.upper()))
-
-
 def frontal_view(header: Dataset) -> str | None:
     """ "AP" or "PA" as View Position has it; None where it says neither."""
     words = re.findall(r"[A-Z]+", _text(header, "ViewPosition"))
@@ -82,9 +79,8 @@ def _names_animal(header: Dataset) -> bool:
         if code not in _HUMAN_CODES and not _HUMAN.search(meaning):
             return True
     # A human has no breed; and devices of veterinary practices name the animal in the examination's menu entry.
-    return bool(_text(header, "PatientBreedDescription")) or bool(
-        _ANIMAL.search(_free_text(header, _STUDY_TEXT))
-    )
+    texts = f"{_image_text(header)} {_text(header, 'StudyDescription')}"
+    return bool(_text(header, "PatientBreedDescription") or _ANIMAL.search(texts))
 
 
 def _names_other_part(header: Dataset) -> bool:
@@ -94,14 +90,19 @@ def _names_other_part(header: Dataset) -> bool:
     regions = list(_codes(header, "AnatomicRegionSequence"))
     if regions:
         return not any(code in _CHEST_CODES or _CHEST.search(meaning) for code, meaning in regions)
-    text = _free_text(header, _STUDY_TEXT)
-    return bool(_OTHER_PARTS.search(text)) and not _CHEST.search(text)
+    # What is said of the film itself goes first: a study of chest and pelvis has a film of each.
+    for text in (_image_text(header), _text(header, "StudyDescription")):
+        if _CHEST.search(text):
+            return False
+        if _OTHER_PARTS.search(text):
+            return True
+    return False
 
 
 def _is_not_frontal(header: Dataset) -> bool:
     view = _text(header, "ViewPosition")
     if view:
-        return not_frontal(view)
+        return not _NOT_FRONTAL.isdisjoint(re.findall(r"[A-Z]+", view))
     views = [meaning for _, meaning in _codes(header, "ViewCodeSequence")]
     if views:
         return any("LATERAL" in meaning or "OBLIQUE" in meaning for meaning in views)
@@ -109,7 +110,7 @@ def _is_not_frontal(header: Dataset) -> bool:
     if _text(header, "PatientOrientation")[:1] in ("A", "P"):
         return True
     # The study's own description is left out: "chest PA and lateral" stands on both films of a pair.
-    words = set(re.findall(r"[A-Z]+", _free_text(header, _IMAGE_TEXT)))
+    words = set(re.findall(r"[A-Z]+", _image_text(header)))
     return bool(words & {"LAT", "LATERAL"}) and words.isdisjoint(("AP", "PA"))
 
 
@@ -130,7 +131,7 @@ def _codes(header: Dataset, keyword: str) -> Iterator[tuple[str, str]]:
             yield code, meaning
 
 
-def _free_text(header: Dataset, keywords: tuple[str, ...]) -> str:
-    texts = [_text(header, keyword) for keyword in keywords]
+def _image_text(header: Dataset) -> str:
+    texts = [_text(header, keyword) for keyword in _IMAGE_TEXT]
     texts += [meaning for _, meaning in _codes(header, "PerformedProtocolCodeSequence")]
     return " ".join(texts)

@@ -50,10 +50,10 @@ def _padding(stored: NDArray[np.generic], header: Dataset) -> NDArray[np.bool_]:
     if value is None:
         return np.zeros(stored.shape, dtype=bool)
     limit = header.get("PixelPaddingRangeLimit")
-    # Written with the wrong sign as often as not: reduce both to the stored type, as the bits in the file are.
-    low, high = sorted(
-        np.array([value, value if limit is None else limit], dtype=np.int64).astype(stored.dtype).tolist()
-    )
+    # Written with the wrong sign as often as not: reduce both to the stored bits, as the decoder reduces the pixels.
+    bounds = np.array([value, value if limit is None else limit], dtype=np.int64).astype(stored.dtype)
+    unused = 8 * stored.dtype.itemsize - int(header.BitsStored)
+    low, high = sorted((bounds << unused >> unused).tolist())
     return np.asarray((stored >= low) & (stored <= high))
 
 
@@ -139,13 +139,12 @@ class _LookupTable:
 
 
 def _table(data: bytes | Sequence[int], entries: int, header: Dataset) -> NDArray[np.float32]:
-    if isinstance(data, bytes):
-        order = "<" if header.original_encoding[1] is not False else ">"
-        # 8-bit entries come packed, one a byte, or one a 16-bit word.
-        packed = len(data) < 2 * entries
-        table = np.frombuffer(data, dtype=np.uint8 if packed else np.dtype(f"{order}u2"))
-    else:
-        table = np.array(data, dtype=np.int64) & 0xFFFF
+    order = "<" if header.original_encoding[1] is not False else ">"
+    if not isinstance(data, bytes):
+        data = (np.array(data, dtype=np.int64) & 0xFFFF).astype(f"{order}u2").tobytes()
+    # 8-bit entries come packed, one a byte, or one a 16-bit word.
+    packed = len(data) < 2 * entries
+    table = np.frombuffer(data, dtype=np.dtype("u1" if packed else f"{order}u2"))
     if len(table) < entries:
         raise ValueError("expected as many LUT entries as the descriptor says")
     return table[:entries].astype(np.float32)

@@ -31,7 +31,7 @@ class LabelTable:
 
     patients: tuple[str, ...] = field(repr=False)
     images: tuple[str, ...] = field(repr=False)
-    labels: NDArray[np.float32]
+    labels: NDArray[np.float32] = field(repr=False)
 
 
 def read_labels(path: Path, findings: Sequence[str], columns: Mapping[str, str] | None = None) -> LabelTable:
@@ -45,29 +45,24 @@ def read_labels(path: Path, findings: Sequence[str], columns: Mapping[str, str] 
         columns: finding → its column in this file, where the name differs.
 
     Raises:
-        LabelError: a missing column, a value other than 1, 0 or blank, a film named twice, a path out of the folder.
+        LabelError: a missing or misspelt column, a value other than 1, 0 or blank, a film named twice, a path out of
+            the folder.
         OSError: the file cannot be read.
     """
-    columns = columns or {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return _read(csv.DictReader(file, strict=True), findings, columns)
+            return _read(csv.DictReader(file, strict=True), findings, columns or {})
     except UnicodeDecodeError:
-        raise LabelError("expected the label file in UTF-8: save it as 'CSV UTF-8'") from None
+        problem = "expected the label file in UTF-8: save it as 'CSV UTF-8'"
     except csv.Error:
-        raise LabelError("expected a CSV file with balanced quotes and one row a line") from None
+        problem = "expected a CSV file with balanced quotes and one row a line"
+    # Outside the handlers: a decoding error holds the whole file and would hang on as context.
+    raise LabelError(problem)
 
 
 def _read(rows: csv.DictReader[str], findings: Sequence[str], columns: Mapping[str, str]) -> LabelTable:
     present = list(rows.fieldnames or ())
-    for name in (*_REQUIRED, *(columns[finding] for finding in findings if finding in columns)):
-        if name not in present:
-            near = get_close_matches(name, present, n=1)
-            hint = f"; the nearest there is '{near[0]}'" if near else ""
-            raise LabelError(f"expected a column '{name}' in the label file{hint}")
-    repeated = sorted({name for name in present if present.count(name) > 1})
-    if repeated:
-        raise LabelError(f"expected each column once in the label file, got twice: {', '.join(repeated)}")
+    _check_header(present, findings, columns)
     sources = [columns.get(finding, finding) for finding in findings]
     patients, images, labels = [], [], []
     seen: dict[str, int] = {}
@@ -79,6 +74,7 @@ def _read(rows: csv.DictReader[str], findings: Sequence[str], columns: Mapping[s
         if not patient or not image:
             raise LabelError(f"line {line}: expected a patient_id and an image, got a blank")
         _expect_inside(image, line)
+        image = str(PurePosixPath(image))  # "a.png" and "./a.png" are one film
         if image in seen:
             raise LabelError(
                 f"line {line}: the film of line {seen[image]} stands here again; keep one of the two"
@@ -89,6 +85,36 @@ def _read(rows: csv.DictReader[str], findings: Sequence[str], columns: Mapping[s
         labels.append([_value(row, source, present, line) for source in sources])
     array = np.array(labels, np.float32).reshape(len(labels), len(findings))
     return LabelTable(tuple(patients), tuple(images), array)
+
+
+def _check_header(present: Sequence[str], findings: Sequence[str], columns: Mapping[str, str]) -> None:
+    if not {*_REQUIRED, *findings, *columns.values()} & set(present):
+        # No hint from what stands there: in a file without a header it is a patient.
+        raise LabelError(
+            "expected the label file to begin with a line of column names, separated by commas: patient_id, image and "
+            "one a finding"
+        )
+    for name in (*_REQUIRED, *(columns[finding] for finding in findings if finding in columns)):
+        if name not in present:
+            near = get_close_matches(name, present, n=1)
+            hint = f"; the nearest there is '{near[0]}'" if near else ""
+            raise LabelError(f"expected a column '{name}' in the label file{hint}")
+    repeated = sorted({name for name in present if present.count(name) > 1})
+    if repeated:
+        raise LabelError(f"expected each column once in the label file, got twice: {', '.join(repeated)}")
+    # Left alone, a slip of case would make the site one that does not label the finding, and nobody would notice.
+    plain = {_plain(name): name for name in present}
+    for finding in findings:
+        near_name = plain.get(_plain(finding))
+        if finding not in columns and finding not in present and near_name is not None:
+            raise LabelError(
+                f"expected a column '{finding}', got '{near_name}': rename it, or name it under 'columns' in the site "
+                "file"
+            )
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
 def _value(row: Mapping[str, str], column: str, present: Sequence[str], line: int) -> float:

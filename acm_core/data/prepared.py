@@ -5,26 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from acm_core.data.film import decode_film, read_content
+from acm_core.data.film import read_content, read_film
+from acm_core.data.quiet import without_warnings
 from acm_core.data.set_aside import FilmSetAside
 from acm_core.files import write_atomically
 
+with without_warnings():  # MONAI's optional dependencies announce themselves
+    from monai.transforms.croppad.array import ResizeWithPadOrCrop
+    from monai.transforms.spatial.array import Resize
+
 _VERSION = 1
 """Raise when the same files give other pixels, so that no stale film is ever read."""
+
+_READERS = ("monai", "numpy", "pillow", "pydicom", "pylibjpeg-openjpeg", "python-gdcm", "torch")
+"""Packages whose next version may give other pixels."""
 
 Progress = Callable[[int, int], None]
 
@@ -60,7 +66,7 @@ def prepare_films(
     """
     fingerprint = _fingerprint(paths, image_size)
     store = cache / f"{fingerprint[:32]}.npz"
-    films = _load(store, fingerprint)
+    films = _load(store, fingerprint, image_size)
     if films is None:
         films = _decode(paths, image_size, fingerprint, progress)
         write_atomically(store, partial(_save, films=films))
@@ -69,20 +75,11 @@ def prepare_films(
 
 def resize_film(pixels: NDArray[np.float32], image_size: int) -> NDArray[np.float16]:
     """H×W in [0, 1] → S×S: longer side to S by area averaging, the shorter padded evenly with black."""
-    from monai.transforms.compose import Compose
-    from monai.transforms.croppad.array import ResizeWithPadOrCrop
-    from monai.transforms.spatial.array import Resize
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        transform = Compose(
-            [
-                Resize(image_size, size_mode="longest", mode="area"),
-                ResizeWithPadOrCrop((image_size, image_size), mode="constant"),
-            ]
-        )
-        resized = np.asarray(transform(pixels[None]))[0]
-    film: NDArray[np.float16] = np.clip(resized, 0, 1).astype(np.float16)
+    # MONAI's own size_mode="longest" lets the short side of a narrow strip vanish.
+    rows, columns = (max(1, round(side * image_size / max(pixels.shape))) for side in pixels.shape)
+    resized = Resize((rows, columns), mode="area")(torch.from_numpy(pixels)[None])
+    padded = ResizeWithPadOrCrop((image_size, image_size), mode="constant")(resized)
+    film: NDArray[np.float16] = np.clip(np.asarray(padded)[0], 0, 1).astype(np.float16)
     return film
 
 
@@ -108,7 +105,7 @@ def _outcomes(paths: Sequence[Path], image_size: int) -> Iterator[NDArray[np.flo
 
     def prepare(path: Path) -> NDArray[np.float16] | FilmSetAside:
         try:
-            return resize_film(decode_film(read_content(path)).pixels, image_size)
+            return resize_film(read_film(path).pixels, image_size)
         except FilmSetAside as verdict:
             return verdict
 
@@ -117,7 +114,8 @@ def _outcomes(paths: Sequence[Path], image_size: int) -> Iterator[NDArray[np.flo
 
 
 def _fingerprint(paths: Sequence[Path], image_size: int) -> str:
-    digest = hashlib.sha256(json.dumps([_VERSION, image_size, len(paths), torch.__version__]).encode())
+    made_by = [_VERSION, image_size, len(paths), *map(version, _READERS)]
+    digest = hashlib.sha256(json.dumps(made_by).encode())
     for path in paths:
         try:
             digest.update(hashlib.sha256(read_content(path)).digest())
@@ -132,11 +130,12 @@ def _save(path: Path, films: PreparedFilms) -> None:
         np.savez(file, about=np.array(about), images=films.images, kept=films.kept)
 
 
-def _load(path: Path, fingerprint: str) -> PreparedFilms | None:
+def _load(path: Path, fingerprint: str, image_size: int) -> PreparedFilms | None:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             about = json.loads(str(stored["about"]))
             films = PreparedFilms(stored["images"], stored["kept"], about["set_aside"], about["fingerprint"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        whole = films.images.shape == (len(films.kept), image_size, image_size)
+    except Exception:  # absent, or damaged, when the readers of zip and npy may raise anything
         return None
-    return films if films.fingerprint == fingerprint and len(films.images) == len(films.kept) else None
+    return films if whole and films.fingerprint == fingerprint else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import os
@@ -52,14 +53,12 @@ def load_or_create_salt(state: Path) -> bytes:
         ValueError: the file is too short to be a salt.
     """
     path = state / "salt"
-    if not path.exists():
-
-        def create(temporary: Path) -> None:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(os.urandom(_SALT_BYTES))
-
-        write_atomically(path, create)
+    state.mkdir(parents=True, exist_ok=True)
+    with (state / ".salt.lock").open("a") as lock:
+        # Two processes that start together must not split the patients by two salts.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            write_atomically(path, _write_salt)
     salt = path.read_bytes()
     if len(salt) < _SALT_BYTES:
         raise ValueError(
@@ -67,6 +66,12 @@ def load_or_create_salt(state: Path) -> bytes:
             "patients anew, and films that were trained on would be tested on"
         )
     return salt
+
+
+def _write_salt(path: Path) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(os.urandom(_SALT_BYTES))
 
 
 def _digest(patient: str, salt: bytes) -> bytes:

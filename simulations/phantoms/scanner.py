@@ -10,6 +10,14 @@ from acm_core.config.sections import Section
 from simulations.phantoms.geometry import Canvas
 
 
+def _pair(value: Any) -> Any:
+    """A file writes a pair as a list; behind a validator of its own, pydantic would take only a tuple."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+Size = Annotated[tuple[float, float], BeforeValidator(_pair)]
+
+
 class Scanner(Section):
     """A machine and how it writes DICOM. CR: Computed Radiography; DX: Digital X-Ray, For Presentation."""
 
@@ -29,7 +37,7 @@ class Scanner(Section):
     encoding: Literal["explicit", "rle"] = Field(
         "explicit", description="explicit little endian, plain or RLE"
     )
-    film_size: tuple[float, float] = Field((36.0, 43.0), description="width and height of the detector in cm")
+    film_size: Size = Field((36.0, 43.0), description="width and height of the detector in cm")
     blur: float = Field(0.2, ge=0, le=3, description="standard deviation of the detector's blur in mm")
     noise: float = Field(
         0.01, ge=0, le=0.2, description="standard deviation of noise in white areas, white = 1"

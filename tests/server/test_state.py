@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from acm_core.config.sections import FederationConfig
-from server.state import ResumeError, RoundState, StateStore
+from server.run_folder import ResumeError
+from server.state import RoundState, StateStore
 
 
 def config(**changes: Any) -> FederationConfig:

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
+from pathlib import Path
 
+from hospitals import site
+
+from acm_core.config.sections import FederationConfig
 from acm_core.federated.messages import Refusal, Reply, Task
+from client.site_round import SiteRound
+from server.federation import FederatedRun
+from server.run_folder import RunFolder
 from server.transport import Answer, Ticket
 
 Site = Callable[[Task], Reply]
@@ -21,11 +28,11 @@ class InProcessTransport:
         self._pool = ThreadPoolExecutor(16)
         self._sites: dict[str, tuple[int, Site]] = {}
         self._replies: dict[str, tuple[Ticket, Future[Reply]]] = {}
-        for name, site in sites.items():
-            self.connect(name, site)
+        for name, answer in sites.items():
+            self.connect(name, answer)
 
-    def connect(self, name: str, site: Site) -> None:
-        self._sites[name] = (next(self._connections), site)
+    def connect(self, name: str, answer: Site) -> None:
+        self._sites[name] = (next(self._connections), answer)
 
     def disconnect(self, name: str) -> None:
         del self._sites[name]
@@ -51,3 +58,15 @@ class InProcessTransport:
                 reply = Reply(ticket.site, refusal=Refusal.LOST) if future.exception() else future.result()
                 answers.append(Answer(ticket, reply, sum(a.nbytes for a in reply.arrays.values())))
         return answers
+
+
+def run_in_process(hospitals: Path, config: FederationConfig) -> RunFolder:
+    """Run the federation of the hospitals in a folder with nothing in between, each site with a fresh state."""
+    folder = RunFolder(hospitals / "in-process" / "run")
+    folder.open(config, resume=False)
+    sites = {
+        name: SiteRound(site(hospitals, name, state=hospitals / "in-process" / name)).answer
+        for name in config.federation.sites
+    }
+    FederatedRun(InProcessTransport(sites), config, folder).execute(resume=False)
+    return folder

@@ -1,0 +1,243 @@
+"""DICOM films in every encoding a site may hold, and files that break or overwhelm naive readers."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    RLELossless,
+)
+
+from acm_core.data import dicom as intake
+from acm_core.data.film import decode_film
+from acm_core.data.set_aside import FilmSetAside, SetAside
+from acm_core.randomness import stream
+from simulations.phantoms.anatomy import draw_anatomy
+from simulations.phantoms.dicom import FilmIdentity, build_dicom, phantom_uid
+from simulations.phantoms.exposure import expose
+from simulations.phantoms.film import draw_film
+from simulations.phantoms.geometry import draw_positioning
+from simulations.phantoms.scanner import SCANNERS
+
+WINDOW: dict[str, Any] = {"WindowCenter": "2048", "WindowWidth": "4096", "BitsStored": 12}
+
+
+def shown(ramp: np.ndarray) -> np.ndarray:
+    """C.11.2.1.2.1 with centre 2048 and width 4096."""
+    return np.clip((ramp - 2047.5) / 4095 + 0.5, 0, 1)
+
+
+def reason_of(content: bytes) -> SetAside:
+    with pytest.raises(FilmSetAside) as verdict:
+        decode_film(content)
+    return verdict.value.reason
+
+
+def edited(content: bytes, change: Callable[[pydicom.Dataset], object]) -> bytes:
+    film = pydicom.dcmread(io.BytesIO(content))
+    change(film)
+    buffer = io.BytesIO()
+    film.save_as(buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, RLELossless]
+)
+def test_every_encoding_shows_the_same_film_and_never_transposed(
+    dicom: Callable[..., bytes], ramp: np.ndarray, syntax: str
+) -> None:
+    film = decode_film(dicom(ramp, syntax=syntax, **WINDOW))
+    assert film.pixels.dtype == np.float32
+    assert film.pixels == pytest.approx(shown(ramp), abs=1e-6)
+
+
+def test_monochrome1_is_shown_inverted(dicom: Callable[..., bytes], ramp: np.ndarray) -> None:
+    film = decode_film(dicom(ramp, PhotometricInterpretation="MONOCHROME1", **WINDOW))
+    assert film.pixels == pytest.approx(1 - shown(ramp), abs=1e-6)
+
+
+def test_signed_pixels_with_rescale(dicom: Callable[..., bytes], ramp: np.ndarray) -> None:
+    signed = (ramp.astype(np.int16) - 2048).astype(np.int16)
+    film = decode_film(
+        dicom(signed, RescaleSlope="2", RescaleIntercept="4096", WindowCenter="4096", WindowWidth="8192")
+    )
+    assert film.pixels == pytest.approx(np.clip((2.0 * ramp - 4095.5) / 8191 + 0.5, 0, 1), abs=1e-6)
+
+
+def test_overlay_bits_above_the_pixels_are_no_grey(dicom: Callable[..., bytes], ramp: np.ndarray) -> None:
+    with_overlay = ramp.copy()
+    with_overlay[::3] |= 0xF000  # PS3.5 8.1.1: bits beyond Bits Stored are not part of the pixel
+    assert decode_film(dicom(with_overlay, **WINDOW)).pixels == pytest.approx(shown(ramp), abs=1e-6)
+
+
+def test_padding_beyond_the_stored_bits(dicom: Callable[..., bytes], ramp: np.ndarray) -> None:
+    """-2000 as unsigned 16 bits in a film of 12: the decoder reduces the pixels, and so must the comparison."""
+    padded = ramp.copy()
+    padded[:, :5] = 63536
+    pixels = decode_film(dicom(padded, PixelPaddingValue=63536, **WINDOW)).pixels
+    assert (pixels[:, :5] == 0).all()
+    rest = np.where(ramp == 63536 % 4096, 0, shown(ramp))
+    assert pixels[:, 5:] == pytest.approx(rest[:, 5:], abs=1e-6)
+
+
+def test_a_file_without_preamble_and_meta(dicom: Callable[..., bytes], ramp: np.ndarray) -> None:
+    film = pydicom.dcmread(io.BytesIO(dicom(ramp, **WINDOW)))
+    del film.file_meta
+    for implicit in (True, False):
+        buffer = io.BytesIO()
+        pydicom.dcmwrite(buffer, film, implicit_vr=implicit, little_endian=True, overwrite=True)
+        bare = buffer.getvalue()[132:] if buffer.getvalue()[128:132] == b"DICM" else buffer.getvalue()
+        assert bare[:2] == b"\x08\x00"
+        assert decode_film(bare).pixels == pytest.approx(shown(ramp), abs=1e-6)
+
+
+def test_pixels_followed_by_padding_are_read(dicom: Callable[..., bytes], ramp: np.ndarray) -> None:
+    content = dicom(ramp, PixelData=ramp.tobytes() + b"\0\0", **WINDOW)
+    assert decode_film(content).pixels == pytest.approx(shown(ramp), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "wrapped"), [(JPEG2000Lossless, "J2K"), (JPEG2000Lossless, "JP2"), (JPEGBaseline8Bit, "JPEG")]
+)
+def test_compressed_films_decode_and_truncated_ones_are_set_aside(
+    dicom: Callable[..., bytes], ramp: np.ndarray, syntax: str, wrapped: str
+) -> None:
+    grey = (ramp // 16).astype(np.uint8)
+    frame = io.BytesIO()
+    if wrapped == "JPEG":
+        Image.fromarray(grey).save(frame, "JPEG", quality=95)
+    else:
+        Image.fromarray(grey).save(frame, "JPEG2000", no_jp2=wrapped == "J2K", irreversible=False)
+
+    def film(code: bytes) -> bytes:
+        def change(header: pydicom.Dataset) -> None:
+            header.file_meta.TransferSyntaxUID = syntax
+            header.PixelData = encapsulate([code])
+            header["PixelData"].VR = "OB"
+
+        return edited(dicom(grey, WindowCenter="128", WindowWidth="256"), change)
+
+    whole = film(frame.getvalue())
+    assert decode_film(whole).pixels == pytest.approx(grey / 255, abs=0.03)
+    assert reason_of(film(frame.getvalue()[: len(frame.getvalue()) // 2])) is SetAside.UNREADABLE
+    assert reason_of(whole[:-100]) is SetAside.UNREADABLE
+    # A code stream of another size than the header's: the decoder would follow the stream.
+    assert reason_of(edited(whole, lambda header: setattr(header, "Rows", 40))) is SetAside.UNREADABLE
+
+
+def test_a_code_stream_larger_than_its_header_says_reaches_no_decoder(
+    monkeypatch: pytest.MonkeyPatch, dicom: Callable[..., bytes], ramp: np.ndarray
+) -> None:
+    size = struct.pack(">HHIIII", 41, 0, 30_000, 30_000, 0, 0) + bytes(16) + struct.pack(">H", 1)
+    frame = b"\xff\x4f\xff\x51" + size + b"\x07\x01\x01" + bytes(60)
+
+    def change(header: pydicom.Dataset) -> None:
+        header.file_meta.TransferSyntaxUID = JPEG2000Lossless
+        header.PixelData = encapsulate([frame])
+        header["PixelData"].VR = "OB"
+
+    content = edited(dicom(ramp), change)
+    decoded: list[pydicom.Dataset] = []
+    monkeypatch.setattr(pydicom.Dataset, "pixel_array", property(decoded.append))
+    assert reason_of(content) is SetAside.UNREADABLE
+    assert decoded == []
+
+
+def test_truncated_pixels_are_set_aside(dicom: Callable[..., bytes], ramp: np.ndarray) -> None:
+    content = dicom(ramp)
+    for length in (len(content) - 2, len(content) // 2, len(content) - ramp.nbytes + 2):
+        assert reason_of(content[:length]) is SetAside.UNREADABLE
+    assert reason_of(dicom(ramp, syntax=RLELossless)[:-40]) is SetAside.UNREADABLE
+
+
+@pytest.mark.parametrize(
+    ("reason", "says"),
+    [
+        (SetAside.TOO_LARGE, {"Rows": 65535, "Columns": 65535}),
+        (SetAside.UNREADABLE, {"Rows": 800}),
+        (SetAside.UNREADABLE, {"Rows": 0}),
+        (SetAside.UNREADABLE, {"Rows": None}),
+        (SetAside.UNREADABLE, {"BitsAllocated": 12}),
+        (SetAside.UNREADABLE, {"BitsAllocated": 64, "BitsStored": 64}),
+        (SetAside.UNREADABLE, {"BitsStored": 0, "HighBit": 0}),
+        (SetAside.UNREADABLE, {"RescaleSlope": "1e39", "RescaleIntercept": "0"}),
+    ],
+)
+def test_headers_that_lie_about_the_pixels(
+    dicom: Callable[..., bytes], ramp: np.ndarray, reason: SetAside, says: dict[str, Any]
+) -> None:
+    assert reason_of(dicom(ramp, **says)) is reason
+
+
+def test_a_film_of_one_grey_is_blank(dicom: Callable[..., bytes]) -> None:
+    assert reason_of(dicom(np.full((9, 9), 700, np.uint16))) is SetAside.BLANK
+
+
+def deflated_bomb(meta_bytes: int, preamble: bool, inflated: int) -> bytes:
+    """A deflated data set of `inflated` zero bytes behind meta information of at least `meta_bytes`."""
+    syntax = DeflatedExplicitVRLittleEndian.encode()
+    private = b"\x02\x00\x00\x01OB\x00\x00" + struct.pack("<I", meta_bytes) + bytes(meta_bytes)
+    element = b"\x02\x00\x10\x00UI" + struct.pack("<H", len(syntax)) + syntax
+    meta = private if meta_bytes else b""
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    packed = b"".join(compressor.compress(bytes(2**20)) for _ in range(inflated >> 20)) + compressor.flush()
+    head = bytes(128) + b"DICM" if preamble else b""
+    group = b"\x02\x00\x00\x00UL\x04\x00" + struct.pack("<I", len(meta) + len(element))
+    return head + group + meta + element + packed
+
+
+@pytest.mark.parametrize("preamble", [True, False])
+@pytest.mark.parametrize("meta_bytes", [0, 6000])
+def test_a_deflated_bomb_is_not_inflated(
+    monkeypatch: pytest.MonkeyPatch, preamble: bool, meta_bytes: int
+) -> None:
+    def inflated(*_: object, **__: object) -> bytes:
+        raise AssertionError("pydicom inflated the whole data set")
+
+    monkeypatch.setattr(intake, "MAX_INFLATED_BYTES", 2**20)
+    monkeypatch.setattr(zlib, "decompress", inflated)
+    assert reason_of(deflated_bomb(meta_bytes, preamble, 2**23)) is SetAside.TOO_LARGE
+
+
+def test_the_deflated_syntax_may_be_mentioned(dicom: Callable[..., bytes], ramp: np.ndarray) -> None:
+    content = dicom(ramp, StudyDescription=f"CHEST {DeflatedExplicitVRLittleEndian}", **WINDOW)
+    assert decode_film(content).pixels == pytest.approx(shown(ramp), abs=1e-6)
+
+
+def test_scanners_read_alike() -> None:
+    """The same anatomy exposed once, written as five machines write it: 2 % of the range at most between any two."""
+    anatomy = draw_anatomy(stream(5, "anatomy"), "F")
+    positioning = draw_positioning(stream(5, "positioning"), "PA")
+    plain = SCANNERS["dx_mono2_14bit_window"].model_copy(update={"marker": "none", "film_size": (43.0, 43.0)})
+    exposure = expose(
+        draw_film(anatomy, positioning, (), plain.canvas(128), stream(5, "texture")).image,
+        plain,
+        stream(5, "expose"),
+    )
+    films = {}
+    for name, scanner in SCANNERS.items():
+        uids = [phantom_uid(name, part) for part in ("study", "series", "instance")]
+        identity = FilmIdentity("P-1", "Phantom^P1", "F", 40, "PA", *uids, 1)
+        buffer = io.BytesIO()
+        machine = scanner.model_copy(update={"film_size": (43.0, 43.0)})
+        build_dicom(exposure, machine, identity).save_as(buffer, enforce_file_format=True)
+        films[name] = decode_film(buffer.getvalue()).pixels
+    for name, pixels in films.items():
+        assert np.abs(pixels - exposure.image).mean() < 0.02, name
+    greys = list(films.values())
+    assert max(np.abs(a - b).mean() for a in greys for b in greys) < 0.02

@@ -1,0 +1,157 @@
+"""Whatever a file holds, a Film or a verdict comes out, and the verdict says nothing of the patient."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import traceback
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, PngImagePlugin
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless
+
+from acm_core.data import film as intake
+from acm_core.data.film import Film, decode_film, read_film
+from acm_core.data.set_aside import FilmSetAside, SetAside
+
+SECRETS = ("geheim", "annegret", "47119", "19471103", "verschwiegen")
+FLIPS = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7)), max_size=6)
+KEPT = st.floats(0.05, 1)
+GREY = np.random.default_rng(0).integers(0, 4096, (12, 10)).astype(np.uint16)
+
+
+def damaged(content: bytes, flips: list[tuple[float, int]], kept: float) -> bytes:
+    broken = bytearray(content[: max(1, round(len(content) * kept))])
+    for place, bit in flips:
+        broken[int(place * len(broken))] ^= 1 << bit
+    return bytes(broken)
+
+
+def judged(content: bytes) -> Film | FilmSetAside:
+    """Decode under a root logger that takes everything; neither it nor the verdict may name the patient."""
+    records: list[str] = []
+    listener = logging.Handler()
+    listener.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(listener)
+    root.setLevel(logging.DEBUG)
+    try:
+        film = decode_film(content)
+    except FilmSetAside as verdict:
+        assert verdict.__context__ is None
+        assert verdict.__cause__ is None
+        said = "".join(traceback.format_exception(verdict)) + repr(verdict) + str(vars(verdict))
+        assert not [secret for secret in SECRETS if secret in said.lower()]
+        assert records == []
+        return verdict
+    finally:
+        root.removeHandler(listener)
+        root.setLevel(level)
+    assert records == []
+    assert film.pixels.dtype == np.float32
+    assert film.pixels.ndim == 2
+    assert ((film.pixels >= 0) & (film.pixels <= 1)).all()
+    assert film.view in ("AP", "PA", None)
+    return film
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless, DeflatedExplicitVRLittleEndian])
+@settings(max_examples=60, deadline=None)
+@given(flips=FLIPS, kept=KEPT)
+def test_a_damaged_dicom_never_gets_further_than_a_verdict(
+    dicom: Callable[..., bytes], syntax: str, flips: list[tuple[float, int]], kept: float
+) -> None:
+    judged(damaged(dicom(GREY, syntax=syntax, WindowCenter="2048", WindowWidth="4096"), flips, kept))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@settings(max_examples=60, deadline=None)
+@given(flips=FLIPS, kept=KEPT)
+def test_a_damaged_picture_never_gets_further_than_a_verdict(
+    kind: str, flips: list[tuple[float, int]], kept: float
+) -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Patient", "Geheim^Annegret 47119")
+    exif = Image.Exif()
+    exif[0x010E] = "Geheim^Annegret 47119"
+    buffer = io.BytesIO()
+    picture = Image.fromarray((GREY // 16).astype(np.uint8))
+    picture.save(buffer, kind, **({"pnginfo": text} if kind == "PNG" else {}), exif=exif)
+    judged(damaged(buffer.getvalue(), flips, kept))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=400), st.sampled_from([b"", b"\x08\x00", bytes(128) + b"DICM", b"\xff\xd8\xff"]))
+def test_garbage_is_judged_too(content: bytes, beginning: bytes) -> None:
+    assert isinstance(judged(beginning + content), FilmSetAside)
+
+
+def irregular(dicom: Callable[..., bytes]) -> bytes:
+    content = dicom(GREY, SpecificCharacterSet="ISO_IR 100", WindowCenter="2048", WindowWidth="4096")
+    return content.replace(b"ISO_IR 100", b"Geheim 471")
+
+
+def test_an_irregular_header_is_not_quoted(dicom: Callable[..., bytes]) -> None:
+    """pydicom warns of this character set and quotes it: a warning would be an error here, a record be seen."""
+    content = irregular(dicom)
+    assert isinstance(judged(content), Film)
+    assert isinstance(judged(content.replace(b"MONOCHROME2 ", b"Geheim 47119")), FilmSetAside)
+
+
+def test_neither_film_nor_verdict_shows_more_than_the_reason(dicom: Callable[..., bytes]) -> None:
+    assert str(FilmSetAside(SetAside.BLANK)) == "film set aside: blank"
+    assert repr(decode_film(dicom(GREY))) == "Film(view='PA')"
+
+
+def test_content_decides_and_not_the_name(tmp_path: Path, dicom: Callable[..., bytes]) -> None:
+    text, film = tmp_path / "text.dcm", tmp_path / "film.txt"
+    text.write_text("This is no film, whatever it is called. " * 20)
+    film.write_bytes(dicom(GREY))
+    assert read_film(film).view == "PA"
+    with pytest.raises(FilmSetAside) as verdict:
+        read_film(text)
+    assert verdict.value.reason is SetAside.NOT_AN_IMAGE
+    text.write_bytes(b"")
+    with pytest.raises(FilmSetAside) as verdict:
+        read_film(text)
+    assert verdict.value.reason is SetAside.NOT_AN_IMAGE
+
+
+def test_files_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = tmp_path / "pipe.dcm"
+    os.mkfifo(pipe)
+    big = tmp_path / "Geheim.dcm"
+    big.write_bytes(bytes(1001))
+    monkeypatch.setattr(intake, "MAX_FILE_BYTES", 1000)
+    for path, reason in (
+        (tmp_path / "absent.dcm", SetAside.MISSING_FILE),
+        (tmp_path, SetAside.MISSING_FILE),
+        (pipe, SetAside.MISSING_FILE),  # opening it would wait for ever
+        (tmp_path / "nul\0.dcm", SetAside.MISSING_FILE),
+        (tmp_path / ("x" * 300), SetAside.UNREADABLE),
+        (big, SetAside.TOO_LARGE),
+    ):
+        with pytest.raises(FilmSetAside) as verdict:
+            read_film(path)
+        assert verdict.value.reason is reason
+        assert verdict.value.__context__ is None
+
+
+def test_threads_leave_the_warning_filters_as_they_were(dicom: Callable[..., bytes]) -> None:
+    content = irregular(dicom)
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        films = list(pool.map(decode_film, [content] * 200))
+    assert len(films) == 200
+    assert warnings.filters == before
+    with pytest.warns(UserWarning, match="still heard"):
+        warnings.warn("still heard", UserWarning, stacklevel=1)

@@ -1,0 +1,103 @@
+"""What a header must say, and which reason code stands for what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import Dataset
+
+from acm_core.data.film import decode_film
+from acm_core.data.set_aside import FilmSetAside, SetAside
+
+
+def coded(value: str, meaning: str) -> list[Dataset]:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SCT", meaning
+    return [item]
+
+
+SILENT: dict[str, Any] = {"BodyPartExamined": None, "ViewPosition": None, "StudyDescription": None}
+
+
+@pytest.mark.parametrize(
+    ("says", "view"),
+    [
+        ({}, "PA"),
+        ({"Modality": "DX", "ViewPosition": "AP"}, "AP"),
+        (SILENT, None),
+        ({"BodyPartExamined": "", "ViewPosition": ""}, None),
+        ({"BodyPartExamined": "Thorax"}, "PA"),
+        ({"BodyPartExamined": None, "AnatomicRegionSequence": coded("51185008", "")}, "PA"),
+        ({"BodyPartExamined": None, "AnatomicRegionSequence": coded("", "Chest")}, "PA"),
+        ({**SILENT, "StudyDescription": "Chest PA and lateral"}, None),
+        ({**SILENT, "SeriesDescription": "CHEST_PA", "StudyDescription": "CHEST AND PELVIS"}, None),
+        ({**SILENT, "PatientOrientation": ["L", "F"]}, None),
+        ({"PatientSpeciesDescription": "Homo sapiens"}, "PA"),
+        ({"PatientSpeciesCodeSequence": coded("337915000", "")}, "PA"),
+        ({"ViewPosition": "AP SUPINE"}, "AP"),
+        ({"NumberOfFrames": "1"}, "PA"),
+    ],
+)
+def test_frontal_chest_films_of_humans_are_taken(
+    dicom: Callable[..., bytes], ramp: np.ndarray, says: dict[str, Any], view: str | None
+) -> None:
+    film = decode_film(dicom(ramp, **says))
+    assert film.pixels.shape == ramp.shape
+    assert film.view == view
+
+
+@pytest.mark.parametrize(
+    ("reason", "says"),
+    [
+        (SetAside.NO_PIXELS, {"PixelData": None}),
+        (SetAside.NO_PIXELS, {"PixelData": b""}),
+        (SetAside.MODALITY, {"Modality": "CT"}),
+        (SetAside.MODALITY, {"Modality": "MG"}),
+        (SetAside.MODALITY, {"Modality": None}),
+        (SetAside.NOT_HUMAN, {"PatientSpeciesDescription": "Canine"}),
+        (SetAside.NOT_HUMAN, {"PatientSpeciesCodeSequence": coded("448771007", "Canis lupus familiaris")}),
+        (SetAside.NOT_HUMAN, {"PatientBreedDescription": "Dachshund"}),
+        (SetAside.NOT_HUMAN, {"AcquisitionDeviceProcessingDescription": "CANINE LATERAL THORAX 0-15cm"}),
+        (SetAside.BODY_PART, {"BodyPartExamined": "HIP"}),
+        (SetAside.BODY_PART, {"BodyPartExamined": "CSPINE"}),
+        (SetAside.BODY_PART, {"BodyPartExamined": "THORACIC SPINE"}),
+        (SetAside.BODY_PART, {"BodyPartExamined": "TSPINE"}),
+        (SetAside.BODY_PART, {"BodyPartExamined": "THORACO-LUMBAR"}),
+        (SetAside.BODY_PART, {"BodyPartExamined": None, "AnatomicRegionSequence": coded("24136001", "Hip")}),
+        (SetAside.BODY_PART, {**SILENT, "SeriesDescription": "PANORAMIC TEETH"}),
+        (SetAside.BODY_PART, {**SILENT, "SeriesDescription": "THORACIC SPINE AP"}),
+        (
+            SetAside.BODY_PART,
+            {**SILENT, "SeriesDescription": "PELVIS_AP", "StudyDescription": "CHEST, PELVIS"},
+        ),
+        (SetAside.BODY_PART, {**SILENT, "StudyDescription": "Non-ossifying fibroma of distal tibia"}),
+        (SetAside.NOT_FRONTAL, {"ViewPosition": "LL"}),
+        (SetAside.NOT_FRONTAL, {"ViewPosition": "LATERAL"}),
+        (SetAside.NOT_FRONTAL, {"ViewPosition": "RAO"}),
+        (SetAside.NOT_FRONTAL, {"ViewPosition": "LLD"}),
+        (SetAside.NOT_FRONTAL, {"ViewPosition": None, "ViewCodeSequence": coded("399260004", "lateral")}),
+        (SetAside.NOT_FRONTAL, {"ViewPosition": None, "PatientOrientation": ["A", "F"]}),
+        (SetAside.NOT_FRONTAL, {"ViewPosition": None, "SeriesDescription": "Chest LAT"}),
+        (SetAside.MULTI_FRAME, {"NumberOfFrames": "2"}),
+        (SetAside.COLOUR, {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}),
+        (SetAside.COLOUR, {"PhotometricInterpretation": "PALETTE COLOR"}),
+        (SetAside.COLOUR, {"PhotometricInterpretation": None}),
+    ],
+)
+def test_what_is_not_is_set_aside_with_its_reason(
+    dicom: Callable[..., bytes], ramp: np.ndarray, reason: SetAside, says: dict[str, Any]
+) -> None:
+    with pytest.raises(FilmSetAside) as verdict:
+        decode_film(dicom(ramp, **says))
+    assert verdict.value.reason is reason
+
+
+def test_what_an_object_is_comes_before_how_it_is_stored(
+    dicom: Callable[..., bytes], ramp: np.ndarray
+) -> None:
+    with pytest.raises(FilmSetAside) as verdict:
+        decode_film(dicom(ramp, Modality="US", NumberOfFrames="30", PhotometricInterpretation="RGB"))
+    assert verdict.value.reason is SetAside.MODALITY

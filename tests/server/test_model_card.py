@@ -1,0 +1,97 @@
+"""The model card says what the model is not, who was left out, and no more than was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hospitals import federation
+from reports import estimate, metrics, model, report
+
+from acm_core.config.sections import FederationConfig
+from server.model_card import model_card, write_model_card
+
+
+def sites() -> dict[str, Any]:
+    first = report(federated=model(estimate(0.8)), local_only=model(estimate(0.7)))
+    first["set_aside"] = {"not_dicom": 2, "empty": 1}
+    return {"A": first, "B": report(federated=model(None))}
+
+
+def card(config: FederationConfig, **reports: dict[str, Any]) -> str:
+    return model_card(config, metrics(reports or sites(), config))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "For research only. Not a medical device; no claim of diagnostic performance.",
+        "**no differential privacy**: the weights may reveal that a film was among the training films",
+        "resnet18 with context module `acm`, batch normalisation, global max pooling",
+        "input: one frontal chest X-ray, 32 × 32",
+        "output: a probability each for Lung Opacity, Pleural Effusion",
+        "FedAvg, 2 rounds of 1 local epochs, seed 3",
+        "| A | 30 | 12 | 9 | 1 empty, 2 not_dicom |",
+        "| B | 30 | 12 | 9 | none |",
+        "| A | Lung Opacity | 5 / 7 | 0.700 (0.50–0.90) | 0.800 (0.60–1.00) |",
+        "| B | Lung Opacity | 5 / 0 | – | not defined |",
+        "| **mean over sites** | | | 0.700 (0.50–0.90) | 0.800 (0.60–1.00) |",
+    ],
+)
+def test_every_card_says(said: str) -> None:
+    assert said in card(federation())
+
+
+def test_a_model_without_its_normalisation_layers_says_so() -> None:
+    assert "(FedBN): `model.safetensors` lacks them" in card(federation(federation={"local_norm": True}))
+    assert "FedBN" not in card(federation())
+
+
+def test_fedprox_is_named_with_its_weight() -> None:
+    text = card(federation(federation={"proximal_mu": 0.01}))
+    assert "- FedProx (μ = 0.01), 2 rounds" in text
+    assert "FedAvg" not in text
+
+
+def test_sites_that_were_not_evaluated_are_named() -> None:
+    config = federation(federation={"sites": ["A", "B", "C", "D"]})
+    assert "\nNot evaluated: C, D.\n" in card(config)
+    assert "Not evaluated" not in card(federation())
+
+
+def test_a_finding_that_no_film_of_a_site_is_labelled_for_has_no_row() -> None:
+    alone = report(federated=model(estimate(0.8)))
+    alone["models"]["federated"]["findings"]["Pleural Effusion"].update(
+        defined=False, auroc=None, auprc=None, positives=0, negatives=0
+    )
+    text = card(federation(), A=alone)
+    assert "| A | Lung Opacity |" in text
+    assert "| A | Pleural Effusion |" not in text
+
+
+def test_the_answer_stands_in_the_card_as_in_the_metrics() -> None:
+    config = federation()
+    found = metrics(
+        {"A": report(federated=model(estimate(0.8), estimate(0.1, 0.01)), local_only=model(estimate(0.7)))},
+        config,
+    )
+    assert "Training together helps" in found["answer"]
+    assert f"\n{found['answer']}\n" in model_card(config, found)
+
+
+def test_every_table_has_as_many_cells_in_each_row() -> None:
+    text = card(federation())
+    tables = [block.splitlines() for block in text.split("\n\n") if "\n| ---" in block]
+    assert len(tables) == 2
+    for rows in tables:
+        cells = [row.count("|") for row in rows if row.startswith("|")]
+        assert len(cells) >= 4
+        assert len(set(cells)) == 1
+
+
+def test_the_card_is_written_as_utf_8(tmp_path: Path) -> None:
+    config = federation(federation={"proximal_mu": 0.5})
+    found = metrics(sites(), config)
+    write_model_card(tmp_path / "model_card.md", config, found)
+    assert (tmp_path / "model_card.md").read_text(encoding="utf-8") == model_card(config, found)

@@ -1,0 +1,253 @@
+"""What the operator sees: every event in plain words, a table that fits, and nobody's text taken for commands."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hospitals import federation
+from reports import estimate, metrics, model, report
+from rich.console import Console
+
+from acm_core.federated.messages import TaskKind
+from server.events import Event
+from server.results import Metrics
+from server.terminal import Terminal, print_results, results_table
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ROUND: Event = {
+    "round": 2,
+    "attempt": 1,
+    "seconds": 12.34,
+    "answered": ["A"],
+    "missing": ["B"],
+    "bytes_sent": 1_500_000,
+    "bytes_received": 500_000,
+}
+RENDERED: list[tuple[Event, str]] = [
+    ({"event": "run_started", "rounds": 4, "sites": ["A", "B"]}, "run started: 4 rounds over A, B"),
+    ({"event": "run_resumed", "round": 3, "rounds": 4}, "run resumed after round 3 of 4"),
+    (
+        {"event": "state_damaged", "round": 3},
+        "the saved state of round 3 is damaged: going back to the one before",
+    ),
+    (
+        {"event": "waiting", "task": "join", "round": 0, "sites": ["B", "C"], "seconds": 29.6},
+        "waiting for B, C (to join; 30 s left)",
+    ),
+    (
+        {
+            "event": "site_answered",
+            "task": "train",
+            "round": 1,
+            "site": "A",
+            "seconds": 3.25,
+            "films": 40,
+            "metrics": {"validation_loss": 0.5, "train_loss": 0.25},
+        },
+        "  A            training: 3.2 s  40 films  train loss 0.250  validation loss 0.500",
+    ),
+    (
+        {
+            "event": "site_answered",
+            "task": "evaluate",
+            "round": 1,
+            "site": "NIH_PA",
+            "seconds": 0.1,
+            "films": 0,
+            "metrics": {},
+        },
+        "  NIH_PA       evaluation: 0.1 s",
+    ),
+    (
+        {"event": "site_refused", "task": "train", "round": 1, "site": "B", "reason": "memory", "detail": ""},
+        "  B            training: refused, memory",
+    ),
+    (
+        {
+            "event": "site_refused",
+            "task": "local_only",
+            "round": 1,
+            "site": "B",
+            "reason": "wrong_round",
+            "detail": "expected round 2, got 1",
+        },
+        "  B            local-only model: refused, wrong_round – expected round 2, got 1",
+    ),
+    (
+        {"event": "round_finished", **ROUND},
+        "round 2 done in 12.3 s: 1 sites, without B, 2.0 MB",
+    ),
+    (
+        {"event": "round_finished", **ROUND, "answered": ["A", "B"], "missing": []},
+        "round 2 done in 12.3 s: 2 sites, 2.0 MB",
+    ),
+    (
+        {"event": "round_below_quorum", **ROUND, "quorum": 2, "attempts": 3},
+        "round 2, attempt 1 of 3: 1 of 2 sites needed",
+    ),
+    ({"event": "local_only_started", "sites": ["A"]}, "each site trains alone, for comparison"),
+    ({"event": "evaluation_started", "sites": ["A"]}, "evaluation on the sites' test films"),
+    ({"event": "note", "text": "one more thing"}, "one more thing"),
+    ({"event": "weights_loaded", "report": "60 of 62 arrays"}, "starting weights: 60 of 62 arrays"),
+    ({"event": "run_failed", "message": "too few sites"}, "run failed: too few sites"),
+]
+SILENT: list[Event] = [
+    {"event": "round_started", "round": 1, "rounds": 4, "attempt": 1},  # the progress bar says it
+    {"event": "run_finished"},  # the table follows
+    {"event": "simulation_finished"},
+]
+
+
+def shown(events: list[Event], **options: Any) -> tuple[str, Event | None]:
+    output = io.StringIO()
+    with Terminal(Console(file=output, width=80, **options)) as terminal:
+        ended = terminal.show(events)
+    return output.getvalue(), ended
+
+
+def test_every_kind_of_event_that_is_written_is_shown_or_knowingly_silent() -> None:
+    written: set[str] = set()
+    for folder in ("server", "simulations"):
+        for path in (REPOSITORY / folder).rglob("*.py"):
+            written |= set(re.findall(r'\.write\(\s*"(\w+)"', path.read_text(encoding="utf-8")))
+    assert len(written) > 10
+    assert written == {event["event"] for event, _ in RENDERED} | {event["event"] for event in SILENT}
+
+
+@pytest.mark.parametrize(
+    ("event", "line"), RENDERED, ids=lambda value: value["event"] if isinstance(value, dict) else ""
+)
+def test_an_event_is_one_plain_line_where_there_is_no_terminal(event: Event, line: str) -> None:
+    assert shown([event])[0].splitlines() == [line]
+
+
+@pytest.mark.parametrize("event", SILENT, ids=lambda event: event["event"])
+def test_a_silent_event_prints_nothing(event: Event) -> None:
+    assert shown([event])[0] == ""
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TaskKind if kind is not TaskKind.IDENTIFY])
+def test_every_task_has_a_name(kind: TaskKind) -> None:
+    event = {"event": "waiting", "task": kind.value, "round": 1, "sites": ["A"], "seconds": 5.0}
+    assert re.fullmatch(r"waiting for A \(\w.*; 5 s left\)\n", shown([event])[0])
+
+
+def test_the_event_that_ended_the_run_is_returned() -> None:
+    assert shown([SILENT[0], {"event": "run_finished"}])[1] == {"event": "run_finished"}
+    assert shown([RENDERED[-1][0]])[1] == RENDERED[-1][0]
+    assert shown([event for event, _ in RENDERED[:-1]])[1] is None
+
+
+def test_all_events_go_on_a_terminal_too() -> None:
+    text, _ = shown([*(event for event, _ in RENDERED), *SILENT], force_terminal=True)
+    assert "\x1b[" in text
+    assert "waiting for B, C (to join; 30 s left)" in text
+
+
+@pytest.mark.parametrize("options", [{}, {"force_terminal": True, "color_system": None}])
+def test_markup_in_a_sites_text_is_not_interpreted(options: dict[str, Any]) -> None:
+    refused = {
+        "event": "site_refused",
+        "task": "train",
+        "round": 1,
+        "site": "[bold]B[/bold]",
+        "reason": "[red]",
+        "detail": "[link=https://example.org]x[/link] [/]",
+    }
+    answered = {**RENDERED[4][0], "site": "[/nothing]", "metrics": {"[blink]": 1.0}}
+    text, _ = shown([refused, answered], **options)
+    assert "[bold]B[/bold] training: refused, [red] – [link=https://example.org]x[/link] [/]" in text
+    assert "[/nothing]" in text
+    assert "[blink] 1.000" in text
+
+
+def three_models(sites: list[str], findings: list[str]) -> Metrics:
+    config = federation(findings=findings, federation={"sites": sites, "quorum": 1})
+    figure = {"value": 1.0, "low": 0.996, "high": 1.0, "standard_error": 0.001, "dropped": 0}
+    models = {
+        "local_only": model(figure, None, findings),
+        "federated": model(estimate(0.8123, 0.03), estimate(0.1, 0.01), findings),
+        "pooled": model(estimate(0.9, 0.05), None, findings),
+    }
+    for counted in models.values():
+        counted["findings"][findings[0]] |= {"positives": 123, "negatives": 4567}
+    return metrics(dict.fromkeys(sites, report(**models)), config)
+
+
+def rendered(found: Metrics, width: int = 80) -> str:
+    output = io.StringIO()
+    Console(file=output, width=width).print(results_table(found))
+    return output.getvalue()
+
+
+def test_three_models_fit_on_80_columns() -> None:
+    findings = ["Pleural Effusion", "Lung Consolidatn", "Nodule or Masses"]
+    text = rendered(three_models(["HANNOVER", "NIH_PA_2"], findings))
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in text
+    assert len([line for line in lines if line.startswith(("HANNOVER", "NIH_PA_2"))]) == 6
+    row = next(line for line in lines if line.startswith("HANNOVER") and "Pleural Effusion" in line)
+    cells = ["1.00 (1.0–1.0)", "0.81 (.75–.87)", "0.90 (.80–1.0)"]
+    assert [row.index(cell) for cell in cells] == sorted(row.index(cell) for cell in cells)
+    assert lines[-1].split()[:3] == ["mean", "of", "sites"]
+    assert lines[0].startswith("test: AUROC on the sites' test films (95 % interval)")
+
+
+def test_long_names_are_folded_and_figures_are_whole() -> None:
+    names = ["Enlarged Cardiomediastinum", "Pleural Effusion"]
+    text = rendered(three_models(["GUANGZHOU_CHILDREN"], names))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert text.count("0.81 (.75–.87)") == 3  # two findings, and the mean over this one site
+    assert "123/4567" in text
+
+
+def test_a_site_with_positives_only_is_not_defined_and_never_one_half() -> None:
+    text = rendered(
+        metrics({"A": report(federated=model(estimate(0.8))), "B": report(federated=model(None))})
+    )
+    rows = [line.split(maxsplit=1)[1] for line in text.splitlines() if line.startswith("B ")]
+    assert len(rows) == 2
+    assert all(row.endswith("5/0 not defined") for row in (" ".join(row.split()) for row in rows))
+    assert "0.50" not in text
+
+
+def test_where_nothing_is_defined_the_table_says_so() -> None:
+    text = rendered(metrics({"B": report(federated=model(None))}))
+    assert text.count("not defined") == 3
+    assert "federated" in text
+
+
+def test_a_model_that_a_site_does_not_have_is_a_dash() -> None:
+    text = rendered(
+        metrics(
+            {
+                "A": report(federated=model(estimate(0.8)), local_only=model(estimate(0.7))),
+                "B": report(federated=model(estimate(0.6, 0.01))),
+            }
+        )
+    )
+    row = next(line for line in text.splitlines() if line.startswith("B "))
+    assert " ".join(row.split()) == "B Lung Opacity 5/7 – 0.60 (.58–.62)"
+
+
+def test_the_run_ends_with_the_table_the_answer_and_the_paths(tmp_path: Path) -> None:
+    folder = tmp_path / "[bold]runs[/bold]" / ("long" * 20)
+    found = three_models(["A"], ["[red]Nodule", "Mass[/]"])
+    output = io.StringIO()
+    print_results(Console(file=output, width=80), found, folder)
+    text = output.getvalue()
+    assert "\x1b" not in text
+    assert "[red]Nodule" in text
+    assert "Mass[/]" in text
+    assert " ".join(found["answer"].split()) in " ".join(text.split())
+    paths = [line.strip() for line in text.splitlines() if line.startswith(f"  {tmp_path}")]
+    assert paths == [
+        str(folder / name)
+        for name in ("metrics.json", "model.safetensors", "model_card.md", "rounds.jsonl", "tensorboard")
+    ]

@@ -1,0 +1,49 @@
+"""Hand-made reports of sites and the metrics of a run made of them: figures small enough to check on paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hospitals import FINDINGS, federation
+
+from acm_core.config.sections import FederationConfig
+from server.results import Metrics, summarise
+from server.state import RoundState
+
+
+def estimate(value: float, error: float = 0.1) -> dict[str, Any]:
+    """A site's figure with its standard error and a 95 % interval of ± 2 of them, as `Estimate.to_dict` has it."""
+    return {
+        "value": value,
+        "low": value - 2 * error,
+        "high": value + 2 * error,
+        "standard_error": error,
+        "dropped": 0,
+    }
+
+
+def model(
+    figure: dict[str, Any] | None, gain: dict[str, Any] | None = None, findings: Sequence[str] = FINDINGS
+) -> dict[str, Any]:
+    """One model at one site, `figure` for the mean and every finding; None is a site with positives only."""
+    report = {
+        "defined": figure is not None,
+        "auroc": figure,
+        "auprc": figure,
+        "positives": 5,
+        "negatives": 0 if figure is None else 7,
+    }
+    return {"findings": {name: dict(report) for name in findings}, "mean_auroc": figure, "gain": gain}
+
+
+def report(**models: dict[str, Any]) -> dict[str, Any]:
+    """A site's report with these models."""
+    return {"films": 12, "patients": 9, "training_films": 30, "set_aside": {}, "models": models}
+
+
+def metrics(sites: dict[str, dict[str, Any]], config: FederationConfig | None = None) -> Metrics:
+    """`metrics.json` of a run of two rounds, 1.25 s and 2.5 s."""
+    config = config or federation()
+    state = RoundState(2, {}, ({"seconds": 1.25}, {"seconds": 2.5}))
+    return summarise(config, state, sites)
