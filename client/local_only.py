@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import torch
-from acm_core.data.site_films import FilmSet
 
 from acm_core.config.sections import FederationConfig
+from acm_core.data.site_films import FilmSet
 from acm_core.nn import Classifier
 from acm_core.randomness import stream_seed
 from acm_core.training.local import make_optimizer, train_epoch
@@ -15,6 +16,8 @@ from acm_core.training.weights import get_arrays
 from client.kept_models import KeptModels
 
 log = logging.getLogger("acm_fed.client")
+
+_CHECKPOINT_SECONDS = 30.0  # a checkpoint is three models on disk: not after every short epoch
 
 
 def train_local_only(
@@ -34,6 +37,7 @@ def train_local_only(
         model.load_state_dict(checkpoint["model"])
         optimizer.load_state_dict(checkpoint["optimizer"])
         first = checkpoint["epochs"]
+    saved = time.monotonic()
     for epoch in range(first, epochs):
         loss = train_epoch(
             model,
@@ -46,7 +50,9 @@ def train_local_only(
             device=device,
         )
         log.info("local-only: epoch %d of %d, loss %.4f", epoch + 1, epochs, loss)
-        kept.save_checkpoint(
-            {"epochs": epoch + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        )
+        if time.monotonic() - saved > _CHECKPOINT_SECONDS:
+            kept.save_checkpoint(
+                {"epochs": epoch + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            )
+            saved = time.monotonic()
     kept.save_local_only(get_arrays(model))

@@ -104,6 +104,9 @@ class WeightedMean:
         moved = by > 0
         if not moved.any():
             return
+        if not any(sums.any() for sums in self._sums):  # nothing to move yet: the first array, usually
+            places += by.astype(np.int8)
+            return
         places[moved] += by[moved].astype(np.int8)
         stack = np.stack([sums[moved] for sums in self._sums])  # rank × moved positions
         source = np.arange(len(self._sums))[:, None] - by[moved][None, :]

@@ -40,7 +40,7 @@ def test_paths_are_those_of_the_files_folder(tmp_path: Path) -> None:
 
 def test_the_written_out_configuration_reads_back_from_anywhere(tmp_path: Path) -> None:
     folders = {name: tmp_path / name for name in "AB"}
-    config = simulation(tmp_path / "data", hospitals=[], folders=folders)
+    config = simulation(tmp_path / "data", sites=("A", "B", "H"), hospitals=[spec("H")], folders=folders)
     other = tmp_path / "runs" / "test" / "config.yaml"
     other.parent.mkdir(parents=True)
     other.write_text(dump_config(config), encoding="utf-8")
