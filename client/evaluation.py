@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from acm_core.data.site_films import SiteFilms
 
 from acm_core.config.sections import FederationConfig
+from acm_core.data.site_films import SiteFilms
 from acm_core.nn import Classifier
 from acm_core.randomness import stream_seed
 from acm_core.training.local import predict

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from acm_core.data.site_films import SiteFilms, concatenate, load_site
 
 from acm_core.config.sections import FederationConfig, SiteConfig
+from acm_core.data.site_films import SiteFilms, concatenate, load_site
 from acm_core.nn import build_classifier, load_weights
 from acm_core.randomness import stream_seed
 from acm_core.training.weights import set_arrays
