@@ -108,5 +108,6 @@ def test_a_killed_site_and_a_resumed_server_give_the_model_of_an_undisturbed_run
     assert set(json.loads((two_sites.run / "metrics.json").read_text())["sites"]) == {"A", "B"}
     assert {path.name for path in two_sites.run.iterdir()} >= {"config.yaml", "model_card.md", "tensorboard"}
     assert "AUROC" in resumed.text()
-    undisturbed = run_in_process(two_sites.folder, two_sites.config)
+    fresh = {name: site(two_sites.folder, name, state=two_sites.folder / "fresh" / name) for name in "AB"}
+    undisturbed = run_in_process(fresh, two_sites.config, two_sites.folder / "undisturbed")
     assert (two_sites.run / "model.safetensors").read_bytes() == undisturbed.model.read_bytes()

@@ -7,9 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
-from hospitals import site
-
-from acm_core.config.sections import FederationConfig
+from acm_core.config.sections import FederationConfig, SiteConfig
 from acm_core.federated.messages import Refusal, Reply, Task
 from client.site_round import SiteRound
 from server.federation import FederatedRun
@@ -60,13 +58,10 @@ class InProcessTransport:
         return answers
 
 
-def run_in_process(hospitals: Path, config: FederationConfig) -> RunFolder:
-    """Run the federation of the hospitals in a folder with nothing in between, each site with a fresh state."""
-    folder = RunFolder(hospitals / "in-process" / "run")
-    folder.open(config, resume=False)
-    sites = {
-        name: SiteRound(site(hospitals, name, state=hospitals / "in-process" / name)).answer
-        for name in config.federation.sites
-    }
-    FederatedRun(InProcessTransport(sites), config, folder).execute(resume=False)
-    return folder
+def run_in_process(sites: dict[str, SiteConfig], config: FederationConfig, folder: Path) -> RunFolder:
+    """Run the federation with nothing in between; `sites` say where each site's films and fresh state are."""
+    run = RunFolder(folder)
+    run.open(config, resume=False)
+    transport = InProcessTransport({name: SiteRound(settings).answer for name, settings in sites.items()})
+    FederatedRun(transport, config, run).execute(resume=False)
+    return run

@@ -1,0 +1,73 @@
+"""`python -m simulations.run` as its user has it: interrupted, continued, and the same numbers as without a network."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from in_process import run_in_process
+from processes import Command, processes_with, wait_for
+from simulated import simulation_settings
+
+from acm_core.config import dump_config
+from server.run_folder import RunFolder
+from simulations.settings import SimulationConfig
+from simulations.sites import prepare_sites
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+def test_interrupted_and_resumed_on_ray_gives_the_model_of_an_undisturbed_run(tmp_path: Path) -> None:
+    spec = {
+        "patients": 40,
+        "prevalence": {"Lung Opacity": 0.4, "Pleural Effusion": 0.4},
+        "scanner": "dx_mono2_14bit_window",
+        "image_size": 64,
+    }
+    hospitals = [{**spec, "name": "A"}, {**spec, "name": "B"}]
+    config = SimulationConfig.model_validate(
+        {
+            **simulation_settings(tmp_path / "data", hospitals=hospitals, processes=2),
+            "model": {"image_size": 32},
+            "training": {"batch_size": 8, "precision": "float32"},
+            "evaluation": {"bootstrap": 100},
+        }
+    )
+    file = tmp_path / "simulation.yaml"
+    file.write_text(dump_config(config), encoding="utf-8")
+    folder = RunFolder(tmp_path / "runs" / config.name)
+    arguments = ["simulations.run", "--config", str(file), "--runs", str(tmp_path / "runs")]
+
+    first = Command(arguments, tmp_path / "first.txt")
+    try:
+        wait_for(lambda: "round 1 done" in first.text(), 150, first.text)
+        first.interrupt()
+        assert first.wait(90) == 130, first.text()
+    finally:
+        first.end()
+    assert "continue with --resume" in first.text()
+    assert processes_with(str(tmp_path)) == []
+
+    second = Command([*arguments, "--resume"], tmp_path / "second.txt")
+    try:
+        assert second.wait(250) == 0, second.text()
+    finally:
+        second.end()
+    assert "resumed after round 1" in second.text()
+    assert processes_with(str(tmp_path)) == []
+    metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
+    assert set(metrics["mean_over_sites"]) == {"local_only", "federated", "pooled"}
+
+    sites = {}
+    for name, settings in prepare_sites(config, 2, lambda *_: None).items():
+        fresh = tmp_path / "fresh" / name
+        fresh.mkdir(parents=True)
+        shutil.copy(settings.state / "salt", fresh)
+        sites[name] = settings.model_copy(update={"state": fresh})
+    alone = run_in_process(sites, config.federation_config(), tmp_path / "alone")
+    assert folder.model.read_bytes() == alone.model.read_bytes()
+    of_sites = json.loads(alone.metrics.read_text(encoding="utf-8"))["sites"]
+    for site, report in of_sites.items():
+        assert metrics["sites"][site]["models"].items() >= report["models"].items()
