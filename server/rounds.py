@@ -86,6 +86,8 @@ class RoundLoop:
         while state.round < self._config.federation.rounds:
             state = self._round(state)
             save(state)
+            # Said only now: whoever reads "done" may stop the server and count on --resume.
+            self._events.write("round_finished", **state.records[-1])
         return state
 
     def ask(
@@ -160,7 +162,6 @@ class RoundLoop:
             )
             record = self._record(number, attempt, outcome, begun, time.monotonic() - started)
             if len(outcome.answered) >= self._quorum:
-                self._events.write("round_finished", **record)
                 return RoundState(number, average.result(), (*state.records, record))
             self._events.write("round_below_quorum", quorum=self._quorum, attempts=attempts, **record)
         raise RunFailedError(

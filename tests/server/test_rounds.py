@@ -225,6 +225,7 @@ def test_a_site_that_was_killed_and_started_again_is_asked_again_in_the_same_rou
 
 def test_every_round_is_saved_before_the_next_starts(tmp_path: Path) -> None:
     saved: list[int] = []
+    said: list[int] = []
 
     def checks(task: Task) -> Reply:
         assert saved == list(range(1, task.round))
@@ -232,8 +233,14 @@ def test_every_round_is_saved_before_the_next_starts(tmp_path: Path) -> None:
 
     transport = InProcessTransport({"A": checks})
     settings = config(rounds=3, sites=["A"])
-    rounds, _ = loop(transport, tmp_path, settings)
-    state = rounds.run(RoundState(0, GLOBAL, ()), lambda state: saved.append(state.round))
+    rounds, events = loop(transport, tmp_path, settings)
+
+    def save(state: RoundState) -> None:
+        said.extend(event["round"] for event in events.read() if event["event"] == "round_finished")
+        assert said == saved  # a round is called done only when it is saved
+        saved.append(state.round)
+
+    state = rounds.run(RoundState(0, GLOBAL, ()), save)
     assert saved == [1, 2, 3]
     assert state.arrays["weight"] == pytest.approx([3.0, 3.0, 3.0])
 
