@@ -1,9 +1,9 @@
-"""Files that are either the old one or the new one, whole, whatever happens in between."""
+"""Files that are the old one or the new one, whole, whatever happens; and files that are read while they grow."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -30,6 +30,31 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def write_text_atomically(path: Path, text: str) -> None:
     """`write_atomically` for UTF-8 text."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+class LineTail:
+    """Reads the lines appended to a file since the last call; a line that is still being written waits.
+
+    Args:
+        path: of the file, which may come into being later.
+        from_end: leave out what the file holds now.
+    """
+
+    def __init__(self, path: Path, *, from_end: bool = False) -> None:
+        self._path = path
+        self._offset = path.stat().st_size if from_end and path.exists() else 0
+
+    def read(self) -> Iterator[str]:
+        """The new complete lines as UTF-8 text without their ends, oldest first."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                yield line.decode("utf-8", "replace").rstrip("\r\n")
 
 
 def _flush_folder(folder: Path) -> None:

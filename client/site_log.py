@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from acm_core.files import LineTail
+
 LOG_NAME = "client.log"
 _LINE = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ (?:INFO|WARNING|ERROR) (.*)")
 
@@ -32,19 +34,10 @@ class LogTail:
     """Reads the lines added to the log since the last call, from the end of what was there at first."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = path.stat().st_size if path.exists() else 0
+        self._lines = LineTail(path, from_end=True)
 
     def read(self) -> Iterator[str]:
         """New complete lines that a person should see: without the date, without traces."""
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                self._offset += len(line)
-                text = line.decode("utf-8", "replace").rstrip()
-                if match := _LINE.match(text):
-                    yield match[1]
+        for line in self._lines.read():
+            if match := _LINE.match(line):
+                yield match[1]

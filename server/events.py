@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from acm_core.files import LineTail
+
 Event = dict[str, Any]
 
 
@@ -29,17 +31,8 @@ class EventReader:
     """Reads the events that were appended since the last call; a line that is still being written waits."""
 
     def __init__(self, path: Path, *, from_end: bool = False) -> None:
-        self._path = path
-        self._offset = path.stat().st_size if from_end and path.exists() else 0
+        self._lines = LineTail(path, from_end=from_end)
 
     def read(self) -> Iterator[Event]:
         """The new events, oldest first."""
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                self._offset += len(line)
-                yield json.loads(line)
+        return (json.loads(line) for line in self._lines.read())
