@@ -11,6 +11,7 @@ from acm_core.config.sections import FederationConfig, SiteConfig
 from acm_core.processes import OFFLINE
 
 os.environ.update(OFFLINE)  # read by Flower and Ray when they are imported
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # a late call must not start Ray again after its end
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # the sites may share a GPU that Ray does not deal out
 
 import ray

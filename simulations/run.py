@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import threading
 import time
@@ -52,8 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             return run(config, folder, resume=options.resume)
         except KeyboardInterrupt:
-            print(f"interrupted; continue with --resume. Run folder: {folder.folder}", file=sys.stderr)  # noqa: T201
-            return 130
+            message = f"interrupted; continue with --resume. Run folder: {folder.folder}"
+            print(message, file=sys.stderr, flush=True)  # noqa: T201  # the command's own output
+            # Not a return: Flower's worker threads wait for replies of a Ray that has ended, and Python for them.
+            os._exit(130)
 
 
 def run(config: SimulationConfig, folder: RunFolder, *, resume: bool) -> int:
