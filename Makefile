@@ -26,7 +26,8 @@ imports: $(INSTALLED)
 	$(BIN)/lint-imports
 
 results: $(INSTALLED)  ## the tables of docs/RESULTS.md (about two hours on 2 cores; goes on where it stopped)
-	$(BIN)/python -m simulations.compare --config configs/real_sites.yaml --jobs 2 --output runs/real_sites.md
+	$(BIN)/python -m simulations.compare --jobs 2 --seeds 1,2,3 --output runs/real_sites.md
+	$(BIN)/python -m simulations.compare --jobs 2 --seeds 1,2,3 --contexts acm --without HANNOVER --output runs/without_HANNOVER.md
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

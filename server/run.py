@@ -7,8 +7,9 @@ import json
 import os
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from server.command import add_run_options, open_run
 
 if TYPE_CHECKING:
     from server.run_folder import RunFolder
@@ -23,29 +24,15 @@ def main(arguments: list[str] | None = None) -> int:
         description="Start a federation: waits for the sites, trains with them round by round, writes runs/NAME/. "
         "Ctrl-C ends it; --resume goes on after the last finished round.",
     )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        default=Path("configs/federation.yaml"),
-        help="the federation's file (default: configs/federation.yaml)",
-    )
-    parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)"
-    )
-    parser.add_argument("--resume", action="store_true", help="continue the run after its last saved round")
+    add_run_options(parser, "configs/federation.yaml")
     options = parser.parse_args(arguments)
 
-    from acm_core.config.loading import ConfigError, load_config
     from acm_core.config.sections import FederationConfig
-    from server.run_folder import ResumeError, RunExistsError, RunFolder
 
-    try:
-        config = load_config(options.config, FederationConfig)
-        folder = RunFolder((options.runs / config.name).resolve())
-        folder.open(config, resume=options.resume)
-    except (ConfigError, ResumeError, RunExistsError) as error:
-        print(error, file=sys.stderr)  # noqa: T201  # the command's own output
+    opened = open_run(options, FederationConfig)
+    if opened is None:
         return 2
+    config, folder = opened
     from acm_core.processes import interruptible
 
     with interruptible():

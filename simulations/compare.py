@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         except ComparisonError as error:
             print(error, file=sys.stderr)  # noqa: T201
             return 1
-    text = tables(results)
+    text = f"{tables(results)}\n{runs_table(results)}"
     if options.output is None:
         print(text)  # noqa: T201
     else:
@@ -198,31 +198,64 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 def tables(results: Sequence[dict[str, Any]]) -> str:
     """Markdown: AUROC by site and finding, a row a context module and model: mean (smallest–largest) over seeds."""
     contexts = list(dict.fromkeys(result["context"] for result in results))
-    sites = dict.fromkeys(site for result in results for site in result["sites"])
-    columns = [
-        (site, finding)
-        for site in sites
-        for finding in results[0]["findings"]
-        if _aurocs(results, site, finding, "federated")
-    ]
+    columns = _columns(results)
     heads = [f"{site}: {finding}" for site, finding in columns]
-    rows = [["context", "model", *heads, "mean over sites"], ["---"] * (3 + len(columns))]
+    rows = [["context", "model", *heads, "mean over sites"]]
     for context in contexts:
         chosen = [result for result in results if result["context"] == context]
         for model in (name for name in _MODELS if any(name in r["mean_over_sites"] for r in chosen)):
             cells = [_over_seeds(_aurocs(chosen, site, finding, model)) for site, finding in columns]
             means = [mean["value"] for r in chosen if (mean := r["mean_over_sites"].get(model)) is not None]
             rows.append([context, model.replace("_", "-"), *cells, _over_seeds(means)])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return _markdown(rows)
+
+
+def runs_table(results: Sequence[dict[str, Any]]) -> str:
+    """Markdown: every run's own figures with their 95 % intervals, a row a run and model.
+
+    The last column is the federated less the local-only model, paired on the same resamples of patients.
+    """
+    from server.results import interval_text
+
+    columns = _columns(results)
+    heads = [f"{site}: {finding}" for site, finding in columns]
+    rows = [["context", "seed", "model", *heads, "mean over sites", "federated less local-only"]]
+    for result in results:
+        for model in (name for name in _MODELS if name in result["mean_over_sites"]):
+            cells = [interval_text(_auroc(result, site, finding, model)) for site, finding in columns]
+            gain = result["federated_gain"] if model == "federated" else None
+            difference = f"{gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})" if gain else ""
+            mean = interval_text(result["mean_over_sites"][model])
+            name = model.replace("_", "-")
+            rows.append([result["context"], str(result["seed"]), name, *cells, mean, difference])
+    return _markdown(rows)
+
+
+def _columns(results: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The sites and findings that have an AUROC of the federated model in some run."""
+    sites = dict.fromkeys(site for result in results for site in result["sites"])
+    findings = results[0]["findings"]
+    return [
+        (site, finding)
+        for site in sites
+        for finding in findings
+        if _aurocs(results, site, finding, "federated")
+    ]
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    ruled = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "".join(f"| {' | '.join(row)} |\n" for row in ruled)
+
+
+def _auroc(result: dict[str, Any], site: str, finding: str, model: str) -> dict[str, Any] | None:
+    models = result["sites"].get(site, {"models": {}})["models"]
+    return models[model]["findings"][finding]["auroc"] if model in models else None
 
 
 def _aurocs(results: Sequence[dict[str, Any]], site: str, finding: str, model: str) -> list[float]:
-    return [
-        estimate["value"]
-        for result in results
-        if model in result["sites"].get(site, {"models": {}})["models"]
-        and (estimate := result["sites"][site]["models"][model]["findings"][finding]["auroc"]) is not None
-    ]
+    estimates = (_auroc(result, site, finding, model) for result in results)
+    return [estimate["value"] for estimate in estimates if estimate is not None]
 
 
 def _over_seeds(values: Sequence[float]) -> str:

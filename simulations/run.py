@@ -7,8 +7,9 @@ import os
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from server.command import add_run_options, open_run
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,26 +28,15 @@ def main(arguments: list[str] | None = None) -> int:
         description="Simulate a federation: makes the synthetic hospitals (or takes folders of real films), trains "
         "federated, local-only and pooled models, prints them side by side and writes runs/NAME/.",
     )
-    parser.add_argument(
-        "--config", type=Path, default=Path("configs/demo.yaml"), help="default: configs/demo.yaml"
-    )
-    parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)"
-    )
-    parser.add_argument("--resume", action="store_true", help="continue the run after its last saved round")
+    add_run_options(parser, "configs/demo.yaml")
     options = parser.parse_args(arguments)
 
-    from acm_core.config.loading import ConfigError, load_config
-    from server.run_folder import ResumeError, RunExistsError, RunFolder
     from simulations.settings import SimulationConfig
 
-    try:
-        config = load_config(options.config, SimulationConfig)
-        folder = RunFolder((options.runs / config.name).resolve())
-        folder.open(config, resume=options.resume)
-    except (ConfigError, ResumeError, RunExistsError) as error:
-        print(error, file=sys.stderr)  # noqa: T201  # the command's own output
+    opened = open_run(options, SimulationConfig)
+    if opened is None:
         return 2
+    config, folder = opened
     from acm_core.processes import interruptible
 
     with interruptible():

@@ -12,7 +12,7 @@ from reports import estimate, metrics, model, report
 from simulated import simulation, simulation_settings, spec
 
 from server.run_folder import RunFolder
-from simulations.compare import VariantError, main, tables, variant
+from simulations.compare import VariantError, main, runs_table, tables, variant
 from simulations.settings import SimulationConfig
 
 
@@ -123,6 +123,23 @@ def test_an_undefined_finding_is_a_word_and_never_a_number() -> None:
         ["acm", "federated", "0.800", "not defined", "0.800"],
         ["se", "federated", "0.600", "0.600", "0.600"],
         ["none", "federated", "not defined", "not defined", "not defined"],
+    ]
+
+
+def test_every_run_stands_with_its_intervals_and_its_paired_difference() -> None:
+    better = estimate(0.125, error=0.05)
+    helped = report(
+        local_only=model(estimate(0.5)), federated=model(estimate(0.625, error=0.05), gain=better)
+    )
+    text = runs_table([result("acm", 3, A=helped), result("se", 4, A=report(federated=model(None)))])
+    opacity, effusion = (f"A: {finding}" for finding in FINDINGS)
+    assert text.splitlines() == [
+        f"| context | seed | model | {opacity} | {effusion} | mean over sites | federated less local-only |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| acm | 3 | local-only | 0.500 (0.30–0.70) | 0.500 (0.30–0.70) | 0.500 (0.30–0.70) |  |",
+        "| acm | 3 | federated | 0.625 (0.53–0.72) | 0.625 (0.53–0.72) | 0.625 (0.53–0.72) "
+        "| +0.125 (+0.027 to +0.223) |",
+        "| se | 4 | federated | not defined | not defined | not defined |  |",
     ]
 
 

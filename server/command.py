@@ -1,0 +1,43 @@
+"""What the commands that run a federation share: their options, and the run folder that they open."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from acm_core.config.sections import FederationConfig
+    from server.run_folder import RunFolder
+
+    Config = TypeVar("Config", bound=FederationConfig)
+
+
+def add_run_options(parser: argparse.ArgumentParser, default_config: str) -> None:
+    """--config, --runs and --resume."""
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path(default_config),
+        help=f"the run's file (default: {default_config})",
+    )
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue the run after its last saved round")
+
+
+def open_run(options: argparse.Namespace, kind: type[Config]) -> tuple[Config, RunFolder] | None:
+    """The run's configuration and its folder, made ready; None where that is impossible, which stderr then explains."""
+    from acm_core.config.loading import ConfigError, load_config
+    from server.run_folder import ResumeError, RunExistsError, RunFolder
+
+    try:
+        config = load_config(options.config, kind)
+        folder = RunFolder((options.runs / config.name).resolve())
+        folder.open(config, resume=options.resume)
+    except (ConfigError, ResumeError, RunExistsError) as error:
+        print(error, file=sys.stderr)  # noqa: T201  # the command's own output
+        return None
+    return config, folder
