@@ -10,6 +10,8 @@ centring, since μ cancels in the difference; only the orthogonality term takes 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -48,7 +50,9 @@ def attend_and_compare(
         TypeError: x has another dtype (the sum over positions would overflow float16).
         ValueError: x is not B×C×H×W with positions, or a parameter's shape does not fit it.
     """
-    _check(x, key_weight, query_weight, gate1_weight, gate1_bias, gate2_weight, gate2_bias)
+    check_arguments(
+        x, key_weight, query_weight, gate1_weight, gate1_bias, gate2_weight, gate2_bias, dtypes=_PRECISIONS
+    )
     vector_dtype = torch.float32 if x.dtype is torch.bfloat16 else x.dtype
     positions = x.shape[2] * x.shape[3]
     with torch.autocast(x.device.type, enabled=False):
@@ -134,7 +138,7 @@ def _gate(
     return logits.transpose(0, 1).reshape(batch, channels).sigmoid()
 
 
-def _check(
+def check_arguments(
     x: Tensor,
     key_weight: Tensor,
     query_weight: Tensor,
@@ -142,9 +146,13 @@ def _check(
     gate1_bias: Tensor,
     gate2_weight: Tensor,
     gate2_bias: Tensor,
+    *,
+    dtypes: Sequence[torch.dtype],
 ) -> None:
-    if x.dtype not in _PRECISIONS:
-        raise TypeError(f"expected x in float32, float64 or bfloat16, got {x.dtype}: convert it first")
+    """Raises TypeError or ValueError with what was expected and what came, see `attend_and_compare`."""
+    if x.dtype not in dtypes:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise TypeError(f"expected x in one of {names}, got {x.dtype}: convert it first")
     _check_attention(x, key_weight, query_weight)
     channels, slice_channels = x.shape[1], key_weight.shape[1]
     if slice_channels % 2:

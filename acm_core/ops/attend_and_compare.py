@@ -1,0 +1,273 @@
+"""The attend-and-compare module as one operation, with its hand-derived backward pass.
+
+Source: Kim et al., "Learning Visual Context by Comparison", ECCV 2020 (arXiv 2007.07506), section 3.
+Shapes: B batch, C channels, G groups, c = C/G channels of a group, N = H·W positions.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from acm_core.ops import derived
+from acm_core.ops.passes import Backward, Forward, Parameters, sum_dtype
+from acm_core.ops.reference import check_arguments
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def attend_and_compare(
+    x: Tensor,
+    key_weight: Tensor,
+    query_weight: Tensor,
+    gate1_weight: Tensor,
+    gate1_bias: Tensor,
+    gate2_weight: Tensor,
+    gate2_bias: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """y = (x + K − Q) ⊙ P, and how far K and Q are from orthogonal.
+
+    What computes it follows from x alone, and changes no result beyond rounding:
+
+    - CPU, float32, bfloat16 or float16: numba kernels, where numba is installed (float16 by way of float32);
+    - everything else: plain PyTorch with the same hand-derived backward pass.
+
+    Sums over positions and everything of size B×C are float32 (float64 for float64 x), autocast or not.
+    For the backward pass x and vectors of size B×C are kept. The operation works under torch.compile without a graph
+    break. It has no second derivative: `acm_core.ops.reference` does.
+
+    Args:
+        x: B×C×H×W, float32, float64, bfloat16 or float16. H·W ≥ 1; B may be 0. Contiguous or channels_last as it
+            is; any other layout is copied first.
+        key_weight: G×c, weights of the score map that pools K. G is read from here; c is even.
+        query_weight: G×c, the same for Q.
+        gate1_weight: C/2×c, first grouped 1×1 convolution of the gate P.
+        gate1_bias: C/2.
+        gate2_weight: C×c/2, second grouped 1×1 convolution of the gate.
+        gate2_bias: C.
+
+    Returns:
+        y: B×C×H×W in x's dtype, channels_last if x is, else contiguous.
+        orthogonality: B, the mean over channels of K ⊙ Q (both centred); float64 for float64 x, else float32.
+
+    Raises:
+        TypeError: x has another dtype.
+        ValueError: x is not B×C×H×W with positions, or a parameter's shape does not fit it.
+        RuntimeError: a second derivative is asked for.
+    """
+    check_arguments(
+        x, key_weight, query_weight, gate1_weight, gate1_bias, gate2_weight, gate2_bias, dtypes=_DTYPES
+    )
+    outputs = _forward_op(
+        _dense(x), key_weight, query_weight, gate1_weight, gate1_bias, gate2_weight, gate2_bias
+    )
+    return outputs[0], outputs[1]
+
+
+class SampleGradients(NamedTuple):
+    """Gradients of one loss a sample: x as x; each parameter's B×(its shape), not summed over the batch."""
+
+    x: Tensor
+    key_weight: Tensor
+    query_weight: Tensor
+    gate1_weight: Tensor
+    gate1_bias: Tensor
+    gate2_weight: Tensor
+    gate2_bias: Tensor
+
+
+def sample_gradients(
+    grad_y: Tensor,
+    grad_orthogonality: Tensor,
+    x: Tensor,
+    key_weight: Tensor,
+    query_weight: Tensor,
+    gate1_weight: Tensor,
+    gate1_bias: Tensor,
+    gate2_weight: Tensor,
+    gate2_bias: Tensor,
+) -> SampleGradients:
+    """What the backward pass yields before the sum over the batch, for private training; at no extra pass over x.
+
+    Args:
+        grad_y: B×C×H×W, gradient of the summed loss with respect to y.
+        grad_orthogonality: B, the same for the orthogonality term.
+        x and the parameters: as in `attend_and_compare`.
+    """
+    parameters = Parameters(key_weight, query_weight, gate1_weight, gate1_bias, gate2_weight, gate2_bias)
+    check_arguments(x, *parameters, dtypes=_DTYPES)
+    x = _dense(x)
+    with torch.no_grad():
+        passed = _run_forward(x, parameters)
+        gradients = _run_backward(_as(grad_y, x), grad_orthogonality, x, parameters, passed)
+        mean, hidden = _by_group(passed.mean, parameters), _by_group(passed.hidden, parameters)
+        gate1, gate2 = _by_group(gradients.gate1, parameters), _by_group(gradients.gate2, parameters)
+        return SampleGradients(
+            gradients.x,
+            gradients.key,
+            gradients.query,
+            torch.einsum("bgo,bgi->bgoi", gate1, mean).flatten(1, 2),
+            gradients.gate1,
+            torch.einsum("bgo,bgi->bgoi", gate2, hidden).flatten(1, 2),
+            gradients.gate2,
+        )
+
+
+def _dense(x: Tensor) -> Tensor:
+    return x if _is_channels_last(x) else x.contiguous()
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _as(gradient: Tensor, x: Tensor) -> Tensor:
+    """The gradient in x's dtype and layout."""
+    layout = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
+    return gradient.to(x.dtype).contiguous(memory_format=layout)
+
+
+def _by_group(values: Tensor, parameters: Parameters) -> Tensor:
+    batch, width = values.shape
+    groups = len(parameters.key)
+    return values.view(batch, groups, width // groups)
+
+
+@cache
+def _numba_is_there() -> bool:
+    return find_spec("numba") is not None
+
+
+def _run_forward(x: Tensor, parameters: Parameters) -> Forward:
+    if x.device.type == "cpu" and x.dtype is not torch.float64 and _numba_is_there():
+        from acm_core.ops import cpu
+
+        if cpu.covers(x, parameters):
+            return cpu.forward(x, parameters)
+    return derived.forward(x, parameters)
+
+
+def _run_backward(
+    grad_y: Tensor, grad_orthogonality: Tensor, x: Tensor, parameters: Parameters, passed: Forward
+) -> Backward:
+    if x.device.type == "cpu" and x.dtype is not torch.float64 and _numba_is_there():
+        from acm_core.ops import cpu
+
+        if cpu.covers(x, parameters):
+            return cpu.backward(grad_y, grad_orthogonality, x, parameters, passed)
+    return derived.backward(grad_y, grad_orthogonality, x, parameters, passed)
+
+
+# The operations that torch.compile and autograd see. Their outputs after the first two are what the backward pass
+# needs beside x.
+
+
+@torch.library.custom_op("acm_core::attend_and_compare", mutates_args=())
+def _forward_op(
+    x: Tensor,
+    key_weight: Tensor,
+    query_weight: Tensor,
+    gate1_weight: Tensor,
+    gate1_bias: Tensor,
+    gate2_weight: Tensor,
+    gate2_bias: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    parameters = Parameters(key_weight, query_weight, gate1_weight, gate1_bias, gate2_weight, gate2_bias)
+    passed = _run_forward(x, parameters)
+    orthogonality = ((passed.key - passed.mean) * (passed.query - passed.mean)).mean(1)
+    return passed.y, orthogonality, *passed[1:]
+
+
+@_forward_op.register_fake
+def _(x: Tensor, key_weight: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+    batch, channels = x.shape[:2]
+    groups, dtype = key_weight.shape[0], sum_dtype(x)
+    vectors = [x.new_empty((batch, channels), dtype=dtype) for _ in range(4)]
+    return (
+        torch.empty_like(x),
+        x.new_empty((batch,), dtype=dtype),
+        *vectors,
+        x.new_empty((batch, channels // 2), dtype=dtype),
+        x.new_empty((batch, 2, groups), dtype=dtype),
+    )
+
+
+@torch.library.custom_op("acm_core::attend_and_compare_backward", mutates_args=())
+def _backward_op(
+    grad_y: Tensor,
+    grad_orthogonality: Tensor,
+    x: Tensor,
+    key_weight: Tensor,
+    query_weight: Tensor,
+    gate1_weight: Tensor,
+    gate1_bias: Tensor,
+    gate2_weight: Tensor,
+    gate2_bias: Tensor,
+    mean: Tensor,
+    key: Tensor,
+    query: Tensor,
+    gate: Tensor,
+    hidden: Tensor,
+    log_sums: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    parameters = Parameters(key_weight, query_weight, gate1_weight, gate1_bias, gate2_weight, gate2_bias)
+    passed = Forward(x, mean, key, query, gate, hidden, log_sums)
+    return tuple(_run_backward(_as(grad_y, x), grad_orthogonality, x, parameters, passed))  # type: ignore[return-value]
+
+
+@_backward_op.register_fake
+def _(grad_y: Tensor, grad_orthogonality: Tensor, x: Tensor, key_weight: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+    batch, channels = x.shape[:2]
+    dtype = sum_dtype(x)
+    return (
+        torch.empty_like(x),
+        x.new_empty((batch, *key_weight.shape), dtype=dtype),
+        x.new_empty((batch, *key_weight.shape), dtype=dtype),
+        x.new_empty((batch, channels // 2), dtype=dtype),
+        x.new_empty((batch, channels), dtype=dtype),
+    )
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs, *output[2:])
+    ctx.mark_non_differentiable(*output[2:])
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(
+    ctx: Any, grad_y: Tensor | None, grad_orthogonality: Tensor | None, *_: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    x, *parameters_and_vectors = ctx.saved_tensors
+    parameters = Parameters(*parameters_and_vectors[:6])
+    mean, hidden = parameters_and_vectors[6], parameters_and_vectors[10]
+    if grad_y is None:
+        grad_y = torch.zeros_like(x)
+    if grad_orthogonality is None:
+        grad_orthogonality = mean.new_zeros(len(x))
+    grad_x, key, query, gate1, gate2 = _backward_op(
+        grad_y, grad_orthogonality, x, *parameters_and_vectors
+    )
+    by_group1, by_group2 = _by_group(gate1, parameters), _by_group(gate2, parameters)
+    gradients = (
+        key.sum(0),
+        query.sum(0),
+        torch.einsum("bgo,bgi->goi", by_group1, _by_group(mean, parameters)).flatten(0, 1),
+        gate1.sum(0),
+        torch.einsum("bgo,bgi->goi", by_group2, _by_group(hidden, parameters)).flatten(0, 1),
+        gate2.sum(0),
+    )
+    return grad_x, *(gradient.to(p.dtype) for gradient, p in zip(gradients, parameters, strict=True))
+
+
+def _refuse_second_derivative(ctx: Any, *_: Tensor | None) -> tuple[Tensor, ...]:
+    raise RuntimeError(
+        "attend_and_compare has no second derivative: use acm_core.ops.reference.attend_and_compare for it"
+    )
+
+
+_forward_op.register_autograd(_differentiate, setup_context=_keep)
+_backward_op.register_autograd(_refuse_second_derivative)

@@ -1,0 +1,109 @@
+"""Attend-and-compare on the CPU by numba kernels: float32 sums, float32, bfloat16 or float16 in and out."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from acm_core.ops.cpu import channels_last, contiguous
+from acm_core.ops.cpu.simd import LANES
+from acm_core.ops.cpu.threads import in_shares
+from acm_core.ops.passes import Backward, Forward, Parameters
+
+_LOG2_E = 1.4426950408889634
+_CHUNK_BYTES = 512 * 1024  # of x: with the gradient beside it a chunk fits a second-level cache of 1 MiB
+
+
+def covers(x: Tensor, parameters: Parameters) -> bool:
+    """Whether the kernels compute this shape and layout; every ResNet's is.
+
+    Contiguous x: any. channels_last: c = 2, 4, 8 or a multiple of 16, and chunks of groups that fill vectors.
+    """
+    if not _is_channels_last(x):
+        return True
+    groups, width = parameters.key.shape
+    return width % LANES == 0 or (LANES % width == 0 and groups % (LANES // width) == 0)
+
+
+def forward(x: Tensor, parameters: Parameters) -> Forward:
+    """x: contiguous or channels_last, with `covers(x, parameters)`."""
+    if x.dtype is torch.float16:
+        passed = forward(x.float(), parameters)
+        return passed._replace(y=passed.y.half())
+    batch, channels = x.shape[:2]
+    groups = len(parameters.key)
+    vectors = [x.new_empty((batch, channels), dtype=torch.float32) for _ in range(4)]
+    hidden = x.new_empty((batch, channels // 2), dtype=torch.float32)
+    log_sums = x.new_empty((batch, 2, groups), dtype=torch.float32)
+    passed = Forward(torch.empty_like(x), *vectors, hidden, log_sums)
+    inputs = [_flat(x), *_weights(parameters)]
+    _run(0, x, parameters, [*inputs, *(_flat(tensor) for tensor in passed)])
+    return passed
+
+
+def backward(
+    grad_y: Tensor, grad_orthogonality: Tensor, x: Tensor, parameters: Parameters, passed: Forward
+) -> Backward:
+    """grad_y: in x's dtype and layout; see `forward`."""
+    if x.dtype is torch.float16:
+        gradients = backward(grad_y.float(), grad_orthogonality, x.float(), parameters, passed)
+        return gradients._replace(x=gradients.x.half())
+    batch, channels = x.shape[:2]
+    shape = (batch, *parameters.key.shape)
+    gradients = Backward(
+        torch.empty_like(x),
+        x.new_empty(shape, dtype=torch.float32),
+        x.new_empty(shape, dtype=torch.float32),
+        x.new_empty((batch, channels // 2), dtype=torch.float32),
+        x.new_empty((batch, channels), dtype=torch.float32),
+    )
+    key, query, weight1, _, weight2, _ = _weights(parameters)
+    inputs = [_flat(grad_y), _flat(grad_orthogonality.float()), _flat(x), key, query, weight1, weight2]
+    _run(1, x, parameters, [*inputs, *(_flat(tensor) for tensor in (*passed[1:], *gradients))])
+    return gradients
+
+
+def _run(direction: int, x: Tensor, parameters: Parameters, arrays: list[NDArray[Any]]) -> None:
+    batch, _, height, breadth = x.shape
+    groups, width = parameters.key.shape
+    positions = height * breadth
+    if _is_channels_last(x):
+        chunk = _chunk(groups, width, positions, x.element_size())
+        kernel = channels_last.kernels(min(width, LANES))[direction]
+        in_shares(partial(kernel, *arrays, width, positions, groups, chunk), batch * (groups // chunk))
+    else:
+        kernel = (contiguous.forward, contiguous.backward)[direction]
+        in_shares(partial(kernel, *arrays, width, positions, groups), batch * groups)
+
+
+def _chunk(groups: int, width: int, positions: int, element_size: int) -> int:
+    """Groups a chunk: the largest power of two that divides G and keeps the chunk within its bytes."""
+    chunk = max(LANES // width, 1)
+    while groups % (2 * chunk) == 0 and 2 * chunk * width * positions * element_size <= _CHUNK_BYTES:
+        chunk *= 2
+    return chunk
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _weights(parameters: Parameters) -> list[NDArray[Any]]:
+    """Flat float32; the score weights in units of log 2."""
+    key, query, *gate = (parameter.detach().float() for parameter in parameters)
+    return [_flat(tensor.contiguous()) for tensor in (key * _LOG2_E, query * _LOG2_E, *gate)]
+
+
+def _flat(tensor: Tensor) -> NDArray[Any]:
+    """The tensor's memory as a flat array: float32, or int16 for bfloat16."""
+    tensor = tensor.detach()
+    if _is_channels_last(tensor) if tensor.ndim == 4 else False:
+        tensor = tensor.permute(0, 2, 3, 1)
+    flat = tensor.reshape(-1)
+    array: NDArray[np.generic] = (flat.view(torch.int16) if flat.dtype is torch.bfloat16 else flat).numpy()
+    return array

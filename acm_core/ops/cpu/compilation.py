@@ -1,0 +1,28 @@
+"""How the kernels are compiled: once a machine, for one thread each, without Python's lock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import njit
+
+_SETTINGS = {
+    # Sums may be regrouped and products fused; NaN and infinity keep their meaning.
+    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
+    "error_model": "numpy",
+    "nogil": True,
+}
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile with numba when first called; kept on disk where a folder for it can be written."""
+    try:
+        return njit(cache=True, **_SETTINGS)(function)
+    except RuntimeError:  # numba found no folder for its cache: the code is read-only and so is the home
+        return njit(**_SETTINGS)(function)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """A part of kernels."""
+    return njit(inline="always", **_SETTINGS)(function)

@@ -1,0 +1,210 @@
+"""Kernels for contiguous x, one (sample, group) slice after another: c rows of N positions, in tiles of positions.
+
+Arrays are flat. A slice of usual size stays in the second-level cache from its first pass to its last. Scores are in
+units of log 2 inside: their weights come multiplied by log2 e.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from acm_core.ops.cpu.compilation import kernel
+from acm_core.ops.cpu.gate import gate_backward, gate_forward
+from acm_core.ops.cpu.simd import (
+    LANES,
+    add,
+    exp2,
+    fma,
+    keep_first,
+    largest,
+    load,
+    load_first,
+    maximum,
+    multiply,
+    splat,
+    store,
+    store_first,
+    subtract,
+    total,
+)
+
+_TILE = 512  # positions; a multiple of LANES
+_ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
+_LOWEST = np.float32(-1e30)
+_LN_2, _LOG2_E = np.float32(0.6931471805599453), np.float32(1.4426950408889634)
+
+
+@kernel
+def _scores(x, at, positions, start, count, width, weight1, at1, weight2, at2, out1, out2):  # type: ignore[no-untyped-def]
+    """Two weighted sums over the slice's channels at `count` positions from `start`."""
+    for t in range(0, count, LANES):
+        left = count - t
+        sum1, sum2 = splat(_ZERO), splat(_ZERO)
+        for j in range(width):
+            values = load_first(x, (at + j) * positions + start + t, left)
+            sum1 = fma(values, splat(weight1[at1 + j]), sum1)
+            sum2 = fma(values, splat(weight2[at2 + j]), sum2)
+        store(out1, t, sum1)
+        store(out2, t, sum2)
+
+
+@kernel
+def _peak(scores, count, before):  # type: ignore[no-untyped-def]
+    """The largest score, or `before` where that is larger; lanes after the last score become the lowest."""
+    peaks = splat(before)
+    for t in range(0, count, LANES):
+        values = keep_first(load(scores, t), count - t, _LOWEST)
+        store(scores, t, values)
+        peaks = maximum(peaks, values)
+    return largest(peaks)
+
+
+@kernel
+def _powers(scores, count, peak):  # type: ignore[no-untyped-def]
+    """scores = 2^(scores − peak), in place; their sum."""
+    sums = splat(_ZERO)
+    for t in range(0, count, LANES):
+        values = exp2(subtract(load(scores, t), splat(peak)))
+        store(scores, t, values)
+        sums = add(sums, values)
+    return total(sums)
+
+
+@kernel
+def forward(  # type: ignore[no-untyped-def]
+    x, key_weight, query_weight, weight1, bias1, weight2, bias2,
+    y, mean, key, query, gate, hidden, log_sums, width, positions, groups, first, last,
+):  # fmt: skip
+    """Slices first ≤ b·G + g < last. The maps are online softmaxes: the peak may rise from tile to tile."""
+    keys, queries = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32)
+    for item in range(first, last):
+        sample, group = item // groups, item % groups
+        at = item * width
+        for j in range(width):
+            mean[at + j] = _ZERO
+            key[at + j] = _ZERO
+            query[at + j] = _ZERO
+        key_peak, query_peak = _LOWEST, _LOWEST
+        key_sum, query_sum = _ZERO, _ZERO
+        for start in range(0, positions, _TILE):
+            count = min(_TILE, positions - start)
+            _scores(x, at, positions, start, count, width, key_weight, group * width,
+                    query_weight, group * width, keys, queries)  # fmt: skip
+            peak = _peak(keys, count, key_peak)
+            key_shrink = np.float32(2.0 ** (key_peak - peak))
+            key_peak = peak
+            peak = _peak(queries, count, query_peak)
+            query_shrink = np.float32(2.0 ** (query_peak - peak))
+            query_peak = peak
+            key_sum = key_sum * key_shrink + _powers(keys, count, key_peak)
+            query_sum = query_sum * query_shrink + _powers(queries, count, query_peak)
+            for j in range(0, width, 2):  # c is even
+                row = (at + j) * positions + start
+                mean0, key0, query0 = splat(_ZERO), splat(_ZERO), splat(_ZERO)
+                mean1, key1, query1 = splat(_ZERO), splat(_ZERO), splat(_ZERO)
+                for t in range(0, count, LANES):
+                    key_map, query_map = load(keys, t), load(queries, t)
+                    values = load_first(x, row + t, count - t)
+                    mean0 = add(mean0, values)
+                    key0 = fma(key_map, values, key0)
+                    query0 = fma(query_map, values, query0)
+                    values = load_first(x, row + positions + t, count - t)
+                    mean1 = add(mean1, values)
+                    key1 = fma(key_map, values, key1)
+                    query1 = fma(query_map, values, query1)
+                mean[at + j] += total(mean0)
+                mean[at + j + 1] += total(mean1)
+                key[at + j] = key[at + j] * key_shrink + total(key0)
+                key[at + j + 1] = key[at + j + 1] * key_shrink + total(key1)
+                query[at + j] = query[at + j] * query_shrink + total(query0)
+                query[at + j + 1] = query[at + j + 1] * query_shrink + total(query1)
+        for j in range(width):
+            mean[at + j] /= np.float32(positions)
+            key[at + j] /= key_sum
+            query[at + j] /= query_sum
+        log_sums[2 * sample * groups + group] = (key_peak + np.float32(math.log2(key_sum))) * _LN_2
+        log_sums[(2 * sample + 1) * groups + group] = (query_peak + np.float32(math.log2(query_sum))) * _LN_2
+        gate_forward(mean, at, item * (width // 2), group, width, weight1, bias1, weight2, bias2, hidden, gate)
+        for j in range(width):
+            row = (at + j) * positions
+            scale = splat(gate[at + j])
+            shift = splat((key[at + j] - query[at + j]) * gate[at + j])
+            for t in range(0, positions, LANES):
+                left = positions - t
+                store_first(y, row + t, left, fma(load_first(x, row + t, left), scale, shift))
+
+
+@kernel
+def backward(  # type: ignore[no-untyped-def]
+    grad_y, grad_orthogonality, x, key_weight, query_weight, weight1, weight2,
+    mean, key, query, gate, hidden, log_sums,
+    grad_x, grad_key_weight, grad_query_weight, gate1, gate2, width, positions, groups, first, last,
+):  # fmt: skip
+    """Slices first ≤ b·G + g < last; the steps and names of `derived`."""
+    keys, queries = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32)
+    grad_keys, grad_queries = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32)
+    grad_gate, grad_mean = np.empty(width, np.float32), np.empty(width, np.float32)
+    grad_key, grad_query = np.empty(width, np.float32), np.empty(width, np.float32)
+    for item in range(first, last):
+        sample, group = item // groups, item % groups
+        at = item * width
+        own = group * width
+        gamma = grad_orthogonality[sample] / np.float32(groups * width)
+        key_dot, query_dot = _ZERO, _ZERO
+        for j in range(width):
+            row = (at + j) * positions
+            sums, products = splat(_ZERO), splat(_ZERO)
+            for t in range(0, positions, LANES):
+                grads = load_first(grad_y, row + t, positions - t)
+                sums = add(sums, grads)
+                products = fma(grads, load_first(x, row + t, positions - t), products)
+            sum_j = total(sums)
+            grad_gate[j] = total(products) + (key[at + j] - query[at + j]) * sum_j
+            grad_difference = gate[at + j] * sum_j
+            grad_key[j] = grad_difference + gamma * (query[at + j] - mean[at + j])
+            grad_query[j] = gamma * (key[at + j] - mean[at + j]) - grad_difference
+            key_dot += grad_key[j] * key[at + j]
+            query_dot += grad_query[j] * query[at + j]
+            grad_key_weight[at + j] = _ZERO
+            grad_query_weight[at + j] = _ZERO
+        gate_backward(grad_gate, gate, at, item * (width // 2), group, width, weight1, weight2, hidden, gate1, gate2,
+                      grad_mean)  # fmt: skip
+        for j in range(width):
+            grad_mean[j] -= gamma * (key[at + j] + query[at + j] - _TWO * mean[at + j])
+            grad_mean[j] /= np.float32(positions)
+        key_level = splat(log_sums[2 * sample * groups + group] * _LOG2_E)
+        query_level = splat(log_sums[(2 * sample + 1) * groups + group] * _LOG2_E)
+        key_dots, query_dots = splat(key_dot), splat(query_dot)
+        for start in range(0, positions, _TILE):
+            count = min(_TILE, positions - start)
+            _scores(x, at, positions, start, count, width, key_weight, own, query_weight, own, keys, queries)
+            _scores(x, at, positions, start, count, width, grad_key, 0, grad_query, 0, grad_keys, grad_queries)
+            for t in range(0, count, LANES):
+                maps = keep_first(exp2(subtract(load(keys, t), key_level)), count - t, _ZERO)
+                store(keys, t, maps)
+                store(grad_keys, t, multiply(maps, subtract(load(grad_keys, t), key_dots)))
+                maps = keep_first(exp2(subtract(load(queries, t), query_level)), count - t, _ZERO)
+                store(queries, t, maps)
+                store(grad_queries, t, multiply(maps, subtract(load(grad_queries, t), query_dots)))
+            for j in range(width):
+                row = (at + j) * positions + start
+                scale, offset = splat(gate[at + j]), splat(grad_mean[j])
+                key_share, query_share = splat(grad_key[j]), splat(grad_query[j])
+                key_slope = splat(key_weight[own + j] * _LN_2)
+                query_slope = splat(query_weight[own + j] * _LN_2)
+                key_sums, query_sums = splat(_ZERO), splat(_ZERO)
+                for t in range(0, count, LANES):
+                    left = count - t
+                    values = load_first(x, row + t, left)
+                    key_changes, query_changes = load(grad_keys, t), load(grad_queries, t)
+                    key_sums = fma(key_changes, values, key_sums)
+                    query_sums = fma(query_changes, values, query_sums)
+                    result = fma(load_first(grad_y, row + t, left), scale, offset)
+                    result = fma(load(keys, t), key_share, result)
+                    result = fma(load(queries, t), query_share, result)
+                    result = fma(key_changes, key_slope, result)
+                    store_first(grad_x, row + t, left, fma(query_changes, query_slope, result))
+                grad_key_weight[at + j] += total(key_sums)
+                grad_query_weight[at + j] += total(query_sums)
