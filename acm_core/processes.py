@@ -14,6 +14,7 @@ from types import FrameType
 
 _GRACE_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _LARGE = -1, -3, 2**30  # mallopt(3)
 
 # Set before anything of Flower or Ray is imported or started: nothing may call home or install at run time.
 OFFLINE = {
@@ -96,3 +97,16 @@ def _in_child(parent: int, cores: Collection[int]) -> Callable[[], None] | None:
             os._exit(1)
 
     return prepare
+
+
+def keep_freed_memory() -> bool:
+    """Let this process use large freed blocks again; False where the system's allocator has no such setting.
+
+    By default glibc maps every block above 32 MiB afresh and gives it back when freed, so that each training step
+    pays for new pages (mallopt(3): M_MMAP_THRESHOLD, M_TRIM_THRESHOLD). For processes that train.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGE) and mallopt(_M_TRIM_THRESHOLD, _LARGE))

@@ -13,6 +13,7 @@ from flwr.clientapp import ClientApp
 from acm_core.config.loading import load_config
 from acm_core.config.sections import SiteConfig
 from acm_core.federated.messages import MessageError, Refusal, Reply, Task, TaskKind
+from acm_core.processes import keep_freed_memory
 
 log = logging.getLogger("acm_fed.client")
 
@@ -20,11 +21,12 @@ SITE_FILE = "site-file"  # the node setting that says where the site's own file 
 
 
 def make_app(find_site: Callable[[Context], SiteConfig]) -> ClientApp:
-    """A ClientApp that answers every kind of task.
+    """A ClientApp that answers every kind of task; its process is one that trains (see `keep_freed_memory`).
 
     Args:
         find_site: says which site a node is; at a hospital from the site's file, in a simulation from a partition.
     """
+    keep_freed_memory()
     client_app = ClientApp()
 
     def answer(message: Message, context: Context) -> Message:

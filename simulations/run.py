@@ -37,8 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     if opened is None:
         return 2
     config, folder = opened
-    from acm_core.processes import interruptible
+    from acm_core.processes import interruptible, keep_freed_memory
 
+    keep_freed_memory()  # the pooled model is trained here
     with interruptible():
         try:
             return run(config, folder, resume=options.resume)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from acm_core.nn.context import OPEN_GATE, ContextModule, Initialisation
-from acm_core.ops.reference import attend_and_compare, attention
+from acm_core.ops.attend_and_compare import attend_and_compare
+from acm_core.ops.reference import attention
 
 _AUTHORS_NAMES = {
     "add_mod.map_gen.0.weight": "key_weight",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -33,8 +33,10 @@ def attend_and_compare(
 
     What computes it follows from x alone, and changes no result beyond rounding:
 
-    - CPU, float32, bfloat16 or float16: numba kernels, where numba is installed (float16 by way of float32);
-    - everything else: plain PyTorch with the same hand-derived backward pass.
+    - float32, bfloat16 or float16 on the CPU: numba kernels, where numba is installed (float16 by way of float32);
+    - the same on a GPU: Triton kernels, where Triton is installed;
+    - everything else (float64; groups of unusual sizes, see `covers` of either): plain PyTorch with the same
+      hand-derived backward pass.
 
     Sums over positions and everything of size B×C are float32 (float64 for float64 x), autocast or not.
     For the backward pass x and vectors of size B×C are kept. The operation works under torch.compile without a graph
@@ -102,8 +104,10 @@ def sample_gradients(
     check_arguments(x, *parameters, dtypes=_DTYPES)
     x = _dense(x)
     with torch.no_grad():
-        passed = _run_forward(x, parameters)
-        gradients = _run_backward(_as(grad_y, x), grad_orthogonality, x, parameters, passed)
+        passed = _implementation(x, parameters).forward(x, parameters)
+        gradients = _implementation(x, parameters).backward(
+            _as(grad_y, x), grad_orthogonality, x, parameters, passed
+        )
         mean, hidden = _by_group(passed.mean, parameters), _by_group(passed.hidden, parameters)
         gate1, gate2 = _by_group(gradients.gate1, parameters), _by_group(gradients.gate2, parameters)
         return SampleGradients(
@@ -137,29 +141,39 @@ def _by_group(values: Tensor, parameters: Parameters) -> Tensor:
     return values.view(batch, groups, width // groups)
 
 
+class _Implementation(Protocol):
+    """A module that computes both passes."""
+
+    def forward(self, x: Tensor, parameters: Parameters) -> Forward: ...
+
+    def backward(
+        self,
+        grad_y: Tensor,
+        grad_orthogonality: Tensor,
+        x: Tensor,
+        parameters: Parameters,
+        passed: Forward,
+    ) -> Backward: ...
+
+
 @cache
-def _numba_is_there() -> bool:
-    return find_spec("numba") is not None
+def _is_installed(library: str) -> bool:
+    return find_spec(library) is not None
 
 
-def _run_forward(x: Tensor, parameters: Parameters) -> Forward:
-    if x.device.type == "cpu" and x.dtype is not torch.float64 and _numba_is_there():
-        from acm_core.ops import cpu
+def _implementation(x: Tensor, parameters: Parameters) -> _Implementation:
+    if x.dtype is not torch.float64:
+        if x.device.type == "cpu" and _is_installed("numba"):
+            from acm_core.ops import cpu
 
-        if cpu.covers(x, parameters):
-            return cpu.forward(x, parameters)
-    return derived.forward(x, parameters)
+            if cpu.covers(x, parameters):
+                return cpu
+        elif x.device.type == "cuda" and _is_installed("triton"):
+            from acm_core.ops import gpu
 
-
-def _run_backward(
-    grad_y: Tensor, grad_orthogonality: Tensor, x: Tensor, parameters: Parameters, passed: Forward
-) -> Backward:
-    if x.device.type == "cpu" and x.dtype is not torch.float64 and _numba_is_there():
-        from acm_core.ops import cpu
-
-        if cpu.covers(x, parameters):
-            return cpu.backward(grad_y, grad_orthogonality, x, parameters, passed)
-    return derived.backward(grad_y, grad_orthogonality, x, parameters, passed)
+            if gpu.covers(x, parameters):
+                return gpu
+    return derived
 
 
 # The operations that torch.compile and autograd see. Their outputs after the first two are what the backward pass
@@ -177,7 +191,7 @@ def _forward_op(
     gate2_bias: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     parameters = Parameters(key_weight, query_weight, gate1_weight, gate1_bias, gate2_weight, gate2_bias)
-    passed = _run_forward(x, parameters)
+    passed = _implementation(x, parameters).forward(x, parameters)
     orthogonality = ((passed.key - passed.mean) * (passed.query - passed.mean)).mean(1)
     return passed.y, orthogonality, *passed[1:]
 
@@ -216,11 +230,13 @@ def _backward_op(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     parameters = Parameters(key_weight, query_weight, gate1_weight, gate1_bias, gate2_weight, gate2_bias)
     passed = Forward(x, mean, key, query, gate, hidden, log_sums)
-    return tuple(_run_backward(_as(grad_y, x), grad_orthogonality, x, parameters, passed))  # type: ignore[return-value]
+    return tuple(
+        _implementation(x, parameters).backward(_as(grad_y, x), grad_orthogonality, x, parameters, passed)
+    )  # type: ignore[return-value]
 
 
 @_backward_op.register_fake
-def _(grad_y: Tensor, grad_orthogonality: Tensor, x: Tensor, key_weight: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+def _(_y: Tensor, _orthogonality: Tensor, x: Tensor, key_weight: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
     batch, channels = x.shape[:2]
     dtype = sum_dtype(x)
     return (
@@ -248,9 +264,7 @@ def _differentiate(
         grad_y = torch.zeros_like(x)
     if grad_orthogonality is None:
         grad_orthogonality = mean.new_zeros(len(x))
-    grad_x, key, query, gate1, gate2 = _backward_op(
-        grad_y, grad_orthogonality, x, *parameters_and_vectors
-    )
+    grad_x, key, query, gate1, gate2 = _backward_op(grad_y, grad_orthogonality, x, *parameters_and_vectors)
     by_group1, by_group2 = _by_group(gate1, parameters), _by_group(gate2, parameters)
     gradients = (
         key.sum(0),
@@ -263,7 +277,7 @@ def _differentiate(
     return grad_x, *(gradient.to(p.dtype) for gradient, p in zip(gradients, parameters, strict=True))
 
 
-def _refuse_second_derivative(ctx: Any, *_: Tensor | None) -> tuple[Tensor, ...]:
+def _refuse_second_derivative(_ctx: Any, *_: Tensor | None) -> tuple[Tensor, ...]:
     raise RuntimeError(
         "attend_and_compare has no second derivative: use acm_core.ops.reference.attend_and_compare for it"
     )

@@ -66,7 +66,8 @@ def backward(
     by_group = (batch, groups, width)
     own = torch.stack((key_weight, query_weight)).expand(batch, 2, groups, width)
     seen = torch.stack((grad_key.view(by_group), grad_query.view(by_group)), 1)
-    scores, changes = _project(wide, torch.cat((own, seen), 1)).split(2, 1)
+    projected = _project(wide, torch.cat((own, seen), 1))
+    scores, changes = projected[:, :2], projected[:, 2:]
     maps = torch.exp(scores - log_sums[..., None])
     pooled = torch.stack((key.view(by_group), query.view(by_group)), 1)
     grad_scores = maps * (changes - (seen * pooled).sum(3)[..., None])

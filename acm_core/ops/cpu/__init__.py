@@ -16,7 +16,7 @@ from acm_core.ops.cpu.threads import in_shares
 from acm_core.ops.passes import Backward, Forward, Parameters
 
 _LOG2_E = 1.4426950408889634
-_CHUNK_BYTES = 512 * 1024  # of x: with the gradient beside it a chunk fits a second-level cache of 1 MiB
+_SHARES = 16  # pieces of work that many threads can share well enough
 
 
 def covers(x: Tensor, parameters: Parameters) -> bool:
@@ -37,10 +37,10 @@ def forward(x: Tensor, parameters: Parameters) -> Forward:
         return passed._replace(y=passed.y.half())
     batch, channels = x.shape[:2]
     groups = len(parameters.key)
-    vectors = [x.new_empty((batch, channels), dtype=torch.float32) for _ in range(4)]
+    mean, key, query, gate = (x.new_empty((batch, channels), dtype=torch.float32) for _ in range(4))
     hidden = x.new_empty((batch, channels // 2), dtype=torch.float32)
     log_sums = x.new_empty((batch, 2, groups), dtype=torch.float32)
-    passed = Forward(torch.empty_like(x), *vectors, hidden, log_sums)
+    passed = Forward(torch.empty_like(x), mean, key, query, gate, hidden, log_sums)
     inputs = [_flat(x), *_weights(parameters)]
     _run(0, x, parameters, [*inputs, *(_flat(tensor) for tensor in passed)])
     return passed
@@ -73,7 +73,7 @@ def _run(direction: int, x: Tensor, parameters: Parameters, arrays: list[NDArray
     groups, width = parameters.key.shape
     positions = height * breadth
     if _is_channels_last(x):
-        chunk = _chunk(groups, width, positions, x.element_size())
+        chunk = _chunk(groups, width, batch)
         kernel = channels_last.kernels(min(width, LANES))[direction]
         in_shares(partial(kernel, *arrays, width, positions, groups, chunk), batch * (groups // chunk))
     else:
@@ -81,11 +81,15 @@ def _run(direction: int, x: Tensor, parameters: Parameters, arrays: list[NDArray
         in_shares(partial(kernel, *arrays, width, positions, groups), batch * groups)
 
 
-def _chunk(groups: int, width: int, positions: int, element_size: int) -> int:
-    """Groups a chunk: the largest power of two that divides G and keeps the chunk within its bytes."""
-    chunk = max(LANES // width, 1)
-    while groups % (2 * chunk) == 0 and 2 * chunk * width * positions * element_size <= _CHUNK_BYTES:
-        chunk *= 2
+def _chunk(groups: int, width: int, batch: int) -> int:
+    """Groups a chunk: the largest power of two that divides G, halved while there is too little to share.
+
+    Whole rows are read fastest. It must not follow the number of threads: that would change the order of sums.
+    """
+    smallest = max(LANES // width, 1)
+    chunk = groups & -groups
+    while chunk > smallest and batch * (groups // chunk) < _SHARES:
+        chunk //= 2
     return chunk
 
 

@@ -23,7 +23,6 @@ from acm_core.ops.cpu.simd import (
     fma,
     load,
     load_spread,
-    maximum,
     multiply,
     splat,
     store,
@@ -31,14 +30,15 @@ from acm_core.ops.cpu.simd import (
     subtract,
 )
 
-_TILE = 64  # rows
+_TILE = 32  # rows
+_BLOCK = 8  # rows read side by side: as many streams as a processor prefetches
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 _LOWEST = np.float32(-1e30)
 _LN_2, _LOG2_E = np.float32(0.6931471805599453), np.float32(1.4426950408889634)
 
 
 @kernel
-def _peaks(scores, count, chunk, peaks, shrink):  # type: ignore[no-untyped-def]
+def _peaks(scores, count, chunk, peaks, shrink):
     """Raise each group's peak to its largest score; `shrink` is what earlier sums are worth then."""
     for g in range(chunk):
         shrink[g] = peaks[g]
@@ -51,7 +51,7 @@ def _peaks(scores, count, chunk, peaks, shrink):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _repeat(values, chunk, repeated):  # type: ignore[no-untyped-def]
+def _repeat(values, chunk, repeated):
     """A value a group, repeated to whole vectors: the pattern of neighbouring scores. Chunks are powers of two."""
     for i in range(max(chunk, LANES)):
         repeated[i] = values[i % chunk]
@@ -62,16 +62,18 @@ def kernels(lanes: int) -> tuple[Any, Any]:
     """(forward, backward) for c = `lanes` of 2, 4 or 8, or for any c divisible by 16 with lanes = 16."""
 
     @kernel
-    def forward(  # type: ignore[no-untyped-def]
+    def forward(
         x, key_weight, query_weight, weight1, bias1, weight2, bias2,
         y, mean, key, query, gate, hidden, log_sums, width, positions, groups, chunk, first, last,
     ):  # fmt: skip
         """Chunks first ≤ b·(G / chunk) + i < last."""
         channels, wide = groups * width, chunk * width
         parts = max(width // LANES, 1)  # vectors a unit: a group, or the groups that share a vector
-        unit, unit_groups = parts * LANES, LANES // lanes
-        pattern = max(chunk, LANES)
-        keys, queries = np.empty(_TILE * chunk + LANES, np.float32), np.empty(_TILE * chunk + LANES, np.float32)
+        unit, pattern = parts * LANES, max(chunk, LANES)
+        keys, queries = (
+            np.empty(_TILE * chunk + LANES, np.float32),
+            np.empty(_TILE * chunk + LANES, np.float32),
+        )
         key_peaks, query_peaks = np.empty(chunk, np.float32), np.empty(chunk, np.float32)
         key_sums, query_sums = np.empty(pattern, np.float32), np.empty(pattern, np.float32)
         key_shrink, query_shrink = np.empty(chunk, np.float32), np.empty(chunk, np.float32)
@@ -95,16 +97,18 @@ def kernels(lanes: int) -> tuple[Any, Any]:
             for start in range(0, positions, _TILE):
                 count = min(_TILE, positions - start)
                 tile = rows + start * channels
-                for j in range(0, wide, unit):
-                    score = j // width
-                    for row in range(count):
-                        sum1, sum2 = splat(_ZERO), splat(_ZERO)
-                        for part in range(0, unit, LANES):
-                            values = load(x, tile + row * channels + j + part)
-                            sum1 = fma(values, load(key_weight, weights + j + part), sum1)
-                            sum2 = fma(values, load(query_weight, weights + j + part), sum2)
-                        store_group_totals(keys, row * chunk + score, sum1, lanes)
-                        store_group_totals(queries, row * chunk + score, sum2, lanes)
+                for block in range(0, count, _BLOCK):
+                    end = min(block + _BLOCK, count)
+                    for j in range(0, wide, unit):
+                        score = j // width
+                        for row in range(block, end):
+                            sum1, sum2 = splat(_ZERO), splat(_ZERO)
+                            for part in range(0, unit, LANES):
+                                values = load(x, tile + row * channels + j + part)
+                                sum1 = fma(values, load(key_weight, weights + j + part), sum1)
+                                sum2 = fma(values, load(query_weight, weights + j + part), sum2)
+                            store_group_totals(keys, row * chunk + score, sum1, lanes)
+                            store_group_totals(queries, row * chunk + score, sum2, lanes)
                 _peaks(keys, count, chunk, key_peaks, key_shrink)
                 _peaks(queries, count, chunk, query_peaks, query_shrink)
                 _repeat(key_peaks, chunk, key_levels)
@@ -125,18 +129,28 @@ def kernels(lanes: int) -> tuple[Any, Any]:
                     store(queries, i, powers)
                     store(query_sums, level, add(load(query_sums, level), powers))
                 for j in range(0, wide, LANES):
-                    score = j // width
-                    sums = load(mean, at + j)
-                    pooled1 = multiply(load(key, at + j), load_spread(key_shrink, score, lanes))
-                    pooled2 = multiply(load(query, at + j), load_spread(query_shrink, score, lanes))
-                    for row in range(count):
-                        values = load(x, tile + row * channels + j)
-                        sums = add(sums, values)
-                        pooled1 = fma(load_spread(keys, row * chunk + score, lanes), values, pooled1)
-                        pooled2 = fma(load_spread(queries, row * chunk + score, lanes), values, pooled2)
-                    store(mean, at + j, sums)
-                    store(key, at + j, pooled1)
-                    store(query, at + j, pooled2)
+                    store(
+                        key, at + j, multiply(load(key, at + j), load_spread(key_shrink, j // width, lanes))
+                    )
+                    store(
+                        query,
+                        at + j,
+                        multiply(load(query, at + j), load_spread(query_shrink, j // width, lanes)),
+                    )
+                for block in range(0, count, _BLOCK):
+                    end = min(block + _BLOCK, count)
+                    for j in range(0, wide, LANES):
+                        score = j // width
+                        sums = load(mean, at + j)
+                        pooled1, pooled2 = load(key, at + j), load(query, at + j)
+                        for row in range(block, end):
+                            values = load(x, tile + row * channels + j)
+                            sums = add(sums, values)
+                            pooled1 = fma(load_spread(keys, row * chunk + score, lanes), values, pooled1)
+                            pooled2 = fma(load_spread(queries, row * chunk + score, lanes), values, pooled2)
+                        store(mean, at + j, sums)
+                        store(key, at + j, pooled1)
+                        store(query, at + j, pooled2)
             for g in range(chunk):
                 key_sum, query_sum = _ZERO, _ZERO
                 for i in range(g, pattern, chunk):
@@ -161,7 +175,7 @@ def kernels(lanes: int) -> tuple[Any, Any]:
                     store(y, place, fma(load(x, place), load(gate, at + j), load(shift, j)))
 
     @kernel
-    def backward(  # type: ignore[no-untyped-def]
+    def backward(
         grad_y, grad_orthogonality, x, key_weight, query_weight, weight1, weight2,
         mean, key, query, gate, hidden, log_sums,
         grad_x, grad_key_weight, grad_query_weight, gate1, gate2, width, positions, groups, chunk, first, last,
@@ -194,14 +208,16 @@ def kernels(lanes: int) -> tuple[Any, Any]:
             for start in range(0, positions, _TILE):
                 count = min(_TILE, positions - start)
                 tile = rows + start * channels
-                for j in range(0, wide, LANES):
-                    sums, products = load(grad_sums, j), load(grad_gate, j)
-                    for row in range(count):
-                        grads = load(grad_y, tile + row * channels + j)
-                        sums = add(sums, grads)
-                        products = fma(grads, load(x, tile + row * channels + j), products)
-                    store(grad_sums, j, sums)
-                    store(grad_gate, j, products)
+                for block in range(0, count, _BLOCK):
+                    end = min(block + _BLOCK, count)
+                    for j in range(0, wide, LANES):
+                        sums, products = load(grad_sums, j), load(grad_gate, j)
+                        for row in range(block, end):
+                            grads = load(grad_y, tile + row * channels + j)
+                            sums = add(sums, grads)
+                            products = fma(grads, load(x, tile + row * channels + j), products)
+                        store(grad_sums, j, sums)
+                        store(grad_gate, j, products)
             for j in range(wide):
                 grad_gate[j] += (key[at + j] - query[at + j]) * grad_sums[j]
                 grad_difference = gate[at + j] * grad_sums[j]
@@ -228,21 +244,23 @@ def kernels(lanes: int) -> tuple[Any, Any]:
             for start in range(0, positions, _TILE):
                 count = min(_TILE, positions - start)
                 tile = rows + start * channels
-                for j in range(0, wide, unit):
-                    score = j // width
-                    for row in range(count):
-                        sum1, sum2, sum3, sum4 = splat(_ZERO), splat(_ZERO), splat(_ZERO), splat(_ZERO)
-                        for part in range(0, unit, LANES):
-                            values = load(x, tile + row * channels + j + part)
-                            sum1 = fma(values, load(key_weight, weights + j + part), sum1)
-                            sum2 = fma(values, load(query_weight, weights + j + part), sum2)
-                            sum3 = fma(values, load(grad_key, j + part), sum3)
-                            sum4 = fma(values, load(grad_query, j + part), sum4)
-                        place = row * chunk + score
-                        store_group_totals(keys, place, sum1, lanes)
-                        store_group_totals(queries, place, sum2, lanes)
-                        store_group_totals(grad_keys, place, sum3, lanes)
-                        store_group_totals(grad_queries, place, sum4, lanes)
+                for block in range(0, count, _BLOCK):
+                    end = min(block + _BLOCK, count)
+                    for j in range(0, wide, unit):
+                        score = j // width
+                        for row in range(block, end):
+                            sum1, sum2, sum3, sum4 = splat(_ZERO), splat(_ZERO), splat(_ZERO), splat(_ZERO)
+                            for part in range(0, unit, LANES):
+                                values = load(x, tile + row * channels + j + part)
+                                sum1 = fma(values, load(key_weight, weights + j + part), sum1)
+                                sum2 = fma(values, load(query_weight, weights + j + part), sum2)
+                                sum3 = fma(values, load(grad_key, j + part), sum3)
+                                sum4 = fma(values, load(grad_query, j + part), sum4)
+                            place = row * chunk + score
+                            store_group_totals(keys, place, sum1, lanes)
+                            store_group_totals(queries, place, sum2, lanes)
+                            store_group_totals(grad_keys, place, sum3, lanes)
+                            store_group_totals(grad_queries, place, sum4, lanes)
                 for i in range(0, count * chunk, LANES):
                     level = i % pattern
                     maps = exp2(subtract(load(keys, i), load(key_levels, level)))
@@ -250,26 +268,34 @@ def kernels(lanes: int) -> tuple[Any, Any]:
                     store(grad_keys, i, multiply(maps, subtract(load(grad_keys, i), load(key_dots, level))))
                     maps = exp2(subtract(load(queries, i), load(query_levels, level)))
                     store(queries, i, maps)
-                    store(grad_queries, i, multiply(maps, subtract(load(grad_queries, i), load(query_dots, level))))
-                for j in range(0, wide, LANES):
-                    score = j // width
-                    scale, offset = load(gate, at + j), load(grad_mean, j)
-                    key_share, query_share = load(grad_key, j), load(grad_query, j)
-                    slope1, slope2 = load(key_slope, j), load(query_slope, j)
-                    sums1, sums2 = load(grad_key_weight, at + j), load(grad_query_weight, at + j)
-                    for row in range(count):
-                        place = tile + row * channels + j
-                        values = load(x, place)
-                        change1 = load_spread(grad_keys, row * chunk + score, lanes)
-                        change2 = load_spread(grad_queries, row * chunk + score, lanes)
-                        sums1 = fma(change1, values, sums1)
-                        sums2 = fma(change2, values, sums2)
-                        result = fma(load(grad_y, place), scale, offset)
-                        result = fma(load_spread(keys, row * chunk + score, lanes), key_share, result)
-                        result = fma(load_spread(queries, row * chunk + score, lanes), query_share, result)
-                        result = fma(change1, slope1, result)
-                        store(grad_x, place, fma(change2, slope2, result))
-                    store(grad_key_weight, at + j, sums1)
-                    store(grad_query_weight, at + j, sums2)
+                    store(
+                        grad_queries,
+                        i,
+                        multiply(maps, subtract(load(grad_queries, i), load(query_dots, level))),
+                    )
+                for block in range(0, count, _BLOCK):
+                    end = min(block + _BLOCK, count)
+                    for j in range(0, wide, LANES):
+                        score = j // width
+                        scale, offset = load(gate, at + j), load(grad_mean, j)
+                        key_share, query_share = load(grad_key, j), load(grad_query, j)
+                        slope1, slope2 = load(key_slope, j), load(query_slope, j)
+                        sums1, sums2 = load(grad_key_weight, at + j), load(grad_query_weight, at + j)
+                        for row in range(block, end):
+                            place = tile + row * channels + j
+                            values = load(x, place)
+                            change1 = load_spread(grad_keys, row * chunk + score, lanes)
+                            change2 = load_spread(grad_queries, row * chunk + score, lanes)
+                            sums1 = fma(change1, values, sums1)
+                            sums2 = fma(change2, values, sums2)
+                            result = fma(load(grad_y, place), scale, offset)
+                            result = fma(load_spread(keys, row * chunk + score, lanes), key_share, result)
+                            result = fma(
+                                load_spread(queries, row * chunk + score, lanes), query_share, result
+                            )
+                            result = fma(change1, slope1, result)
+                            store(grad_x, place, fma(change2, slope2, result))
+                        store(grad_key_weight, at + j, sums1)
+                        store(grad_query_weight, at + j, sums2)
 
     return forward, backward

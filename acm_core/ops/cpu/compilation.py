@@ -7,7 +7,7 @@ from typing import Any
 
 from numba import njit
 
-_SETTINGS = {
+_SETTINGS: dict[str, Any] = {
     # Sums may be regrouped and products fused; NaN and infinity keep their meaning.
     "fastmath": {"reassoc", "contract", "nsz", "arcp"},
     "error_model": "numpy",
@@ -21,8 +21,3 @@ def kernel(function: Callable[..., Any]) -> Any:
         return njit(cache=True, **_SETTINGS)(function)
     except RuntimeError:  # numba found no folder for its cache: the code is read-only and so is the home
         return njit(**_SETTINGS)(function)
-
-
-def inlined(function: Callable[..., Any]) -> Any:
-    """A part of kernels."""
-    return njit(inline="always", **_SETTINGS)(function)

@@ -37,7 +37,7 @@ _LN_2, _LOG2_E = np.float32(0.6931471805599453), np.float32(1.4426950408889634)
 
 
 @kernel
-def _scores(x, at, positions, start, count, width, weight1, at1, weight2, at2, out1, out2):  # type: ignore[no-untyped-def]
+def _scores(x, at, positions, start, count, width, weight1, at1, weight2, at2, out1, out2):
     """Two weighted sums over the slice's channels at `count` positions from `start`."""
     for t in range(0, count, LANES):
         left = count - t
@@ -51,7 +51,7 @@ def _scores(x, at, positions, start, count, width, weight1, at1, weight2, at2, o
 
 
 @kernel
-def _peak(scores, count, before):  # type: ignore[no-untyped-def]
+def _peak(scores, count, before):
     """The largest score, or `before` where that is larger; lanes after the last score become the lowest."""
     peaks = splat(before)
     for t in range(0, count, LANES):
@@ -62,7 +62,7 @@ def _peak(scores, count, before):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _powers(scores, count, peak):  # type: ignore[no-untyped-def]
+def _powers(scores, count, peak):
     """scores = 2^(scores − peak), in place; their sum."""
     sums = splat(_ZERO)
     for t in range(0, count, LANES):
@@ -73,7 +73,7 @@ def _powers(scores, count, peak):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def forward(  # type: ignore[no-untyped-def]
+def forward(
     x, key_weight, query_weight, weight1, bias1, weight2, bias2,
     y, mean, key, query, gate, hidden, log_sums, width, positions, groups, first, last,
 ):  # fmt: skip
@@ -126,7 +126,9 @@ def forward(  # type: ignore[no-untyped-def]
             query[at + j] /= query_sum
         log_sums[2 * sample * groups + group] = (key_peak + np.float32(math.log2(key_sum))) * _LN_2
         log_sums[(2 * sample + 1) * groups + group] = (query_peak + np.float32(math.log2(query_sum))) * _LN_2
-        gate_forward(mean, at, item * (width // 2), group, width, weight1, bias1, weight2, bias2, hidden, gate)
+        gate_forward(
+            mean, at, item * (width // 2), group, width, weight1, bias1, weight2, bias2, hidden, gate
+        )
         for j in range(width):
             row = (at + j) * positions
             scale = splat(gate[at + j])
@@ -137,7 +139,7 @@ def forward(  # type: ignore[no-untyped-def]
 
 
 @kernel
-def backward(  # type: ignore[no-untyped-def]
+def backward(
     grad_y, grad_orthogonality, x, key_weight, query_weight, weight1, weight2,
     mean, key, query, gate, hidden, log_sums,
     grad_x, grad_key_weight, grad_query_weight, gate1, gate2, width, positions, groups, first, last,
@@ -180,7 +182,9 @@ def backward(  # type: ignore[no-untyped-def]
         for start in range(0, positions, _TILE):
             count = min(_TILE, positions - start)
             _scores(x, at, positions, start, count, width, key_weight, own, query_weight, own, keys, queries)
-            _scores(x, at, positions, start, count, width, grad_key, 0, grad_query, 0, grad_keys, grad_queries)
+            _scores(
+                x, at, positions, start, count, width, grad_key, 0, grad_query, 0, grad_keys, grad_queries
+            )
             for t in range(0, count, LANES):
                 maps = keep_first(exp2(subtract(load(keys, t), key_level)), count - t, _ZERO)
                 store(keys, t, maps)

@@ -15,9 +15,12 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models
-from numba.extending import intrinsic, register_model
+from numba.extending import intrinsic as _numba_intrinsic
+from numba.extending import register_model
 
 LANES = 16
+
+intrinsic: Any = _numba_intrinsic  # its own annotation lacks the arguments that kernels leave out
 
 _F32 = ir.FloatType()
 _I16 = ir.IntType(16)
@@ -53,9 +56,7 @@ def _constant(value: float) -> ir.Constant:
 
 def _call(builder: Any, name: str, result: Any, *arguments: Any, flags: tuple[str, ...] = ()) -> Any:
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
-    return builder.call(
-        cgutils.get_or_insert_function(builder.module, kind, name), arguments, fastmath=flags
-    )
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments, fastmath=flags)
 
 
 def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
@@ -123,7 +124,9 @@ def load(typing: Any, array: Any, index: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if _is_bfloat16(signature.args[0]):
-            return _widen(builder, builder.load(_address(context, builder, signature, args, _NARROW), align=2))
+            return _widen(
+                builder, builder.load(_address(context, builder, signature, args, _NARROW), align=2)
+            )
         return builder.load(_address(context, builder, signature, args, _VECTOR), align=4)
 
     return vector(array, types.int64), generate
@@ -154,7 +157,9 @@ def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         narrow = _is_bfloat16(signature.args[0])
         value = _narrow(builder, args[2]) if narrow else args[2]
-        builder.store(value, _address(context, builder, signature, args, value.type), align=2 if narrow else 4)
+        builder.store(
+            value, _address(context, builder, signature, args, value.type), align=2 if narrow else 4
+        )
         return context.get_dummy_value()
 
     return types.void(array, types.int64, vector), generate

@@ -98,19 +98,39 @@ def test_every_combination_trains_without_inplace_operations(context: str, norm:
         assert value.grad.isfinite().all(), name
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet50"])
 @pytest.mark.parametrize("context", CONTEXTS)
-def test_channels_last_reaches_the_last_stage(context: str) -> None:
-    model = build_classifier(ModelConfig(context=context), 2).to(memory_format=torch.channels_last)
-    seen: list[bool] = []
-    for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
-        for block in stage:
-            block.register_forward_hook(
-                lambda _module, _inputs, output: seen.append(
-                    output[0].is_contiguous(memory_format=torch.channels_last)
-                )
-            )
-    model(torch.randn(2, 1, 64, 64).contiguous(memory_format=torch.channels_last))
-    assert seen == [True] * 8
+def test_no_module_leaves_channels_last(context: str, architecture: str, autocast: bool) -> None:
+    """Every map between modules, and its gradient on the way back: a silent change of layout is paid for twice."""
+    settings = ModelConfig.model_validate({"context": context, "architecture": architecture})
+    model = build_classifier(settings, 2).to(memory_format=torch.channels_last)
+    left: list[str] = []
+    watched: set[str] = set()
+
+    def check(tensor: torch.Tensor, what: str) -> None:
+        # With one position or one channel every layout is the same.
+        if tensor.ndim == 4 and tensor.shape[1] > 1 and tensor.shape[2] * tensor.shape[3] > 1:
+            watched.add(what)
+            if not tensor.is_contiguous(memory_format=torch.channels_last):
+                left.append(what)
+
+    def watch(name: str, output: object) -> None:
+        maps = output[0] if isinstance(output, tuple) else output
+        assert isinstance(maps, torch.Tensor)
+        check(maps, name)
+        if maps.requires_grad:
+            maps.register_hook(lambda gradient: check(gradient, f"gradient of {name}"))
+
+    for name, module in model.named_modules():
+        if name:
+            module.register_forward_hook(lambda _module, _inputs, output, _name=name: watch(_name, output))
+    films = torch.randn(2, 1, 64, 64).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        output = model(films)
+    (output.logits.float().sum() + output.orthogonality.float().sum()).backward()
+    assert {"conv1", "layer4.1", "gradient of conv1", "gradient of layer4.1.context"} <= watched
+    assert left == []
 
 
 @pytest.mark.parametrize(("head", "pool"), [("max", torch.amax), ("average", torch.mean)])

@@ -6,59 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from op_cases import LAYOUTS, Parameters, draw
 from torch import Tensor
 from torch.nn import functional as F
 
 from acm_core.ops.reference import attend_and_compare, attention
-
-Parameters = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-
-
-def draw(
-    batch: int, channels: int, height: int, width: int, groups: int, seed: int
-) -> tuple[Tensor, Parameters]:
-    """x with a mean well off zero, and parameters, in float64."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    per_group = channels // groups
-    parameters = (
-        normal(groups, per_group),
-        normal(groups, per_group),
-        normal(channels // 2, per_group),
-        normal(channels // 2),
-        normal(channels, per_group // 2),
-        normal(channels),
-    )
-    return normal(batch, channels, height, width) + 1.5, parameters
-
-
-def written_out(x: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
-    """The paper's formula with a centred copy, grouped convolutions and nothing simplified."""
-    key, query, weight1, bias1, weight2, bias2 = parameters
-    groups = key.shape[0]
-    mean = x.mean((2, 3), keepdim=True)
-    centred = x - mean
-
-    def pool(weight: Tensor) -> Tensor:
-        maps = F.conv2d(centred, weight[:, :, None, None], groups=groups).flatten(2).softmax(2)
-        weighted = maps[:, :, None] * centred.unflatten(1, (groups, -1)).flatten(3)
-        return weighted.sum(3).flatten(1)[:, :, None, None]
-
-    hidden = F.conv2d(mean, weight1[:, :, None, None], bias1, groups=groups).relu()
-    gate = F.conv2d(hidden, weight2[:, :, None, None], bias2, groups=groups).sigmoid()
-    pooled_key, pooled_query = pool(key), pool(query)
-    return (x + pooled_key - pooled_query) * gate, (pooled_key * pooled_query).mean((1, 2, 3))
-
-
-LAYOUTS = {
-    "contiguous": lambda x: x.contiguous(),
-    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
-    "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
-    "sliced": lambda x: torch.cat((x, x), 3)[..., : x.shape[3]],
-}
+from simulations.benchmark.authors_formula import attend_and_compare_as_written
 
 
 @settings(max_examples=25, deadline=None)
@@ -78,7 +31,10 @@ def test_equals_the_formula_written_out(
     x = LAYOUTS[layout](x).requires_grad_()
     inputs = [x, *(parameter.requires_grad_() for parameter in parameters)]
     results = []
-    for function in (lambda: attend_and_compare(x, *parameters), lambda: written_out(x, parameters)):
+    for function in (
+        lambda: attend_and_compare(x, *parameters),
+        lambda: attend_and_compare_as_written(x, *parameters),
+    ):
         y, orthogonality = function()
         weights = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view(y.shape)
         loss = (y * weights).sum() + orthogonality.sum()

@@ -1,0 +1,64 @@
+"""`python -m simulations.benchmark op|step`: tables of times, in one run, against named rivals."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and print; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m simulations.benchmark",
+        description="Measure speed on this machine, contenders taking turns; every figure is a median over rounds, "
+        "with quartiles of the ratio to the rival.",
+    )
+    parser.add_argument(
+        "benchmark", choices=("op", "step"), help="the attend-and-compare operation, or a training step"
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--batch", type=int, default=8, help="films (default: 8)")
+    parser.add_argument(
+        "--side", type=int, default=224, help="of the film in pixels, for `step` (default: 224)"
+    )
+    parser.add_argument("--rounds", type=int, default=9, help="times each contender is measured (default: 9)")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: all cores")
+    parser.add_argument(
+        "--only", help="contenders of `step`, with commas between; the plain one is always there"
+    )
+    parser.add_argument("--output", type=Path, help="also write every single time as JSON")
+    options = parser.parse_args(arguments)
+
+    import torch
+
+    from acm_core.files import write_text_atomically
+    from simulations.benchmark import op, step
+
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    name = options.device
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    if options.benchmark == "op":
+        document = op.run(device, getattr(torch, options.precision), options.batch, options.rounds)
+        text = op.table(document)
+    else:
+        wanted = options.only.split(",") if options.only else step.CONTENDERS[1:]
+        unknown = [name for name in wanted if name not in step.CONTENDERS]
+        if unknown:
+            parser.error(f"--only: expected some of {', '.join(step.CONTENDERS)}, got {', '.join(unknown)}")
+        contenders = (step.CONTENDERS[0], *(name for name in wanted if name != step.CONTENDERS[0]))
+        document = step.run(
+            device, options.precision, options.batch, options.side, options.rounds, contenders
+        )
+        text = step.table(document)
+    print(text, end="")  # noqa: T201  # the command's own output
+    if options.output is not None:
+        write_text_atomically(options.output, json.dumps(document, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
