@@ -174,8 +174,6 @@ def backward_kernel(
     query = tl.load(query_in + at + channels, mask=inside, other=0.0)
     gate = tl.load(gate_in + at + channels, mask=inside, other=0.0)
     gamma = tl.load(grad_orthogonality + sample) / (groups * c)
-    sums = tl.zeros((c_pad,), tl.float32)
-    products = tl.zeros((c_pad,), tl.float32)
     if resident:
         tile, offsets, mask, within = _tile(
             x, start, channels, inside, 0, positions, stride_c, stride_n, block_n
@@ -184,13 +182,17 @@ def backward_kernel(
         sums = tl.sum(grads, 1)
         products = tl.sum(grads * tile, 1)
     else:
+        all_sums = tl.zeros((c_pad, block_n), tl.float32)
+        all_products = tl.zeros((c_pad, block_n), tl.float32)
         for first in range(0, positions, block_n):
             tile, offsets, mask, within = _tile(
                 x, start, channels, inside, first, positions, stride_c, stride_n, block_n
             )
             grads = tl.load(grad_y + offsets, mask=mask, other=0.0).to(tl.float32)
-            sums += tl.sum(grads, 1)
-            products += tl.sum(grads * tile, 1)
+            all_sums += grads
+            all_products += grads * tile
+        sums = tl.sum(all_sums, 1)
+        products = tl.sum(all_products, 1)
     grad_key = gate * sums + gamma * (query - mean)
     grad_query = gamma * (key - mean) - gate * sums
     gate2 = (products + (key - query) * sums) * gate * (1 - gate)
