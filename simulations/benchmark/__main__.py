@@ -1,4 +1,4 @@
-"""`python -m simulations.benchmark op|step`: tables of times, in one run, against named rivals."""
+"""`python -m simulations.benchmark op|step|profile`: tables of times, in one run, against named rivals."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ def main(arguments: list[str] | None = None) -> int:
         "with quartiles of the ratio to the rival.",
     )
     parser.add_argument(
-        "benchmark", choices=("op", "step"), help="the attend-and-compare operation, or a training step"
+        "benchmark",
+        choices=("op", "step", "profile"),
+        help="the attend-and-compare operation, a training step, or where the time of a step goes",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--batch", type=int, default=8, help="films (default: 8)")
     parser.add_argument(
-        "--side", type=int, default=224, help="of the film in pixels, for `step` (default: 224)"
+        "--side", type=int, default=224, help="of the film in pixels, for `step` and `profile` (default: 224)"
     )
     parser.add_argument("--rounds", type=int, default=9, help="times each contender is measured (default: 9)")
     parser.add_argument("--threads", type=int, help="CPU threads; default: all cores")
     parser.add_argument(
-        "--only", help="contenders of `step`, with commas between; the plain one is always there"
+        "--only",
+        help="contenders of `step` and `profile`, with commas between; the plain one is always there",
     )
     parser.add_argument("--output", type=Path, help="also write every single time as JSON")
     options = parser.parse_args(arguments)
@@ -35,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     import torch
 
     from acm_core.files import write_text_atomically
-    from simulations.benchmark import op, step
+    from simulations.benchmark import op, profile, step
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -45,15 +48,19 @@ def main(arguments: list[str] | None = None) -> int:
         document = op.run(device, getattr(torch, options.precision), options.batch, options.rounds)
         text = op.table(document)
     else:
-        wanted = options.only.split(",") if options.only else step.CONTENDERS[1:]
+        default = "acm" if options.benchmark == "profile" else ",".join(step.CONTENDERS[1:])
+        wanted = (options.only or default).split(",")
         unknown = [name for name in wanted if name not in step.CONTENDERS]
         if unknown:
             parser.error(f"--only: expected some of {', '.join(step.CONTENDERS)}, got {', '.join(unknown)}")
         contenders = (step.CONTENDERS[0], *(name for name in wanted if name != step.CONTENDERS[0]))
-        document = step.run(
-            device, options.precision, options.batch, options.side, options.rounds, contenders
-        )
-        text = step.table(document)
+        settings = (device, options.precision, options.batch, options.side)
+        if options.benchmark == "step":
+            document = step.run(*settings, options.rounds, contenders)
+            text = step.table(document)
+        else:
+            document = profile.run(*settings, contenders)
+            text = profile.table(document)
     print(text, end="")  # noqa: T201  # the command's own output
     if options.output is not None:
         write_text_atomically(options.output, json.dumps(document, indent=1))

@@ -96,7 +96,7 @@ def _time(
     torch.set_num_threads(threads)
     if tuned:
         keep_freed_memory()
-    works = {name: _step(name, torch.device(device), precision, batch, side, layout) for name in contenders}
+    works = {name: step(name, torch.device(device), precision, batch, side, layout) for name in contenders}
     return {name: timing.seconds for name, timing in take_turns(works, rounds, warm_up=1).items()}
 
 
@@ -104,7 +104,7 @@ def _peak_memory(
     device: str, precision: str, batch: int, side: int, threads: int, layout: str, name: str
 ) -> int:
     torch.set_num_threads(threads)
-    work = _step(name, torch.device(device), precision, batch, side, layout)
+    work = step(name, torch.device(device), precision, batch, side, layout)
     for _ in range(3):
         work()
     if device.startswith("cuda"):
@@ -113,19 +113,19 @@ def _peak_memory(
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _step(
+def step(
     name: str, device: torch.device, precision: str, batch: int, side: int, layout: str
 ) -> Callable[[], None]:
     """One training step of a contender, ready to be repeated."""
     torch.manual_seed(0)
-    model = _model(name).to(device).to(memory_format=LAYOUTS[layout]).train()
-    optimizer = make_optimizer(model, TrainingConfig(optimizer="sgd", learning_rate=1e-3))
+    network = model(name).to(device).to(memory_format=LAYOUTS[layout]).train()
+    optimizer = make_optimizer(network, TrainingConfig(optimizer="sgd", learning_rate=1e-3))
     films = torch.randn(batch, 1, side, side, device=device).contiguous(memory_format=LAYOUTS[layout])
     labels = torch.randint(0, 2, (batch, _FINDINGS), device=device).float()
 
-    def step() -> None:
+    def one() -> None:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-            output = model(films)
+            output = network(films)
         if isinstance(output, Tensor):
             loss = masked_bce(output.float(), labels)
         else:
@@ -134,19 +134,20 @@ def _step(
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature is untyped
         optimizer.step()
 
-    return step
+    return one
 
 
-def _model(name: str) -> nn.Module:
+def model(name: str) -> nn.Module:
+    """The network of a contender, for one-channel films."""
     if name == _PLAIN:
         plain: nn.Module = torchvision.models.resnet50(num_classes=_FINDINGS)
         plain.conv1 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
         return plain
     context = "acm" if name == _FORMULA else name
     settings = ModelConfig.model_validate({"architecture": "resnet50", "context": context})
-    model = build_classifier(settings, _FINDINGS)
+    network = build_classifier(settings, _FINDINGS)
     if name == _FORMULA:
-        for module in model.modules():
+        for module in network.modules():
             if isinstance(module, AttendAndCompare):
                 module.__class__ = AttendAndCompareAsWritten
-    return model
+    return network
