@@ -269,12 +269,17 @@ def _differentiate(
     gradients = (
         key.sum(0),
         query.sum(0),
-        torch.einsum("bgo,bgi->goi", by_group1, _by_group(mean, parameters)).flatten(0, 1),
+        _outer_sum(by_group1, _by_group(mean, parameters)),
         gate1.sum(0),
-        torch.einsum("bgo,bgi->goi", by_group2, _by_group(hidden, parameters)).flatten(0, 1),
+        _outer_sum(by_group2, _by_group(hidden, parameters)),
         gate2.sum(0),
     )
     return grad_x, *(gradient.to(p.dtype) for gradient, p in zip(gradients, parameters, strict=True))
+
+
+def _outer_sum(left: Tensor, right: Tensor) -> Tensor:
+    """Σ over the batch of left ⊗ right within each group: B×G×o and B×G×i → G·o×i."""
+    return torch.bmm(left.permute(1, 2, 0), right.transpose(0, 1)).flatten(0, 1)
 
 
 def _refuse_second_derivative(_ctx: Any, *_: Tensor | None) -> tuple[Tensor, ...]:

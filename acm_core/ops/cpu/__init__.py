@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -104,10 +103,7 @@ def _weights(parameters: Parameters) -> list[NDArray[Any]]:
 
 
 def _flat(tensor: Tensor) -> NDArray[Any]:
-    """The tensor's memory as a flat array: float32, or int16 for bfloat16."""
-    tensor = tensor.detach()
-    if _is_channels_last(tensor) if tensor.ndim == 4 else False:
-        tensor = tensor.permute(0, 2, 3, 1)
-    flat = tensor.reshape(-1)
-    array: NDArray[np.generic] = (flat.view(torch.int16) if flat.dtype is torch.bfloat16 else flat).numpy()
+    """The memory of a dense tensor, in whatever order its layout has: float32, or int16 for bfloat16."""
+    flat = tensor.detach().as_strided((tensor.numel(),), (1,))
+    array: NDArray[Any] = (flat.view(torch.int16) if flat.dtype is torch.bfloat16 else flat).numpy()
     return array
