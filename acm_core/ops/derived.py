@@ -71,7 +71,8 @@ def backward(
     maps = torch.exp(scores - log_sums[..., None])
     pooled = torch.stack((key.view(by_group), query.view(by_group)), 1)
     grad_scores = maps * (changes - (seen * pooled).sum(3)[..., None])
-    grad_weights = _pool(wide, grad_scores)
+    # The scores' gradients sum to 0 over positions; what rounding leaves of the sum would pool K and Q once more.
+    grad_weights = _pool(wide, grad_scores) - pooled * grad_scores.sum(3)[..., None]
     grad_x = _spread(torch.cat((maps, grad_scores), 1), torch.cat((seen, own), 1), wide)
     grad_x = grad_x + torch.addcmul((grad_mean / positions)[:, :, None, None], grad, gate[:, :, None, None])
     grad_keys, grad_queries = (gradient.clone() for gradient in grad_weights.unbind(1))
