@@ -62,7 +62,15 @@ def backward(
         x.new_empty((batch, channels), dtype=torch.float32),
     )
     key, query, weight1, _, weight2, _ = _weights(parameters)
-    inputs = [_flat(grad_y), _flat(grad_orthogonality.float().contiguous()), _flat(x), key, query, weight1, weight2]
+    inputs = [
+        _flat(grad_y),
+        _flat(grad_orthogonality.float().contiguous()),
+        _flat(x),
+        key,
+        query,
+        weight1,
+        weight2,
+    ]
     _run(1, x, parameters, [*inputs, *(_flat(tensor) for tensor in (*passed[1:], *gradients))])
     return gradients
 
