@@ -49,6 +49,8 @@ class AttendAndCompare(ContextModule):
         ValueError: channels is not divisible by 2·groups.
     """
 
+    operation = staticmethod(attend_and_compare)
+
     def __init__(self, channels: int, groups: int = 32, initialisation: Initialisation = "kaiming") -> None:
         super().__init__()
         if groups < 1 or channels < 1 or channels % (2 * groups):
@@ -72,7 +74,7 @@ class AttendAndCompare(ContextModule):
             nn.init.constant_(self.gate2_bias, OPEN_GATE)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return attend_and_compare(
+        return self.operation(
             x,
             self.key_weight,
             self.query_weight,

@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 
 from acm_core.ops import derived
-from acm_core.ops.passes import Backward, Forward, Parameters, sum_dtype
+from acm_core.ops.passes import (
+    Backward,
+    Forward,
+    Parameters,
+    empty_backward,
+    empty_forward,
+    is_channels_last,
+    sum_dtype,
+)
 from acm_core.ops.reference import check_arguments
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -93,7 +101,9 @@ def sample_gradients(
     gate2_weight: Tensor,
     gate2_bias: Tensor,
 ) -> SampleGradients:
-    """What the backward pass yields before the sum over the batch, for private training; at no extra pass over x.
+    """What the backward pass yields before the sum over the batch, for private training.
+
+    The forward pass is run again for the vectors that the backward pass reads; nothing else is added to the two.
 
     Args:
         grad_y: B×C×H×W, gradient of the summed loss with respect to y.
@@ -104,10 +114,9 @@ def sample_gradients(
     check_arguments(x, *parameters, dtypes=_DTYPES)
     x = _dense(x)
     with torch.no_grad():
-        passed = _implementation(x, parameters).forward(x, parameters)
-        gradients = _implementation(x, parameters).backward(
-            _as(grad_y, x), grad_orthogonality, x, parameters, passed
-        )
+        implementation = _implementation(x, parameters)
+        passed = implementation.forward(x, parameters)
+        gradients = implementation.backward(_as(grad_y, x), grad_orthogonality, x, parameters, passed)
         mean, hidden = _by_group(passed.mean, parameters), _by_group(passed.hidden, parameters)
         gate1, gate2 = _by_group(gradients.gate1, parameters), _by_group(gradients.gate2, parameters)
         return SampleGradients(
@@ -122,16 +131,12 @@ def sample_gradients(
 
 
 def _dense(x: Tensor) -> Tensor:
-    return x if _is_channels_last(x) else x.contiguous()
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last)
+    return x if is_channels_last(x) else x.contiguous()
 
 
 def _as(gradient: Tensor, x: Tensor) -> Tensor:
     """The gradient in x's dtype and layout."""
-    layout = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
+    layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
     return gradient.to(x.dtype).contiguous(memory_format=layout)
 
 
@@ -198,16 +203,8 @@ def _forward_op(
 
 @_forward_op.register_fake
 def _(x: Tensor, key_weight: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
-    batch, channels = x.shape[:2]
-    groups, dtype = key_weight.shape[0], sum_dtype(x)
-    vectors = [x.new_empty((batch, channels), dtype=dtype) for _ in range(4)]
-    return (
-        torch.empty_like(x),
-        x.new_empty((batch,), dtype=dtype),
-        *vectors,
-        x.new_empty((batch, channels // 2), dtype=dtype),
-        x.new_empty((batch, 2, groups), dtype=dtype),
-    )
+    y, *vectors = empty_forward(x, len(key_weight))
+    return y, x.new_empty((len(x),), dtype=sum_dtype(x)), *vectors
 
 
 @torch.library.custom_op("acm_core::attend_and_compare_backward", mutates_args=())
@@ -237,15 +234,7 @@ def _backward_op(
 
 @_backward_op.register_fake
 def _(_y: Tensor, _orthogonality: Tensor, x: Tensor, key_weight: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
-    batch, channels = x.shape[:2]
-    dtype = sum_dtype(x)
-    return (
-        torch.empty_like(x),
-        x.new_empty((batch, *key_weight.shape), dtype=dtype),
-        x.new_empty((batch, *key_weight.shape), dtype=dtype),
-        x.new_empty((batch, channels // 2), dtype=dtype),
-        x.new_empty((batch, channels), dtype=dtype),
-    )
+    return empty_backward(x, len(key_weight))
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:

@@ -61,3 +61,33 @@ class Backward(NamedTuple):
 def sum_dtype(x: Tensor) -> torch.dtype:
     """The precision that sums over positions and everything of size B×C have."""
     return torch.float64 if x.dtype is torch.float64 else torch.float32
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether x: B×C×H×W lies in memory position by position; so do maps of one position in either layout."""
+    return x.is_contiguous(memory_format=torch.channels_last)
+
+
+def in_float32(parameters: Parameters) -> Parameters:
+    """The parameters as kernels read them: float32, contiguous, without history."""
+    return Parameters(*(parameter.detach().float().contiguous() for parameter in parameters))
+
+
+def empty_forward(x: Tensor, groups: int) -> Forward:
+    """Memory for the results of a forward pass of x: B×C×H×W."""
+    batch, channels = x.shape[:2]
+    dtype = sum_dtype(x)
+    mean, key, query, gate = (x.new_empty((batch, channels), dtype=dtype) for _ in range(4))
+    hidden = x.new_empty((batch, channels // 2), dtype=dtype)
+    return Forward(
+        torch.empty_like(x), mean, key, query, gate, hidden, x.new_empty((batch, 2, groups), dtype=dtype)
+    )
+
+
+def empty_backward(x: Tensor, groups: int) -> Backward:
+    """Memory for the results of a backward pass of x: B×C×H×W."""
+    batch, channels = x.shape[:2]
+    dtype = sum_dtype(x)
+    key, query = (x.new_empty((batch, groups, channels // groups), dtype=dtype) for _ in range(2))
+    gate1, gate2 = (x.new_empty((batch, width), dtype=dtype) for width in (channels // 2, channels))
+    return Backward(torch.empty_like(x), key, query, gate1, gate2)

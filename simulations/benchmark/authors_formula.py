@@ -44,13 +44,4 @@ def _pool(centred: Tensor, weight: Tensor) -> Tensor:
 class AttendAndCompareAsWritten(AttendAndCompare):
     """The module with the paper's formula in place of the operation."""
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return attend_and_compare_as_written(
-            x,
-            self.key_weight,
-            self.query_weight,
-            self.gate1_weight,
-            self.gate1_bias,
-            self.gate2_weight,
-            self.gate2_bias,
-        )
+    operation = staticmethod(attend_and_compare_as_written)

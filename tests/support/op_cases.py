@@ -15,6 +15,12 @@ LAYOUTS = {
 }
 
 
+def as_in_a_network(parameters: Parameters) -> Parameters:
+    """Weights scaled by c^-½: scores of a few units, which with weights of spread 1 would grow with the root of c."""
+    scale = parameters[0].shape[1] ** -0.5
+    return tuple(p * scale if p.ndim > 1 else p for p in parameters)
+
+
 def draw(
     batch: int, channels: int, height: int, width: int, groups: int, seed: int
 ) -> tuple[Tensor, Parameters]:

@@ -10,11 +10,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from acm_core.ops.cpu import channels_last, contiguous
-from acm_core.ops.cpu.simd import LANES
+from acm_core.ops.cpu.simd import LANES, LOG2_E
 from acm_core.ops.cpu.threads import in_shares
-from acm_core.ops.passes import Backward, Forward, Parameters
+from acm_core.ops.passes import (
+    Backward,
+    Forward,
+    Parameters,
+    empty_backward,
+    empty_forward,
+    in_float32,
+    is_channels_last,
+)
 
-_LOG2_E = 1.4426950408889634
 _SHARES = 16  # pieces of work that many threads can share well enough
 
 
@@ -23,7 +30,7 @@ def covers(x: Tensor, parameters: Parameters) -> bool:
 
     Contiguous x: any. channels_last: c = 2, 4, 8 or a multiple of 16, and chunks of groups that fill vectors.
     """
-    if not _is_channels_last(x):
+    if not is_channels_last(x):
         return True
     groups, width = parameters.key.shape
     return width % LANES == 0 or (LANES % width == 0 and groups % (LANES // width) == 0)
@@ -34,12 +41,7 @@ def forward(x: Tensor, parameters: Parameters) -> Forward:
     if x.dtype is torch.float16:
         passed = forward(x.float(), parameters)
         return passed._replace(y=passed.y.half())
-    batch, channels = x.shape[:2]
-    groups = len(parameters.key)
-    mean, key, query, gate = (x.new_empty((batch, channels), dtype=torch.float32) for _ in range(4))
-    hidden = x.new_empty((batch, channels // 2), dtype=torch.float32)
-    log_sums = x.new_empty((batch, 2, groups), dtype=torch.float32)
-    passed = Forward(torch.empty_like(x), mean, key, query, gate, hidden, log_sums)
+    passed = empty_forward(x, len(parameters.key))
     inputs = [_flat(x), *_weights(parameters)]
     _run(0, x, parameters, [*inputs, *(_flat(tensor) for tensor in passed)])
     return passed
@@ -52,15 +54,7 @@ def backward(
     if x.dtype is torch.float16:
         gradients = backward(grad_y.float(), grad_orthogonality, x.float(), parameters, passed)
         return gradients._replace(x=gradients.x.half())
-    batch, channels = x.shape[:2]
-    shape = (batch, *parameters.key.shape)
-    gradients = Backward(
-        torch.empty_like(x),
-        x.new_empty(shape, dtype=torch.float32),
-        x.new_empty(shape, dtype=torch.float32),
-        x.new_empty((batch, channels // 2), dtype=torch.float32),
-        x.new_empty((batch, channels), dtype=torch.float32),
-    )
+    gradients = empty_backward(x, len(parameters.key))
     key, query, weight1, _, weight2, _ = _weights(parameters)
     inputs = [
         _flat(grad_y),
@@ -79,7 +73,7 @@ def _run(direction: int, x: Tensor, parameters: Parameters, arrays: list[NDArray
     batch, _, height, breadth = x.shape
     groups, width = parameters.key.shape
     positions = height * breadth
-    if _is_channels_last(x):
+    if is_channels_last(x):
         chunk = _chunk(groups, width, batch)
         kernel = channels_last.kernels(min(width, LANES))[direction]
         in_shares(partial(kernel, *arrays, width, positions, groups, chunk), batch * (groups // chunk))
@@ -100,14 +94,10 @@ def _chunk(groups: int, width: int, batch: int) -> int:
     return chunk
 
 
-def _is_channels_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last)
-
-
 def _weights(parameters: Parameters) -> list[NDArray[Any]]:
     """Flat float32; the score weights in units of log 2."""
-    key, query, *gate = (parameter.detach().float() for parameter in parameters)
-    return [_flat(tensor.contiguous()) for tensor in (key * _LOG2_E, query * _LOG2_E, *gate)]
+    key, query, *gate = in_float32(parameters)
+    return [_flat(tensor) for tensor in (key * float(LOG2_E), query * float(LOG2_E), *gate)]
 
 
 def _flat(tensor: Tensor) -> NDArray[Any]:

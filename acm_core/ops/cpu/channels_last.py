@@ -1,9 +1,8 @@
 """Kernels for channels_last x: a sample's N rows of C channels, in chunks of neighbouring groups, in tiles of rows.
 
-Arrays are flat. A chunk is a power of two of groups, at least 16 channels; it stays in the second-level cache from its
-first pass to its last. A vector holds 16 / `lanes` groups of 2, 4 or 8 channels, or a part of one group; `lanes` is
-known when a kernel is compiled. Scores are in units of log 2 inside, as in `contiguous`, and lie row by row, a value a
-group of the chunk.
+Arrays are flat. A chunk is a power of two of groups, at least 16 channels. A vector holds 16 / `lanes` groups of 2, 4
+or 8 channels, or a part of one group; `lanes` is known when a kernel is compiled. Scores are in units of log 2 inside,
+as in `contiguous`, and lie row by row, a value a group of the chunk.
 """
 
 from __future__ import annotations
@@ -18,6 +17,11 @@ from acm_core.ops.cpu.compilation import kernel
 from acm_core.ops.cpu.gate import gate_backward, gate_forward
 from acm_core.ops.cpu.simd import (
     LANES,
+    LN_2,
+    LOG2_E,
+    LOWEST,
+    TWO,
+    ZERO,
     add,
     exp2,
     fma,
@@ -32,9 +36,6 @@ from acm_core.ops.cpu.simd import (
 
 _TILE = 32  # rows
 _BLOCK = 8  # rows read side by side: as many streams as a processor prefetches
-_ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
-_LOWEST = np.float32(-1e30)
-_LN_2, _LOG2_E = np.float32(0.6931471805599453), np.float32(1.4426950408889634)
 
 
 @kernel
@@ -85,15 +86,15 @@ def kernels(lanes: int) -> tuple[Any, Any]:
             weights = first_group * width
             rows = sample * positions * channels + weights
             for j in range(wide):
-                mean[at + j] = _ZERO
-                key[at + j] = _ZERO
-                query[at + j] = _ZERO
+                mean[at + j] = ZERO
+                key[at + j] = ZERO
+                query[at + j] = ZERO
             for g in range(chunk):
-                key_peaks[g] = _LOWEST
-                query_peaks[g] = _LOWEST
+                key_peaks[g] = LOWEST
+                query_peaks[g] = LOWEST
             for i in range(pattern):
-                key_sums[i] = _ZERO
-                query_sums[i] = _ZERO
+                key_sums[i] = ZERO
+                query_sums[i] = ZERO
             for start in range(0, positions, _TILE):
                 count = min(_TILE, positions - start)
                 tile = rows + start * channels
@@ -102,7 +103,7 @@ def kernels(lanes: int) -> tuple[Any, Any]:
                     for j in range(0, wide, unit):
                         score = j // width
                         for row in range(block, end):
-                            sum1, sum2 = splat(_ZERO), splat(_ZERO)
+                            sum1, sum2 = splat(ZERO), splat(ZERO)
                             for part in range(0, unit, LANES):
                                 values = load(x, tile + row * channels + j + part)
                                 sum1 = fma(values, load(key_weight, weights + j + part), sum1)
@@ -115,8 +116,8 @@ def kernels(lanes: int) -> tuple[Any, Any]:
                 _repeat(query_peaks, chunk, query_levels)
                 # A remainder of scores below a vector is followed by room; what falls there must not count.
                 for i in range(count * chunk, (count * chunk + LANES - 1) // LANES * LANES):
-                    keys[i] = _LOWEST
-                    queries[i] = _LOWEST
+                    keys[i] = LOWEST
+                    queries[i] = LOWEST
                 for i in range(pattern):
                     key_sums[i] *= key_shrink[i % chunk]
                     query_sums[i] *= query_shrink[i % chunk]
@@ -152,7 +153,7 @@ def kernels(lanes: int) -> tuple[Any, Any]:
                         store(key, at + j, pooled1)
                         store(query, at + j, pooled2)
             for g in range(chunk):
-                key_sum, query_sum = _ZERO, _ZERO
+                key_sum, query_sum = ZERO, ZERO
                 for i in range(g, pattern, chunk):
                     key_sum += key_sums[i]
                     query_sum += query_sums[i]
@@ -162,9 +163,9 @@ def kernels(lanes: int) -> tuple[Any, Any]:
                     query[j] /= query_sum
                 group = first_group + g
                 level = key_peaks[g] + np.float32(math.log2(key_sum))
-                log_sums[2 * sample * groups + group] = level * _LN_2
+                log_sums[2 * sample * groups + group] = level * LN_2
                 level = query_peaks[g] + np.float32(math.log2(query_sum))
-                log_sums[(2 * sample + 1) * groups + group] = level * _LN_2
+                log_sums[(2 * sample + 1) * groups + group] = level * LN_2
                 gate_forward(mean, at + g * width, (at + g * width) // 2, group, width, weight1, bias1, weight2, bias2,
                              hidden, gate)  # fmt: skip
             for j in range(wide):
@@ -199,12 +200,12 @@ def kernels(lanes: int) -> tuple[Any, Any]:
             rows = sample * positions * channels + weights
             gamma = grad_orthogonality[sample] / np.float32(channels)
             for j in range(wide):
-                grad_sums[j] = _ZERO
-                grad_gate[j] = _ZERO
-                grad_key_weight[at + j] = _ZERO
-                grad_query_weight[at + j] = _ZERO
-                key_slope[j] = key_weight[weights + j] * _LN_2
-                query_slope[j] = query_weight[weights + j] * _LN_2
+                grad_sums[j] = ZERO
+                grad_gate[j] = ZERO
+                grad_key_weight[at + j] = ZERO
+                grad_query_weight[at + j] = ZERO
+                key_slope[j] = key_weight[weights + j] * LN_2
+                query_slope[j] = query_weight[weights + j] * LN_2
             for start in range(0, positions, _TILE):
                 count = min(_TILE, positions - start)
                 tile = rows + start * channels
@@ -225,9 +226,9 @@ def kernels(lanes: int) -> tuple[Any, Any]:
                 grad_query[j] = gamma * (key[at + j] - mean[at + j]) - grad_difference
             for g in range(chunk):
                 group = first_group + g
-                small[0, g] = log_sums[2 * sample * groups + group] * _LOG2_E
-                small[1, g] = log_sums[(2 * sample + 1) * groups + group] * _LOG2_E
-                key_dot, query_dot = _ZERO, _ZERO
+                small[0, g] = log_sums[2 * sample * groups + group] * LOG2_E
+                small[1, g] = log_sums[(2 * sample + 1) * groups + group] * LOG2_E
+                key_dot, query_dot = ZERO, ZERO
                 for j in range(g * width, (g + 1) * width):
                     key_dot += grad_key[j] * key[at + j]
                     query_dot += grad_query[j] * query[at + j]
@@ -239,7 +240,7 @@ def kernels(lanes: int) -> tuple[Any, Any]:
             for i in range(4):
                 _repeat(small[i], chunk, levels[i])
             for j in range(wide):
-                grad_mean[j] -= gamma * (key[at + j] + query[at + j] - _TWO * mean[at + j])
+                grad_mean[j] -= gamma * (key[at + j] + query[at + j] - TWO * mean[at + j])
                 grad_mean[j] /= np.float32(positions)
             for start in range(0, positions, _TILE):
                 count = min(_TILE, positions - start)
@@ -249,7 +250,7 @@ def kernels(lanes: int) -> tuple[Any, Any]:
                     for j in range(0, wide, unit):
                         score = j // width
                         for row in range(block, end):
-                            sum1, sum2, sum3, sum4 = splat(_ZERO), splat(_ZERO), splat(_ZERO), splat(_ZERO)
+                            sum1, sum2, sum3, sum4 = splat(ZERO), splat(ZERO), splat(ZERO), splat(ZERO)
                             for part in range(0, unit, LANES):
                                 values = load(x, tile + row * channels + j + part)
                                 sum1 = fma(values, load(key_weight, weights + j + part), sum1)

@@ -7,9 +7,10 @@ from typing import Any
 
 from numba import njit
 
+from acm_core.ops.cpu.simd import FAST
+
 _SETTINGS: dict[str, Any] = {
-    # Sums may be regrouped and products fused; NaN and infinity keep their meaning.
-    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
+    "fastmath": set(FAST),
     "error_model": "numpy",
     "nogil": True,
 }

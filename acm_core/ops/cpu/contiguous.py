@@ -14,6 +14,11 @@ from acm_core.ops.cpu.compilation import kernel
 from acm_core.ops.cpu.gate import gate_backward, gate_forward
 from acm_core.ops.cpu.simd import (
     LANES,
+    LN_2,
+    LOG2_E,
+    LOWEST,
+    TWO,
+    ZERO,
     add,
     exp2,
     fma,
@@ -31,9 +36,6 @@ from acm_core.ops.cpu.simd import (
 )
 
 _TILE = 512  # positions; a multiple of LANES
-_ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
-_LOWEST = np.float32(-1e30)
-_LN_2, _LOG2_E = np.float32(0.6931471805599453), np.float32(1.4426950408889634)
 
 
 @kernel
@@ -41,7 +43,7 @@ def _scores(x, at, positions, start, count, width, weight1, at1, weight2, at2, o
     """Two weighted sums over the slice's channels at `count` positions from `start`."""
     for t in range(0, count, LANES):
         left = count - t
-        sum1, sum2 = splat(_ZERO), splat(_ZERO)
+        sum1, sum2 = splat(ZERO), splat(ZERO)
         for j in range(width):
             values = load_first(x, (at + j) * positions + start + t, left)
             sum1 = fma(values, splat(weight1[at1 + j]), sum1)
@@ -55,7 +57,7 @@ def _peak(scores, count, before):
     """The largest score, or `before` where that is larger; lanes after the last score become the lowest."""
     peaks = splat(before)
     for t in range(0, count, LANES):
-        values = keep_first(load(scores, t), count - t, _LOWEST)
+        values = keep_first(load(scores, t), count - t, LOWEST)
         store(scores, t, values)
         peaks = maximum(peaks, values)
     return largest(peaks)
@@ -64,7 +66,7 @@ def _peak(scores, count, before):
 @kernel
 def _powers(scores, count, peak):
     """scores = 2^(scores − peak), in place; their sum."""
-    sums = splat(_ZERO)
+    sums = splat(ZERO)
     for t in range(0, count, LANES):
         values = exp2(subtract(load(scores, t), splat(peak)))
         store(scores, t, values)
@@ -83,11 +85,11 @@ def forward(
         sample, group = item // groups, item % groups
         at = item * width
         for j in range(width):
-            mean[at + j] = _ZERO
-            key[at + j] = _ZERO
-            query[at + j] = _ZERO
-        key_peak, query_peak = _LOWEST, _LOWEST
-        key_sum, query_sum = _ZERO, _ZERO
+            mean[at + j] = ZERO
+            key[at + j] = ZERO
+            query[at + j] = ZERO
+        key_peak, query_peak = LOWEST, LOWEST
+        key_sum, query_sum = ZERO, ZERO
         for start in range(0, positions, _TILE):
             count = min(_TILE, positions - start)
             _scores(x, at, positions, start, count, width, key_weight, group * width,
@@ -102,8 +104,8 @@ def forward(
             query_sum = query_sum * query_shrink + _powers(queries, count, query_peak)
             for j in range(0, width, 2):  # c is even
                 row = (at + j) * positions + start
-                mean0, key0, query0 = splat(_ZERO), splat(_ZERO), splat(_ZERO)
-                mean1, key1, query1 = splat(_ZERO), splat(_ZERO), splat(_ZERO)
+                mean0, key0, query0 = splat(ZERO), splat(ZERO), splat(ZERO)
+                mean1, key1, query1 = splat(ZERO), splat(ZERO), splat(ZERO)
                 for t in range(0, count, LANES):
                     key_map, query_map = load(keys, t), load(queries, t)
                     values = load_first(x, row + t, count - t)
@@ -124,8 +126,8 @@ def forward(
             mean[at + j] /= np.float32(positions)
             key[at + j] /= key_sum
             query[at + j] /= query_sum
-        log_sums[2 * sample * groups + group] = (key_peak + np.float32(math.log2(key_sum))) * _LN_2
-        log_sums[(2 * sample + 1) * groups + group] = (query_peak + np.float32(math.log2(query_sum))) * _LN_2
+        log_sums[2 * sample * groups + group] = (key_peak + np.float32(math.log2(key_sum))) * LN_2
+        log_sums[(2 * sample + 1) * groups + group] = (query_peak + np.float32(math.log2(query_sum))) * LN_2
         gate_forward(
             mean, at, item * (width // 2), group, width, weight1, bias1, weight2, bias2, hidden, gate
         )
@@ -154,10 +156,10 @@ def backward(
         at = item * width
         own = group * width
         gamma = grad_orthogonality[sample] / np.float32(groups * width)
-        key_dot, query_dot = _ZERO, _ZERO
+        key_dot, query_dot = ZERO, ZERO
         for j in range(width):
             row = (at + j) * positions
-            sums, products = splat(_ZERO), splat(_ZERO)
+            sums, products = splat(ZERO), splat(ZERO)
             for t in range(0, positions, LANES):
                 grads = load_first(grad_y, row + t, positions - t)
                 sums = add(sums, grads)
@@ -169,15 +171,15 @@ def backward(
             grad_query[j] = gamma * (key[at + j] - mean[at + j]) - grad_difference
             key_dot += grad_key[j] * key[at + j]
             query_dot += grad_query[j] * query[at + j]
-            grad_key_weight[at + j] = _ZERO
-            grad_query_weight[at + j] = _ZERO
+            grad_key_weight[at + j] = ZERO
+            grad_query_weight[at + j] = ZERO
         gate_backward(grad_gate, gate, at, item * (width // 2), group, width, weight1, weight2, hidden, gate1, gate2,
                       grad_mean)  # fmt: skip
         for j in range(width):
-            grad_mean[j] -= gamma * (key[at + j] + query[at + j] - _TWO * mean[at + j])
+            grad_mean[j] -= gamma * (key[at + j] + query[at + j] - TWO * mean[at + j])
             grad_mean[j] /= np.float32(positions)
-        key_level = splat(log_sums[2 * sample * groups + group] * _LOG2_E)
-        query_level = splat(log_sums[(2 * sample + 1) * groups + group] * _LOG2_E)
+        key_level = splat(log_sums[2 * sample * groups + group] * LOG2_E)
+        query_level = splat(log_sums[(2 * sample + 1) * groups + group] * LOG2_E)
         key_dots, query_dots = splat(key_dot), splat(query_dot)
         for start in range(0, positions, _TILE):
             count = min(_TILE, positions - start)
@@ -186,19 +188,19 @@ def backward(
                 x, at, positions, start, count, width, grad_key, 0, grad_query, 0, grad_keys, grad_queries
             )
             for t in range(0, count, LANES):
-                maps = keep_first(exp2(subtract(load(keys, t), key_level)), count - t, _ZERO)
+                maps = keep_first(exp2(subtract(load(keys, t), key_level)), count - t, ZERO)
                 store(keys, t, maps)
                 store(grad_keys, t, multiply(maps, subtract(load(grad_keys, t), key_dots)))
-                maps = keep_first(exp2(subtract(load(queries, t), query_level)), count - t, _ZERO)
+                maps = keep_first(exp2(subtract(load(queries, t), query_level)), count - t, ZERO)
                 store(queries, t, maps)
                 store(grad_queries, t, multiply(maps, subtract(load(grad_queries, t), query_dots)))
             for j in range(width):
                 row = (at + j) * positions + start
                 scale, offset = splat(gate[at + j]), splat(grad_mean[j])
                 key_share, query_share = splat(grad_key[j]), splat(grad_query[j])
-                key_slope = splat(key_weight[own + j] * _LN_2)
-                query_slope = splat(query_weight[own + j] * _LN_2)
-                key_sums, query_sums = splat(_ZERO), splat(_ZERO)
+                key_slope = splat(key_weight[own + j] * LN_2)
+                query_slope = splat(query_weight[own + j] * LN_2)
+                key_sums, query_sums = splat(ZERO), splat(ZERO)
                 for t in range(0, count, LANES):
                     left = count - t
                     values = load_first(x, row + t, left)

@@ -6,19 +6,27 @@ group, `width` its c channels.
 
 from __future__ import annotations
 
-import numpy as np
-
 from acm_core.ops.cpu.compilation import kernel
-from acm_core.ops.cpu.simd import LANES, add, divide, exp2, fma, load_first, splat, store_first, total
-
-_ZERO, _ONE = np.float32(0), np.float32(1)
-_LOG2_E = np.float32(1.4426950408889634)
+from acm_core.ops.cpu.simd import (
+    LANES,
+    LOG2_E,
+    ONE,
+    ZERO,
+    add,
+    divide,
+    exp2,
+    fma,
+    load_first,
+    splat,
+    store_first,
+    total,
+)
 
 
 @kernel
 def _dot(weights, row, values, at, count):
     """Σ weights[row + j]·values[at + j] over j < count."""
-    sums = splat(_ZERO)
+    sums = splat(ZERO)
     for j in range(0, count, LANES):
         sums = fma(load_first(weights, row + j, count - j), load_first(values, at + j, count - j), sums)
     return total(sums)
@@ -28,7 +36,7 @@ def _dot(weights, row, values, at, count):
 def _combine(values, at, rows, weights, row, count, result, result_at):
     """result[result_at + j] = Σ values[at + i]·weights[row + i·count + j] over i < rows, for j < count."""
     for j in range(0, count, LANES):
-        sums = splat(_ZERO)
+        sums = splat(ZERO)
         for i in range(rows):
             sums = fma(load_first(weights, row + i * count + j, count - j), splat(values[at + i]), sums)
         store_first(result, result_at + j, count - j, sums)
@@ -41,13 +49,13 @@ def gate_forward(mean, at, hidden_at, group, width, weight1, bias1, weight2, bia
     for i in range(half):
         row = group * half + i
         value = bias1[row] + _dot(weight1, row * width, mean, at, width)
-        hidden[hidden_at + i] = _ZERO if value < _ZERO else value
+        hidden[hidden_at + i] = ZERO if value < ZERO else value
     for i in range(width):
         row = group * width + i
-        gate[at + i] = -_LOG2_E * (bias2[row] + _dot(weight2, row * half, hidden, hidden_at, half))
+        gate[at + i] = -LOG2_E * (bias2[row] + _dot(weight2, row * half, hidden, hidden_at, half))
     for i in range(0, width, LANES):
         power = exp2(load_first(gate, at + i, width - i))
-        store_first(gate, at + i, width - i, divide(splat(_ONE), add(splat(_ONE), power)))
+        store_first(gate, at + i, width - i, divide(splat(ONE), add(splat(ONE), power)))
 
 
 @kernel
@@ -58,9 +66,9 @@ def gate_backward(
     half = width // 2
     for i in range(width):
         value = gate[at + i]
-        gate2[at + i] = grad_gate[i] * value * (_ONE - value)
+        gate2[at + i] = grad_gate[i] * value * (ONE - value)
     _combine(gate2, at, width, weight2, group * width * half, half, gate1, hidden_at)
     for j in range(half):
-        if hidden[hidden_at + j] <= _ZERO:
-            gate1[hidden_at + j] = _ZERO
+        if hidden[hidden_at + j] <= ZERO:
+            gate1[hidden_at + j] = ZERO
     _combine(gate1, hidden_at, half, weight1, group * half * width, width, grad_mean, 0)

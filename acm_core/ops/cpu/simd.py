@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -19,6 +20,10 @@ from numba.extending import intrinsic as _numba_intrinsic
 from numba.extending import register_model
 
 LANES = 16
+# What kernels compute with: a bare 1.0 would make a float64 of a float32.
+ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
+LOWEST = np.float32(-1e30)  # below every score
+LN_2, LOG2_E = np.float32(0.6931471805599453), np.float32(1.4426950408889634)
 
 intrinsic: Any = _numba_intrinsic  # its own annotation lacks the arguments that kernels leave out
 
@@ -30,7 +35,7 @@ _NARROW = ir.VectorType(_I16, LANES)
 _INTEGERS = ir.VectorType(_I32, LANES)
 _MASK = ir.VectorType(ir.IntType(1), LANES)
 # Sums may be regrouped and products fused; NaN and infinity keep their meaning.
-_FAST = ("reassoc", "contract", "nsz", "arcp")
+FAST = ("reassoc", "contract", "nsz", "arcp")
 # 2^f on [-1/2, 1/2]: the terms (ln 2)^k / k!, highest first; their remainder is 1.2e-7.
 _EXP2 = (1.5403530393381608e-4, 1.3333558146428443e-3, 9.618129107628477e-3, 5.550410866482158e-2,
          2.4022650695910072e-1, 6.931471805599453e-1, 1.0)  # fmt: skip
@@ -200,19 +205,25 @@ def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
 @intrinsic
 def add(typing: Any, a: Any, b: Any) -> Any:
     """a + b."""
-    return vector(vector, vector), lambda _c, builder, _s, args: builder.fadd(*args, flags=_FAST)
+    return vector(vector, vector), lambda _c, builder, _s, args: builder.fadd(*args, flags=FAST)
 
 
 @intrinsic
 def subtract(typing: Any, a: Any, b: Any) -> Any:
     """a − b."""
-    return vector(vector, vector), lambda _c, builder, _s, args: builder.fsub(*args, flags=_FAST)
+    return vector(vector, vector), lambda _c, builder, _s, args: builder.fsub(*args, flags=FAST)
 
 
 @intrinsic
 def multiply(typing: Any, a: Any, b: Any) -> Any:
     """a·b."""
-    return vector(vector, vector), lambda _c, builder, _s, args: builder.fmul(*args, flags=_FAST)
+    return vector(vector, vector), lambda _c, builder, _s, args: builder.fmul(*args, flags=FAST)
+
+
+@intrinsic
+def divide(typing: Any, a: Any, b: Any) -> Any:
+    """a / b."""
+    return vector(vector, vector), lambda _c, builder, _s, args: builder.fdiv(*args, flags=FAST)
 
 
 @intrinsic
@@ -231,7 +242,7 @@ def total(typing: Any, value: Any) -> Any:
 
     def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         zero = ir.Constant(_F32, 0.0)
-        return _call(builder, "llvm.vector.reduce.fadd.v16f32", _F32, zero, args[0], flags=_FAST)
+        return _call(builder, "llvm.vector.reduce.fadd.v16f32", _F32, zero, args[0], flags=FAST)
 
     return types.float32(vector), generate
 
@@ -299,9 +310,3 @@ def load_spread(typing: Any, array: Any, index: Any, lanes: Any) -> Any:
         return _shuffle(builder, groups, [lane // width for lane in range(LANES)])
 
     return vector(array, types.int64, lanes), generate
-
-
-@intrinsic
-def divide(typing: Any, a: Any, b: Any) -> Any:
-    """a / b."""
-    return vector(vector, vector), lambda _c, builder, _s, args: builder.fdiv(*args, flags=_FAST)

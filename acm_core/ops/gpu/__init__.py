@@ -5,11 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from acm_core.ops.gpu.kernels import backward_kernel, forward_kernel
-from acm_core.ops.passes import Backward, Forward, Parameters
+from acm_core.ops.passes import (
+    Backward,
+    Forward,
+    Parameters,
+    empty_backward,
+    empty_forward,
+    in_float32,
+    is_channels_last,
+)
 
 _MOST_CHANNELS = 256  # of a group: with more, a tile of 16 positions does not fit the registers
 _GATE_TILE = 1024  # elements of the gate's weights held at a time
@@ -51,14 +58,10 @@ def covers(x: Tensor, parameters: Parameters) -> bool:
 
 def forward(x: Tensor, parameters: Parameters) -> Forward:
     """x: contiguous or channels_last, with `covers(x, parameters)`."""
-    batch, channels = x.shape[:2]
     groups, width = parameters.key.shape
-    mean, key, query, gate = (x.new_empty((batch, channels), dtype=torch.float32) for _ in range(4))
-    hidden = x.new_empty((batch, channels // 2), dtype=torch.float32)
-    log_sums = x.new_empty((batch, 2, groups), dtype=torch.float32)
-    passed = Forward(torch.empty_like(x), mean, key, query, gate, hidden, log_sums)
+    passed = empty_forward(x, groups)
     _launch(
-        forward_kernel, x, width, groups, [x, passed.y, *_weights(parameters), *passed[1:]], backward=False
+        forward_kernel, x, width, groups, [x, passed.y, *in_float32(parameters), *passed[1:]], backward=False
     )
     return passed
 
@@ -67,16 +70,9 @@ def backward(
     grad_y: Tensor, grad_orthogonality: Tensor, x: Tensor, parameters: Parameters, passed: Forward
 ) -> Backward:
     """grad_y: in x's dtype and layout; see `forward`."""
-    batch, channels = x.shape[:2]
     groups, width = parameters.key.shape
-    gradients = Backward(
-        torch.empty_like(x),
-        x.new_empty((batch, groups, width), dtype=torch.float32),
-        x.new_empty((batch, groups, width), dtype=torch.float32),
-        x.new_empty((batch, channels // 2), dtype=torch.float32),
-        x.new_empty((batch, channels), dtype=torch.float32),
-    )
-    key, query, weight1, _, weight2, _ = _weights(parameters)
+    gradients = empty_backward(x, groups)
+    key, query, weight1, _, weight2, _ = in_float32(parameters)
     arguments = [grad_y, grad_orthogonality.float().contiguous(), x, key, query, weight1, weight2]
     _launch(backward_kernel, x, width, groups, [*arguments, *passed[1:], *gradients], backward=True)
     return gradients
@@ -88,9 +84,8 @@ def _launch(
     batch, _, height, breadth = x.shape
     if batch == 0:
         return
-    channels_last = x.is_contiguous(memory_format=torch.channels_last)
     kernel[(batch * groups,)](
-        *tensors, **specialisation(width, height * breadth, groups, channels_last, backward=backward)
+        *tensors, **specialisation(width, height * breadth, groups, is_channels_last(x), backward=backward)
     )
 
 
@@ -111,10 +106,6 @@ def specialisation(
         "resident": chosen.resident,
         "num_warps": chosen.warps,
     }
-
-
-def _weights(parameters: Parameters) -> list[Tensor]:
-    return [parameter.detach().float().contiguous() for parameter in parameters]
 
 
 def _power_of_two(number: int) -> int:

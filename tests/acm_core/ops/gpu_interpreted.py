@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_cases import LAYOUTS, draw
+from op_cases import LAYOUTS, as_in_a_network, draw
 
 from acm_core.ops import derived, gpu
 from acm_core.ops.passes import Parameters
@@ -16,8 +16,7 @@ TOLERANCES = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 def compare(shape: tuple[int, int, int, int, int], layout: str, dtype: torch.dtype, seed: int) -> None:
     x, drawn = draw(*shape, seed=seed)
-    scale = drawn[0].shape[1] ** -0.5
-    held = Parameters(*((p * scale if p.ndim > 1 else p).float() for p in drawn))
+    held = Parameters(*(p.float() for p in as_in_a_network(drawn)))
     exact = Parameters(*(p.double() for p in held))
     low = LAYOUTS[layout](x.to(dtype))
     grad_y = LAYOUTS[layout]((draw(*shape, seed=seed + 1)[0] - 1.5).to(dtype))

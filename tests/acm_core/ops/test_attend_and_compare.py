@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_cases import LAYOUTS, Parameters, draw
+from op_cases import LAYOUTS, Parameters, as_in_a_network, draw
 from torch import Tensor
 from torch.autograd import gradcheck
 
@@ -89,9 +89,7 @@ NAMES = (
 def compare(x: Tensor, parameters: Parameters, dtype: torch.dtype) -> None:
     low = x.to(dtype)
     kept = torch.float64 if dtype is torch.float64 else torch.float32
-    # Scores of a few units, as in a network: with weights of spread 1 they would grow with the root of c.
-    scale = parameters[0].shape[1] ** -0.5
-    held = tuple((p * scale if p.ndim > 1 else p).to(kept) for p in parameters)
+    held = tuple(p.to(kept) for p in as_in_a_network(parameters))
     expected = everything(
         reference.attend_and_compare, low.double(), tuple(parameter.double() for parameter in held)
     )
