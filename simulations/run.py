@@ -37,9 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     if opened is None:
         return 2
     config, folder = opened
-    from acm_core.processes import interruptible, keep_freed_memory
+    from acm_core.processes import interruptible
 
-    keep_freed_memory()  # the pooled model is trained here
     with interruptible():
         try:
             return run(config, folder, resume=options.resume)
@@ -54,6 +53,7 @@ def run(config: SimulationConfig, folder: RunFolder, *, resume: bool) -> int:
     """Simulate in an opened run folder, showing progress; returns the exit code."""
     from rich.console import Console
 
+    from acm_core.processes import keep_freed_memory
     from server.events import EventLog
     from server.rounds import RunFailedError
     from server.run_folder import ResumeError
@@ -61,6 +61,7 @@ def run(config: SimulationConfig, folder: RunFolder, *, resume: bool) -> int:
     from simulations.engine import default_processes
     from simulations.sites import MissingFilmsError, prepare_sites
 
+    keep_freed_memory()  # the pooled model is trained here
     console = Console()
     processes = config.simulation.processes or default_processes()
     try:
