@@ -6,7 +6,8 @@ Shapes: B batch, C channels, G groups, c = C/G channels of a group, N = H·W pos
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
 
@@ -72,7 +73,9 @@ def attend_and_compare(
     check_arguments(
         x, key_weight, query_weight, gate1_weight, gate1_bias, gate2_weight, gate2_bias, dtypes=_DTYPES
     )
-    outputs = _forward_op(
+    # The registered operation is what torch.compile sees; called by hand, it takes 0.3 ms longer than the function.
+    operation = _forward_op if torch.compiler.is_compiling() else _AttendAndCompare.apply
+    outputs = operation(
         _dense(x), key_weight, query_weight, gate1_weight, gate1_bias, gate2_weight, gate2_bias
     )
     return outputs[0], outputs[1]
@@ -185,6 +188,17 @@ def _implementation(x: Tensor, parameters: Parameters) -> _Implementation:
 # needs beside x.
 
 
+def _forward(x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+    passed = _implementation(x, Parameters(*parameters)).forward(x, Parameters(*parameters))
+    orthogonality = ((passed.key - passed.mean) * (passed.query - passed.mean)).mean(1)
+    return passed.y, orthogonality, *passed[1:]
+
+
+def _backward(grad_y: Tensor, grad_orthogonality: Tensor, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    parameters, passed = Parameters(*others[:6]), Forward(x, *others[6:])
+    return _implementation(x, parameters).backward(_as(grad_y, x), grad_orthogonality, x, parameters, passed)
+
+
 @torch.library.custom_op("acm_core::attend_and_compare", mutates_args=())
 def _forward_op(
     x: Tensor,
@@ -195,10 +209,7 @@ def _forward_op(
     gate2_weight: Tensor,
     gate2_bias: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    parameters = Parameters(key_weight, query_weight, gate1_weight, gate1_bias, gate2_weight, gate2_bias)
-    passed = _implementation(x, parameters).forward(x, parameters)
-    orthogonality = ((passed.key - passed.mean) * (passed.query - passed.mean)).mean(1)
-    return passed.y, orthogonality, *passed[1:]
+    return _forward(x, key_weight, query_weight, gate1_weight, gate1_bias, gate2_weight, gate2_bias)  # type: ignore[return-value]
 
 
 @_forward_op.register_fake
@@ -225,11 +236,9 @@ def _backward_op(
     hidden: Tensor,
     log_sums: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    parameters = Parameters(key_weight, query_weight, gate1_weight, gate1_bias, gate2_weight, gate2_bias)
-    passed = Forward(x, mean, key, query, gate, hidden, log_sums)
-    return tuple(
-        _implementation(x, parameters).backward(_as(grad_y, x), grad_orthogonality, x, parameters, passed)
-    )  # type: ignore[return-value]
+    parameters = (key_weight, query_weight, gate1_weight, gate1_bias, gate2_weight, gate2_bias)
+    vectors = (mean, key, query, gate, hidden, log_sums)
+    return tuple(_backward(grad_y, grad_orthogonality, x, *parameters, *vectors))  # type: ignore[return-value]
 
 
 @_backward_op.register_fake
@@ -239,12 +248,20 @@ def _(_y: Tensor, _orthogonality: Tensor, x: Tensor, key_weight: Tensor, *_: Ten
 
 def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*inputs, *output[2:])
-    ctx.mark_non_differentiable(*output[2:])
     ctx.set_materialize_grads(False)
 
 
+def _keep_of_op(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+    _keep(ctx, inputs, output)
+    ctx.mark_non_differentiable(*output[2:])
+
+
 def _differentiate(
-    ctx: Any, grad_y: Tensor | None, grad_orthogonality: Tensor | None, *_: Tensor | None
+    backward: Callable[..., tuple[Tensor, ...]],
+    ctx: Any,
+    grad_y: Tensor | None,
+    grad_orthogonality: Tensor | None,
+    *_: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
     x, *parameters_and_vectors = ctx.saved_tensors
     parameters = Parameters(*parameters_and_vectors[:6])
@@ -253,7 +270,7 @@ def _differentiate(
         grad_y = torch.zeros_like(x)
     if grad_orthogonality is None:
         grad_orthogonality = mean.new_zeros(len(x))
-    grad_x, key, query, gate1, gate2 = _backward_op(grad_y, grad_orthogonality, x, *parameters_and_vectors)
+    grad_x, key, query, gate1, gate2 = backward(grad_y, grad_orthogonality, x, *parameters_and_vectors)
     by_group1, by_group2 = _by_group(gate1, parameters), _by_group(gate2, parameters)
     gradients = (
         key.sum(0),
@@ -264,6 +281,21 @@ def _differentiate(
         gate2.sum(0),
     )
     return grad_x, *(gradient.to(p.dtype) for gradient, p in zip(gradients, parameters, strict=True))
+
+
+class _AttendAndCompare(torch.autograd.Function):
+    """The operation outside torch.compile."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = _forward(*inputs)
+        _keep(ctx, inputs, outputs)
+        return outputs[0], outputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        # With create_graph the registered operation stands in, which refuses to be differentiated again.
+        return _differentiate(_backward_op if torch.is_grad_enabled() else _backward, ctx, *gradients)
 
 
 def _outer_sum(left: Tensor, right: Tensor) -> Tensor:
@@ -277,5 +309,5 @@ def _refuse_second_derivative(_ctx: Any, *_: Tensor | None) -> tuple[Tensor, ...
     )
 
 
-_forward_op.register_autograd(_differentiate, setup_context=_keep)
+_forward_op.register_autograd(partial(_differentiate, _backward_op), setup_context=_keep_of_op)
 _backward_op.register_autograd(_refuse_second_derivative)

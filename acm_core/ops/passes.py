@@ -69,8 +69,10 @@ def is_channels_last(x: Tensor) -> bool:
 
 
 def in_float32(parameters: Parameters) -> Parameters:
-    """The parameters as kernels read them: float32, contiguous, without history."""
-    return Parameters(*(parameter.detach().float().contiguous() for parameter in parameters))
+    """The parameters as kernels read them: float32, contiguous."""
+    return Parameters(
+        *(p if p.dtype is torch.float32 and p.is_contiguous() else p.float().contiguous() for p in parameters)
+    )
 
 
 def empty_forward(x: Tensor, groups: int) -> Forward:

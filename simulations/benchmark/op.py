@@ -10,6 +10,7 @@ from torch import Tensor
 
 from acm_core.ops import reference
 from acm_core.ops.attend_and_compare import attend_and_compare
+from acm_core.processes import keep_freed_memory
 from simulations.benchmark.authors_formula import attend_and_compare_as_written
 from simulations.benchmark.measurement import Timing, copy_bandwidth, machine, take_turns
 
@@ -24,6 +25,7 @@ Operation = Callable[..., tuple[Tensor, Tensor]]
 
 def run(device: torch.device, dtype: torch.dtype, batch: int, rounds: int) -> dict[str, Any]:
     """Measure; returns a JSON-ready document, see `table`."""
+    keep_freed_memory()  # as every process that trains
     bandwidth = copy_bandwidth(device)
     contenders: dict[str, Operation] = {
         "formula": attend_and_compare_as_written,

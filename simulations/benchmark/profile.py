@@ -12,9 +12,8 @@ from simulations.benchmark.step import step
 
 # The first name that an operation's name contains says what it is for.
 _PARTS = (
-    ("attend_and_compare_defaultBackward", "attend and compare, backward"),
-    ("attend_and_compare_backward", "attend and compare, backward"),
-    ("attend_and_compare", "attend and compare"),
+    ("_AttendAndCompareBackward", "attend and compare, backward"),
+    ("_AttendAndCompare", "attend and compare"),
     ("convolution_backward", "convolutions, backward"),
     ("conv2d_backward", "convolutions, backward"),
     ("convolution", "convolutions"),

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from acm_core.ops.cpu import channels_last, contiguous
 from acm_core.ops.cpu.simd import LANES, LOG2_E
-from acm_core.ops.cpu.threads import in_shares
+from acm_core.ops.cpu.team import run
 from acm_core.ops.passes import (
     Backward,
     Forward,
@@ -42,8 +40,7 @@ def forward(x: Tensor, parameters: Parameters) -> Forward:
         passed = forward(x.float(), parameters)
         return passed._replace(y=passed.y.half())
     passed = empty_forward(x, len(parameters.key))
-    inputs = [_flat(x), *_weights(parameters)]
-    _run(0, x, parameters, [*inputs, *(_flat(tensor) for tensor in passed)])
+    _run(0, x, parameters, (x, *_weights(parameters), *passed))
     return passed
 
 
@@ -56,30 +53,22 @@ def backward(
         return gradients._replace(x=gradients.x.half())
     gradients = empty_backward(x, len(parameters.key))
     key, query, weight1, _, weight2, _ = _weights(parameters)
-    inputs = [
-        _flat(grad_y),
-        _flat(grad_orthogonality.float().contiguous()),
-        _flat(x),
-        key,
-        query,
-        weight1,
-        weight2,
-    ]
-    _run(1, x, parameters, [*inputs, *(_flat(tensor) for tensor in (*passed[1:], *gradients))])
+    inputs = (grad_y, grad_orthogonality.float().contiguous(), x, key, query, weight1, weight2)
+    _run(1, x, parameters, (*inputs, *passed[1:], *gradients))
     return gradients
 
 
-def _run(direction: int, x: Tensor, parameters: Parameters, arrays: list[NDArray[Any]]) -> None:
+def _run(direction: int, x: Tensor, parameters: Parameters, tensors: Sequence[Tensor]) -> None:
     batch, _, height, breadth = x.shape
     groups, width = parameters.key.shape
-    positions = height * breadth
+    narrow = int(x.dtype is torch.bfloat16)
     if is_channels_last(x):
         chunk = _chunk(groups, width, batch)
-        kernel = channels_last.kernels(min(width, LANES))[direction]
-        in_shares(partial(kernel, *arrays, width, positions, groups, chunk), batch * (groups // chunk))
+        entry = channels_last.entries(min(width, LANES), narrow)[direction]
     else:
-        kernel = (contiguous.forward, contiguous.backward)[direction]
-        in_shares(partial(kernel, *arrays, width, positions, groups), batch * groups)
+        chunk = 1
+        entry = contiguous.entries(narrow)[direction]
+    run(entry, (width, height * breadth, groups, chunk), tensors, batch * (groups // chunk))
 
 
 def _chunk(groups: int, width: int, batch: int) -> int:
@@ -94,14 +83,7 @@ def _chunk(groups: int, width: int, batch: int) -> int:
     return chunk
 
 
-def _weights(parameters: Parameters) -> list[NDArray[Any]]:
-    """Flat float32; the score weights in units of log 2."""
+def _weights(parameters: Parameters) -> tuple[Tensor, ...]:
+    """float32; the score weights in units of log 2."""
     key, query, *gate = in_float32(parameters)
-    return [_flat(tensor) for tensor in (key * float(LOG2_E), query * float(LOG2_E), *gate)]
-
-
-def _flat(tensor: Tensor) -> NDArray[Any]:
-    """The memory of a dense tensor, in whatever order its layout has: float32, or int16 for bfloat16."""
-    flat = tensor.detach().as_strided((tensor.numel(),), (1,))
-    array: NDArray[Any] = (flat.view(torch.int16) if flat.dtype is torch.bfloat16 else flat).numpy()
-    return array
+    return *(torch.stack((key, query)) * float(LOG2_E)), *gate

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from numba import njit
+from numba import cfunc, njit, types
 
 from acm_core.ops.cpu.simd import FAST
 
@@ -18,7 +18,20 @@ _SETTINGS: dict[str, Any] = {
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile with numba when first called; kept on disk where a folder for it can be written."""
+    return _kept(njit, function)
+
+
+def native(function: Callable[..., Any]) -> Any:
+    """Compile a function of one array of int64 to native code that any thread may call with the array's address."""
+
+    def compiled(**settings: Any) -> Any:
+        return cfunc(types.void(types.CPointer(types.int64)), **settings)
+
+    return _kept(compiled, function)
+
+
+def _kept(compiler: Callable[..., Any], function: Callable[..., Any]) -> Any:
     try:
-        return njit(cache=True, **_SETTINGS)(function)
+        return compiler(cache=True, **_SETTINGS)(function)
     except RuntimeError:  # numba found no folder for its cache: the code is read-only and so is the home
-        return njit(**_SETTINGS)(function)
+        return compiler(**_SETTINGS)(function)

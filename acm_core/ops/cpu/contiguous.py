@@ -7,10 +7,13 @@ units of log 2 inside: their weights come multiplied by log2 e.
 from __future__ import annotations
 
 import math
+from functools import cache
+from typing import Any
 
 import numpy as np
+from numba.np.numpy_support import carray
 
-from acm_core.ops.cpu.compilation import kernel
+from acm_core.ops.cpu.compilation import kernel, native
 from acm_core.ops.cpu.gate import gate_backward, gate_forward
 from acm_core.ops.cpu.simd import (
     LANES,
@@ -20,6 +23,7 @@ from acm_core.ops.cpu.simd import (
     TWO,
     ZERO,
     add,
+    elements,
     exp2,
     fma,
     keep_first,
@@ -29,9 +33,11 @@ from acm_core.ops.cpu.simd import (
     maximum,
     multiply,
     splat,
+    spread,
     store,
     store_first,
     subtract,
+    take,
     total,
 )
 
@@ -40,14 +46,39 @@ _TILE = 512  # positions; a multiple of LANES
 
 @kernel
 def _scores(x, at, positions, start, count, width, weight1, at1, weight2, at2, out1, out2):
-    """Two weighted sums over the slice's channels at `count` positions from `start`."""
-    for t in range(0, count, LANES):
+    """Two weighted sums over the slice's channels at `count` positions from `start`.
+
+    Four vectors of each row at a time: enough sums under way to hide their latency, and whole runs of memory.
+    """
+    for t in range(0, count - 4 * LANES + 1, 4 * LANES):
+        sum10, sum11, sum12, sum13 = splat(ZERO), splat(ZERO), splat(ZERO), splat(ZERO)
+        sum20, sum21, sum22, sum23 = splat(ZERO), splat(ZERO), splat(ZERO), splat(ZERO)
+        for j in range(width):
+            row = (at + j) * positions + start + t
+            scale1, scale2 = spread(weight1, at1 + j), spread(weight2, at2 + j)
+            values = load(x, row)
+            sum10, sum20 = fma(values, scale1, sum10), fma(values, scale2, sum20)
+            values = load(x, row + LANES)
+            sum11, sum21 = fma(values, scale1, sum11), fma(values, scale2, sum21)
+            values = load(x, row + 2 * LANES)
+            sum12, sum22 = fma(values, scale1, sum12), fma(values, scale2, sum22)
+            values = load(x, row + 3 * LANES)
+            sum13, sum23 = fma(values, scale1, sum13), fma(values, scale2, sum23)
+        store(out1, t, sum10)
+        store(out1, t + LANES, sum11)
+        store(out1, t + 2 * LANES, sum12)
+        store(out1, t + 3 * LANES, sum13)
+        store(out2, t, sum20)
+        store(out2, t + LANES, sum21)
+        store(out2, t + 2 * LANES, sum22)
+        store(out2, t + 3 * LANES, sum23)
+    for t in range(count // (4 * LANES) * 4 * LANES, count, LANES):
         left = count - t
         sum1, sum2 = splat(ZERO), splat(ZERO)
         for j in range(width):
             values = load_first(x, (at + j) * positions + start + t, left)
-            sum1 = fma(values, splat(weight1[at1 + j]), sum1)
-            sum2 = fma(values, splat(weight2[at2 + j]), sum2)
+            sum1 = fma(values, spread(weight1, at1 + j), sum1)
+            sum2 = fma(values, spread(weight2, at2 + j), sum2)
         store(out1, t, sum1)
         store(out2, t, sum2)
 
@@ -214,3 +245,46 @@ def backward(
                     store_first(grad_x, row + t, left, fma(query_changes, query_slope, result))
                 grad_key_weight[at + j] += total(key_sums)
                 grad_query_weight[at + j] += total(query_sums)
+
+
+@cache
+def entries(narrow: int) -> tuple[Any, Any]:
+    """(forward, backward) for x of float32, or of bfloat16 if `narrow`; see `team.run`.
+
+    Tensors: the first arguments of `forward` or of `backward`, in their order.
+    """
+
+    @native
+    def forward_entry(pointer):
+        numbers = carray(pointer, (35,))
+        items, share, width, positions, groups = numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
+        first = take(numbers, share)
+        while first < items:
+            forward(
+                elements(numbers, 7, narrow), elements(numbers, 9, 0), elements(numbers, 11, 0),
+                elements(numbers, 13, 0), elements(numbers, 15, 0), elements(numbers, 17, 0),
+                elements(numbers, 19, 0), elements(numbers, 21, narrow), elements(numbers, 23, 0),
+                elements(numbers, 25, 0), elements(numbers, 27, 0), elements(numbers, 29, 0),
+                elements(numbers, 31, 0), elements(numbers, 33, 0),
+                width, positions, groups, first, min(first + share, items),
+            )  # fmt: skip
+            first = take(numbers, share)
+
+    @native
+    def backward_entry(pointer):
+        numbers = carray(pointer, (43,))
+        items, share, width, positions, groups = numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
+        first = take(numbers, share)
+        while first < items:
+            backward(
+                elements(numbers, 7, narrow), elements(numbers, 9, 0), elements(numbers, 11, narrow),
+                elements(numbers, 13, 0), elements(numbers, 15, 0), elements(numbers, 17, 0),
+                elements(numbers, 19, 0), elements(numbers, 21, 0), elements(numbers, 23, 0),
+                elements(numbers, 25, 0), elements(numbers, 27, 0), elements(numbers, 29, 0),
+                elements(numbers, 31, 0), elements(numbers, 33, narrow), elements(numbers, 35, 0),
+                elements(numbers, 37, 0), elements(numbers, 39, 0), elements(numbers, 41, 0),
+                width, positions, groups, first, min(first + share, items),
+            )  # fmt: skip
+            first = take(numbers, share)
+
+    return forward_entry, backward_entry

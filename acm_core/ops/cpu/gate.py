@@ -18,6 +18,7 @@ from acm_core.ops.cpu.simd import (
     fma,
     load_first,
     splat,
+    spread,
     store_first,
     total,
 )
@@ -38,7 +39,7 @@ def _combine(values, at, rows, weights, row, count, result, result_at):
     for j in range(0, count, LANES):
         sums = splat(ZERO)
         for i in range(rows):
-            sums = fma(load_first(weights, row + i * count + j, count - j), splat(values[at + i]), sums)
+            sums = fma(load_first(weights, row + i * count + j, count - j), spread(values, at + i), sums)
         store_first(result, result_at + j, count - j, sums)
 
 

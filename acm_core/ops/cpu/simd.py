@@ -18,6 +18,7 @@ from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.extending import intrinsic as _numba_intrinsic
 from numba.extending import register_model
+from numba.np.arrayobj import make_array, populate_array
 
 LANES = 16
 # What kernels compute with: a bare 1.0 would make a float64 of a float32.
@@ -121,6 +122,16 @@ def _is_bfloat16(array_type: Any) -> bool:
 def splat(typing: Any, scalar: Any) -> Any:
     """The float32 in every lane."""
     return vector(types.float32), lambda _context, builder, _signature, args: _splat(builder, args[0])
+
+
+@intrinsic
+def spread(typing: Any, array: Any, index: Any) -> Any:
+    """array[index], float32, in every lane; unlike numba's own indexing it does not ask whether index is negative."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _splat(builder, builder.load(_address(context, builder, signature, args, _F32)))
+
+    return vector(array, types.int64), generate
 
 
 @intrinsic
@@ -310,3 +321,35 @@ def load_spread(typing: Any, array: Any, index: Any, lanes: Any) -> Any:
         return _shuffle(builder, groups, [lane // width for lane in range(LANES)])
 
     return vector(array, types.int64, lanes), generate
+
+
+@intrinsic
+def take(typing: Any, numbers: Any, count: Any) -> Any:
+    """numbers[0], int64, before `count` is added to it, at one stroke among threads."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.atomic_rmw("add", data, args[1], "monotonic")
+
+    return types.int64(numbers, types.int64), generate
+
+
+@intrinsic(prefer_literal=True)
+def elements(typing: Any, numbers: Any, place: Any, narrow: Any) -> Any:
+    """The array whose address and length stand at numbers[place]: int16 (bfloat16 bits) if `narrow`, else float32."""
+    kind = types.int16 if narrow.literal_value else types.float32
+    result = types.Array(kind, 1, "C")
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        address, length = (
+            builder.load(builder.gep(data, [ir.Constant(ir.IntType(64), place.literal_value + i)]))
+            for i in (0, 1)
+        )
+        array = make_array(result)(context, builder)
+        size = ir.Constant(ir.IntType(64), 2 if narrow.literal_value else 4)
+        pointer = builder.inttoptr(address, array.data.type)
+        populate_array(array, data=pointer, shape=[length], strides=[size], itemsize=size, meminfo=None)
+        return array._getvalue()
+
+    return result(numbers, place, narrow), generate
