@@ -35,7 +35,7 @@ class ResidualBlock(nn.Module):
         """B×C×H×W → (B×C'×H'×W', penalty of the context module: B)."""
         out, penalty = self.context(self.branch(x))
         identity = self.downsample(x)
-        return torch.relu(out + identity), penalty
+        return torch.relu_(out.add_(identity)), penalty
 
     @abstractmethod
     def branch(self, x: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class BasicBlock(ResidualBlock):
         self.downsample = _shortcut(config, inputs, width, stride)
 
     def branch(self, x: Tensor) -> Tensor:
-        out: Tensor = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        out: Tensor = self.bn2(self.conv2(torch.relu_(self.bn1(self.conv1(x)))))
         return out
 
 
@@ -79,8 +79,8 @@ class Bottleneck(ResidualBlock):
         self.downsample = _shortcut(config, inputs, outputs, stride)
 
     def branch(self, x: Tensor) -> Tensor:
-        out = torch.relu(self.bn1(self.conv1(x)))
-        out = torch.relu(self.bn2(self.conv2(out)))
+        out = torch.relu_(self.bn1(self.conv1(x)))
+        out = torch.relu_(self.bn2(self.conv2(out)))
         closed: Tensor = self.bn3(self.conv3(out))
         return closed
 
@@ -131,7 +131,7 @@ class ResNet(nn.Module):
         """
         if x.ndim != 4 or x.shape[1] != 1:
             raise ValueError(f"expected films of shape B×1×H×W, got {tuple(x.shape)}: give one grey channel")
-        x = F.max_pool2d(torch.relu(self.bn1(self.conv1(x))), kernel_size=3, stride=2, padding=1)
+        x = F.max_pool2d(torch.relu_(self.bn1(self.conv1(x))), kernel_size=3, stride=2, padding=1)
         penalties: list[Tensor] = []
         for block in self._blocks():
             x, penalty = block(x)

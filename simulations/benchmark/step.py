@@ -22,7 +22,7 @@ from simulations.benchmark.measurement import Timing, machine, take_turns
 from simulations.benchmark.op import LAYOUTS
 
 _PLAIN = "plain (torchvision)"
-_FORMULA = "acm, formula"
+_FORMULA = "acm (formula)"
 CONTENDERS = (_PLAIN, "none", "acm", _FORMULA, "se", "cbam", "self_attention")
 _FINDINGS = 14
 _MEBIBYTE = 2**20

@@ -48,7 +48,7 @@ def test_every_contender_is_what_its_name_says() -> None:
     for name in step.CONTENDERS:
         found = [type(module).__name__ for module in step.model(name).modules()]
         assert found.count("Conv2d") >= 53, name
-        assert found.count("AttendAndCompareAsWritten") == (16 if name == "acm, formula" else 0)
+        assert found.count("AttendAndCompareAsWritten") == (16 if name == "acm (formula)" else 0)
         assert found.count("AttendAndCompare") == (16 if name == "acm" else 0)
 
 
