@@ -34,30 +34,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
 
-    from acm_core.config.loading import ConfigError, load_config
-    from acm_core.config.sections import SiteConfig
+    from acm_core.config.loading import ConfigError
+    from client.site_file import SiteFileError, load_site_file
 
-    path = options.sites / f"{options.site}.yaml"
     try:
-        site = load_config(path, SiteConfig)
-        _expect_films(site, options.site, path)
+        site = load_site_file(options.sites, options.site)
     except (ConfigError, SiteFileError) as error:
         print(error, file=sys.stderr)  # noqa: T201  # the command's own output
         return 2
-    return _serve(site, path.resolve())
-
-
-class SiteFileError(Exception):
-    """The site's file is well-formed but does not fit what is on disk."""
-
-
-def _expect_films(site: SiteConfig, asked: str, path: Path) -> None:
-    if site.site != asked:
-        raise SiteFileError(f"{path}: site: expected {asked!r}, the name asked for, got {site.site!r}")
-    if not site.films.is_dir():
-        raise SiteFileError(f"{path}: films: expected a folder, found none at {site.films}")
-    if not site.labels.is_file():
-        raise SiteFileError(f"{path}: labels: expected a CSV file, found none at {site.labels}")
+    return _serve(site, (options.sites / f"{options.site}.yaml").resolve())
 
 
 def _serve(site: SiteConfig, path: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -126,21 +127,94 @@ class FederationConfig(Section):
         return findings
 
 
+class LabelMap(Section):
+    """How the site's label file says what the vocabulary says: its column names and its values."""
+
+    patient: str = Field("patient_id", description="column of the hospital's patient id")
+    patient_pattern: str | None = Field(
+        None,
+        description="regular expression for the patient within that column's text, such as patient\\d+ in CheXpert's "
+        "Path; its first group if it has one; default: the whole text",
+    )
+    image: str = Field(
+        "image", description="column of the film: path in the films folder, or file name alone"
+    )
+    view: str | None = Field(None, description="column of the view, for films whose header is silent")
+    sex: str | None = Field(None, description="column of the patient's sex, as view")
+    age: str | None = Field(None, description="column of the age in years, as view")
+    columns: dict[str, str | None] = Field(
+        default_factory=dict,
+        description="finding → its column, where the name is no alias of the finding; null: a column of that name is "
+        "something else",
+    )
+    positive: tuple[str, ...] = Field(("1", "1.0"), description="values for present")
+    negative: tuple[str, ...] = Field(("0", "0.0"), description="values for absent")
+    uncertain: tuple[str, ...] = Field(("-1", "-1.0"), description="values for uncertain")
+    not_labelled: tuple[str, ...] = Field(("",), description="values for nobody looked, which is not absent")
+    uncertain_policy: Literal["ignore", "positive", "negative"] = Field(
+        "ignore", description="what an uncertain label counts as; ignore: not labelled"
+    )
+    list_column: str | None = Field(
+        None, description="one column that lists the findings present, instead of a column a finding"
+    )
+    list_separator: str = Field("|", min_length=1, description="between the names of the list")
+    list_findings: tuple[str, ...] = Field(
+        (), description="findings that the list would name if present: absent where it does not"
+    )
+    list_names: dict[str, str] = Field(
+        default_factory=dict, description="name in the list → finding, where the vocabulary does not know it"
+    )
+
+    @field_validator("patient_pattern")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"expected a regular expression, got {pattern}: {error}") from None
+        return pattern
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LabelMap:
+        values = [
+            value
+            for kind in (self.positive, self.negative, self.uncertain, self.not_labelled)
+            for value in {value.strip().casefold() for value in kind}
+        ]
+        twice = sorted({value for value in values if values.count(value) > 1})
+        if twice:
+            raise ValueError(f"expected each value in one list, got in two: {', '.join(map(repr, twice))}")
+        if bool(self.list_column) != bool(self.list_findings):
+            raise ValueError("expected list_column and list_findings together, or neither")
+        if self.list_names and not self.list_column:
+            raise ValueError("expected list_column beside list_names")
+        if self.patient == self.image and self.patient_pattern is None:
+            raise ValueError(
+                f"expected patient_pattern where patient and image are one column ({self.image}): the part of it that "
+                "names the patient, or .+ if each film is another patient's"
+            )
+        return self
+
+
 class SiteConfig(Section):
     """A site's own file: paths and what the site does with its films. It never leaves the site."""
 
     site: SiteName
-    films: Path = Field(description="folder that the label file's image column refers to")
-    labels: Path = Field(
-        description="CSV: patient_id, image, one column a finding (1, 0, blank = not labelled)"
+    films: Path = Field(description="folder of the films, at any depth")
+    labels: Path = Field(description="CSV with a row a film; label_map says how it is read")
+    state: Path = Field(
+        description="folder for the salt, manifest, prepared films and models that stay at the site"
     )
-    state: Path = Field(description="folder for the salt, prepared films and models that stay at the site")
-    columns: dict[str, str] = Field(
-        default_factory=dict, description="finding → the label file's own column name, where they differ"
+    label_map: LabelMap = LabelMap()
+    unknown_view: Literal["keep", "set_aside"] = Field(
+        "keep", description="films of which neither header nor label file says whether they are AP or PA"
     )
     server: str = Field("127.0.0.1:9092", description="host:port of the federation's server")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(None, ge=1, description="CPU threads for training; default: all cores")
+    workers: int = Field(
+        0, ge=0, description="processes that make batches ahead of training; 0: made in between"
+    )
 
     @field_validator("server")
     @classmethod

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 from math import radians
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from acm_core.data.quiet import without_warnings
 from acm_core.data.site_films import FilmSet
@@ -28,10 +31,15 @@ _CONTRAST = 0.1
 Batch = tuple[Tensor, Tensor]
 
 
-def training_batches(films: FilmSet, batch_size: int, seed: int, augment: bool) -> Iterator[Batch]:
-    """One epoch in random order, the same for the same seed.
+def training_batches(
+    films: FilmSet, batch_size: int, seed: int, augment: bool, workers: int = 0
+) -> Iterator[Batch]:
+    """One epoch in random order, the same for the same seed and any number of workers.
 
     A remainder of one film joins the batch before it: batch normalisation cannot work on one value a channel.
+
+    Args:
+        workers: processes that make batches ahead of time; 0: made here, when asked for.
 
     Yields:
         Images float32 B×1×S×S, normalised; labels float32 B×F with NaN for "not labelled".
@@ -41,45 +49,69 @@ def training_batches(films: FilmSet, batch_size: int, seed: int, augment: bool) 
     bounds = [*range(0, len(order), batch_size), len(order)]
     if len(order) > batch_size and len(order) % batch_size == 1:
         del bounds[-2]
-    for start, end in pairwise(bounds):
-        images, labels = _load(films, order[start:end])
-        yield _normalise(_augment(images, rng) if augment else images), labels
+    shares = (order[start:end] for start, end in pairwise(bounds))
+    plans = [_Plan(rows, _Change.draw(rng, len(rows)) if augment else None) for rows in shares]
+    yield from DataLoader(_Batches(films), batch_size=None, sampler=plans, num_workers=workers)
 
 
 def evaluation_batches(films: FilmSet, batch_size: int) -> Iterator[Batch]:
     """The films in order, as `training_batches` without augmentation."""
+    batches = _Batches(films)
     for start in range(0, len(films), batch_size):
-        images, labels = _load(films, np.arange(start, min(start + batch_size, len(films))))
-        yield _normalise(images), labels
+        yield batches[_Plan(np.arange(start, min(start + batch_size, len(films))), None)]
 
 
-def _load(films: FilmSet, rows: np.ndarray) -> Batch:
-    images = torch.from_numpy(films.images[rows].astype(np.float32))[:, None]
-    return images, torch.from_numpy(films.labels[rows])
+class _Change(NamedTuple):
+    """Small rotation, shift, scale, gamma and contrast, one draw a film (B). No flips: the side matters."""
+
+    angle: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    shift: NDArray[np.float64]
+    gamma: NDArray[np.float64]
+    contrast: NDArray[np.float64]
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, films: int) -> Self:
+        return cls(
+            rng.uniform(-_ROTATION, _ROTATION, films),
+            1 + rng.uniform(-_SCALE, _SCALE, films),
+            rng.uniform(-_SHIFT, _SHIFT, (films, 2)),
+            1 + rng.uniform(-_GAMMA, _GAMMA, films),
+            1 + rng.uniform(-_CONTRAST, _CONTRAST, films),
+        )
+
+    def apply(self, images: Tensor) -> Tensor:
+        theta = np.zeros((len(images), 2, 3), np.float32)
+        theta[:, 0, 0] = theta[:, 1, 1] = self.scale * np.cos(self.angle)
+        theta[:, 0, 1], theta[:, 1, 0] = -self.scale * np.sin(self.angle), self.scale * np.sin(self.angle)
+        theta[:, :, 2] = self.shift
+        warp = AffineTransform(
+            normalized=True, reverse_indexing=False, padding_mode="border", align_corners=False
+        )
+        moved: Tensor = warp(images, torch.from_numpy(theta))
+        mean = moved.mean((1, 2, 3), keepdim=True)
+        changed = (moved.clamp(0, 1) ** _column(self.gamma) - mean) * _column(self.contrast) + mean
+        return changed.clamp(0, 1)
 
 
-def _augment(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Small rotation, shift, scale, gamma and contrast, one draw a film. No flips: the side matters."""
-    films = len(images)
-    angle = rng.uniform(-_ROTATION, _ROTATION, films)
-    scale = 1 + rng.uniform(-_SCALE, _SCALE, films)
-    theta = np.zeros((films, 2, 3), np.float32)
-    theta[:, 0, 0] = theta[:, 1, 1] = scale * np.cos(angle)
-    theta[:, 0, 1], theta[:, 1, 0] = -scale * np.sin(angle), scale * np.sin(angle)
-    theta[:, :, 2] = rng.uniform(-_SHIFT, _SHIFT, (films, 2))
-    warp = AffineTransform(
-        normalized=True, reverse_indexing=False, padding_mode="border", align_corners=False
-    )
-    moved: Tensor = warp(images, torch.from_numpy(theta))
-    gamma = _column(1 + rng.uniform(-_GAMMA, _GAMMA, films))
-    contrast = _column(1 + rng.uniform(-_CONTRAST, _CONTRAST, films))
-    mean = moved.mean((1, 2, 3), keepdim=True)
-    return ((moved.clamp(0, 1) ** gamma - mean) * contrast + mean).clamp(0, 1)
+class _Plan(NamedTuple):
+    """A batch before it is made: which films, and what is done to them. Drawn in one place, so that who makes the batch
+    changes nothing."""
+
+    rows: NDArray[np.int64]
+    change: _Change | None
 
 
-def _column(values: np.ndarray) -> Tensor:
+class _Batches(Dataset[Batch]):
+    def __init__(self, films: FilmSet) -> None:
+        self._films = films
+
+    def __getitem__(self, plan: _Plan) -> Batch:
+        images = torch.from_numpy(self._films.images[plan.rows]).float()[:, None]
+        if plan.change is not None:
+            images = plan.change.apply(images)
+        return (images - _MEAN) / _SPREAD, torch.from_numpy(self._films.labels[plan.rows])
+
+
+def _column(values: NDArray[np.float64]) -> Tensor:
     return torch.from_numpy(values.astype(np.float32))[:, None, None, None]
-
-
-def _normalise(images: Tensor) -> Tensor:
-    return (images - _MEAN) / _SPREAD

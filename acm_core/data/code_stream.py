@@ -7,22 +7,24 @@ from typing import NamedTuple
 
 _STANDALONE = (0x01, *range(0xD0, 0xD9))
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
+_SCAN, _APP0 = 0xDA, 0xE0
 _JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  "
 
 
 class FrameSize(NamedTuple):
-    """Rows, columns and components of one frame."""
+    """Rows, columns and components of one frame, and bits a sample."""
 
     rows: int
     columns: int
     components: int
+    bits: int
 
 
 def code_stream_size(frame: bytes) -> FrameSize:
     """Size of a JPEG, JPEG-LS or JPEG 2000 frame.
 
     Raises:
-        ValueError: the frame is none of these, or its header breaks off.
+        ValueError: the frame is none of these, or its header breaks off or is not in order up to the samples.
     """
     try:
         if frame.startswith(b"\xff\xd8"):
@@ -33,7 +35,8 @@ def code_stream_size(frame: bytes) -> FrameSize:
 
 
 def _jpeg_size(frame: bytes) -> FrameSize:
-    offset = 2
+    # All segments up to the scan: at what libjpeg only warns of there, gdcm ends the process.
+    offset, size = 2, None
     while True:
         if frame[offset] != 0xFF:
             raise ValueError("expected a JPEG marker, got other bytes")
@@ -42,11 +45,21 @@ def _jpeg_size(frame: bytes) -> FrameSize:
             offset += 1
         elif marker in _STANDALONE:
             offset += 2
-        elif marker in _FRAME_HEADERS:
-            rows, columns, components = struct.unpack_from(">HHB", frame, offset + 5)
-            return FrameSize(rows, columns, components)
         else:
-            offset += 2 + struct.unpack_from(">H", frame, offset + 2)[0]
+            length = struct.unpack_from(">H", frame, offset + 2)[0]
+            segment = frame[offset + 4 : offset + 2 + length]
+            if marker in _FRAME_HEADERS:
+                if size is not None:
+                    raise ValueError("expected one JPEG frame header, got two")
+                bits, rows, columns, components = struct.unpack_from(">BHHB", segment)
+                size = FrameSize(rows, columns, components, bits)
+            elif marker == _APP0 and segment.startswith(b"JFIF\0") and segment[5] != 1:
+                raise ValueError("expected JFIF 1, got another version")
+            elif marker == _SCAN:
+                if size is None:
+                    raise ValueError("expected a JPEG frame header before the scan")
+                return size
+            offset += 2 + length
 
 
 def _jpeg2000_size(frame: bytes) -> FrameSize:
@@ -54,8 +67,8 @@ def _jpeg2000_size(frame: bytes) -> FrameSize:
     if frame[offset : offset + 4] != b"\xff\x4f\xff\x51":
         raise ValueError("expected a JPEG 2000 code stream, got other bytes")
     x, y, x0, y0 = struct.unpack_from(">IIII", frame, offset + 8)
-    components = struct.unpack_from(">H", frame, offset + 40)[0]
-    return FrameSize(y - y0, x - x0, components)
+    components, precision = struct.unpack_from(">HB", frame, offset + 40)
+    return FrameSize(y - y0, x - x0, components, (precision & 0x7F) + 1)
 
 
 def _code_stream_offset(frame: bytes) -> int:

@@ -11,32 +11,40 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.filereader import read_dataset
+from pydicom.pixels.decoders.base import JPEGExtended12BitDecoder, get_decoder
 from pydicom.tag import BaseTag
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEGTransferSyntaxes,
     RLELossless,
 )
 
 from acm_core.data.code_stream import code_stream_size
-from acm_core.data.gates import check_header, frontal_view
+from acm_core.data.gates import check_header
 from acm_core.data.grey_levels import displayed_grey
+from acm_core.data.header import FilmHeader
 from acm_core.data.picture import MAX_PIXELS
 from acm_core.data.set_aside import FilmSetAside, SetAside
+from acm_core.data.shrink import shrink
 
 MAX_INFLATED_BYTES = 256 * 2**20
 _BITS_ALLOCATED = (8, 16, 32)
 _PIXEL_DATA_TAG = b"\xe0\x7f\x10\x00"
+_MAX_ASPECT, _SAME_ASPECT = 4.0, 0.01
+
+JPEGExtended12BitDecoder.add_plugin("imagecodecs", ("acm_core.data.jpeg12", "decode_frame"))
 
 
-def decode_dicom(content: bytes) -> tuple[NDArray[np.float32], str | None]:
+def decode_dicom(content: bytes) -> tuple[NDArray[np.float32], FilmHeader]:
     """Decode a single-frame grey CR or DX film.
 
     Returns:
-        Grey levels float32 H×W in [0, 1] in the orientation of pydicom's `pixel_array`, and the view, "AP" or "PA",
-        where the header gives it.
+        Grey levels float32 H×W in [0, 1] in the orientation of pydicom's `pixel_array`, with square pixels, and what
+        else the header says.
 
     Raises:
         FilmSetAside: a gate refused the film. Any other exception means that the file is damaged.
@@ -49,7 +57,7 @@ def decode_dicom(content: bytes) -> tuple[NDArray[np.float32], str | None]:
     check_header(header)
     _name_transfer_syntax(header)
     _bound_frame(header)
-    return displayed_grey(header.pixel_array, header), frontal_view(header)
+    return square_pixels(displayed_grey(_stored(header), header), header), FilmHeader.of(header)
 
 
 def _bound_inflation(content: bytes) -> None:
@@ -85,8 +93,63 @@ def _name_transfer_syntax(header: Dataset) -> None:
         header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
 
 
+def square_pixels(grey: NDArray[np.float32], header: Dataset) -> NDArray[np.float32]:
+    """H×W with pixels as wide as high (C.7.6.3.1.7): the axis with the narrower pixels is averaged down.
+
+    Pixel Aspect Ratio goes before Pixel Spacing and Imager Pixel Spacing, each given as vertical, horizontal. A
+    difference below a hundredth is left alone.
+
+    Raises:
+        FilmSetAside: CONTRADICTION for a ratio that no detector has.
+    """
+    for keyword in ("PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing"):
+        try:
+            vertical, horizontal = (float(part) for part in header.get(keyword) or ())
+        except (TypeError, ValueError):
+            continue
+        if not (vertical > 0 and horizontal > 0):
+            continue
+        ratio = vertical / horizontal
+        if not 1 / _MAX_ASPECT <= ratio <= _MAX_ASPECT:
+            raise FilmSetAside(SetAside.CONTRADICTION)
+        rows, columns = grey.shape
+        if abs(ratio - 1) <= _SAME_ASPECT:
+            return grey
+        if ratio > 1:
+            return shrink(grey, rows, max(1, round(columns / ratio)))
+        return shrink(grey, max(1, round(rows * ratio)), columns)
+    return grey
+
+
+def _stored(header: Dataset) -> NDArray[np.generic]:
+    """The pixels as they are stored, H×W, or a refusal where they are not what the header says."""
+    bits = int(header.BitsStored)
+    if not 1 <= bits <= header.BitsAllocated:
+        raise FilmSetAside(SetAside.CONTRADICTION)
+    unsigned = header.get("PixelRepresentation") == 0
+    # pydicom would clear the bits above Bits Stored, and a film that uses them would come out folded.
+    header.pixel_array_options(correct_unused_bits=not unsigned)
+    stored: NDArray[np.generic] = header.pixel_array
+    if stored.shape != (header.Rows, header.Columns):
+        raise FilmSetAside(SetAside.CONTRADICTION)
+    if unsigned and stored.dtype.kind == "u" and int(stored.max()) >> bits:
+        used: NDArray[np.generic] = np.bitwise_and(stored, 2**bits - 1)
+        # Overlays and padding lie above Bits Stored by right (PS3.5 8.1.1), and without them the film is smoother. One
+        # whose own greys reach above is folded by taking them off.
+        if _roughness(used) > _roughness(stored):
+            raise FilmSetAside(SetAside.CONTRADICTION)
+        return used
+    return stored
+
+
+def _roughness(values: NDArray[np.generic]) -> float:
+    """Mean difference between neighbours in rows and columns."""
+    values = values.astype(np.float32)
+    return sum(float(np.abs(np.diff(values, axis=axis)).sum()) for axis in (0, 1)) / values.size
+
+
 def _bound_frame(header: Dataset) -> None:
-    """Refuse what would decode to more than a film, or to another size than the header states."""
+    """Refuse what no decoder reads, what would decode to more than a film, or to another one than the header states."""
     rows, columns = int(header.Rows), int(header.Columns)
     if rows * columns > MAX_PIXELS:
         raise FilmSetAside(SetAside.TOO_LARGE)
@@ -95,9 +158,25 @@ def _bound_frame(header: Dataset) -> None:
     syntax = header.file_meta.TransferSyntaxUID
     if not syntax.is_encapsulated:
         return
+    if not _is_readable(syntax):
+        raise FilmSetAside(SetAside.NO_DECODER)
     frame = next(generate_frames(header.PixelData, number_of_frames=1))
     if len(frame) > 2**16 + 2 * rows * columns * header.BitsAllocated // 8:
         raise FilmSetAside(SetAside.UNREADABLE)
+    if syntax == RLELossless:
+        return
     # A code stream carries its own size, and a decoder allocates what that one says.
-    if syntax != RLELossless and code_stream_size(frame) != (rows, columns, 1):
+    size = code_stream_size(frame)
+    if size[:3] != (rows, columns, 1):
         raise FilmSetAside(SetAside.UNREADABLE)
+    # gdcm does not refuse such bits: it ends the process.
+    fits = header.BitsAllocated == 16 or header.BitsAllocated == header.BitsStored == 8
+    if size.bits > header.BitsAllocated or (syntax in JPEGTransferSyntaxes and not fits):
+        raise FilmSetAside(SetAside.CONTRADICTION)
+
+
+def _is_readable(syntax: UID) -> bool:
+    try:
+        return bool(get_decoder(syntax).is_available)
+    except NotImplementedError:
+        return False

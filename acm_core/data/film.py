@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acm_core.data.dicom import decode_dicom
+from acm_core.data.gates import check_pixels
+from acm_core.data.header import FilmHeader
 from acm_core.data.picture import decode_picture
 from acm_core.data.quiet import without_warnings
 from acm_core.data.set_aside import FilmSetAside, SetAside
@@ -25,11 +27,11 @@ class Film:
 
     Attributes:
         pixels: float32 H×W in [0, 1], dense tissue bright (the sense of MONOCHROME2), rows from top to bottom.
-        view: "AP" or "PA" where the file says so.
+        header: what the file says of it; a picture says nothing.
     """
 
     pixels: NDArray[np.float32] = field(repr=False)
-    view: str | None
+    header: FilmHeader = field(default_factory=FilmHeader)
 
 
 def read_film(path: Path) -> Film:
@@ -80,16 +82,13 @@ def decode_film(content: bytes) -> Film:
 
 def _decode(content: bytes) -> Film:
     if content.startswith(_PICTURE_SIGNATURES):
-        pixels, view = decode_picture(content), None
+        film = Film(decode_picture(content))
     elif _is_dicom(content):
-        pixels, view = decode_dicom(content)
+        film = Film(*decode_dicom(content))
     else:
         raise FilmSetAside(SetAside.NOT_AN_IMAGE)
-    if not np.isfinite(pixels).all():
-        raise FilmSetAside(SetAside.UNREADABLE)
-    if pixels.min() == pixels.max():
-        raise FilmSetAside(SetAside.BLANK)
-    return Film(pixels, view)
+    check_pixels(film.pixels)
+    return film
 
 
 def _is_dicom(content: bytes) -> bool:

@@ -9,13 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+import numpy as np
+from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
+from acm_core.data.header import header_text
 from acm_core.data.set_aside import FilmSetAside, SetAside
 
 MODALITIES = ("CR", "DX")
+MIN_SIDE = 32
+"""Pixels along the shorter side below which an image is no film, not even one made smaller for research."""
+MIN_GREY = 0.02
+"""Share of a film's pixels that must be neither black nor white."""
+_BLACK = 1 / 255
 
 _CHEST = re.compile(r"CHEST|THORA(?!CIC[ _-]*SPINE|CO[ _-]*LUMB)|TORAX|TÓRAX|LUNG|PULMO|POUMON|CXR")
 _CHEST_CODES = {"T-D3000", "51185008", "T-28000", "39607008"}
@@ -50,7 +57,7 @@ def check_header(header: Dataset) -> None:
     MULTI_FRAME, COLOUR; in this order, from what the object is to how it is stored."""
     if not header.get("PixelData"):
         raise FilmSetAside(SetAside.NO_PIXELS)
-    if _text(header, "Modality") not in MODALITIES:
+    if header_text(header, "Modality") not in MODALITIES:
         raise FilmSetAside(SetAside.MODALITY)
     if _names_animal(header):
         raise FilmSetAside(SetAside.NOT_HUMAN)
@@ -60,38 +67,46 @@ def check_header(header: Dataset) -> None:
         raise FilmSetAside(SetAside.NOT_FRONTAL)
     if int(header.get("NumberOfFrames") or 1) > 1:
         raise FilmSetAside(SetAside.MULTI_FRAME)
-    grey = _text(header, "PhotometricInterpretation") in ("MONOCHROME1", "MONOCHROME2")
+    grey = header_text(header, "PhotometricInterpretation") in ("MONOCHROME1", "MONOCHROME2")
     if not grey or header.get("SamplesPerPixel", 1) != 1:
         raise FilmSetAside(SetAside.COLOUR)
 
 
-def frontal_view(header: Dataset) -> str | None:
-    """ "AP" or "PA" as View Position has it; None where it says neither."""
-    words = re.findall(r"[A-Z]+", _text(header, "ViewPosition"))
-    return next((view for view in ("AP", "PA") if view in words), None)
+def check_pixels(pixels: NDArray[np.float32]) -> None:
+    """Raise FilmSetAside where grey levels H×W are no radiograph's: UNREADABLE, TOO_SMALL, BLANK, SATURATED."""
+    if not np.isfinite(pixels).all():
+        raise FilmSetAside(SetAside.UNREADABLE)
+    if min(pixels.shape) < MIN_SIDE:
+        raise FilmSetAside(SetAside.TOO_SMALL)
+    low, high = pixels.min(), pixels.max()
+    if low == high:
+        raise FilmSetAside(SetAside.BLANK)
+    between = np.count_nonzero((pixels > _BLACK) & (pixels < 1 - _BLACK))
+    if between < MIN_GREY * pixels.size:
+        raise FilmSetAside(SetAside.SATURATED)
 
 
 def _names_animal(header: Dataset) -> bool:
-    species = _text(header, "PatientSpeciesDescription")
+    species = header_text(header, "PatientSpeciesDescription")
     if species and not _HUMAN.search(species):
         return True
     for code, meaning in _codes(header, "PatientSpeciesCodeSequence"):
         if code not in _HUMAN_CODES and not _HUMAN.search(meaning):
             return True
     # A human has no breed; and devices of veterinary practices name the animal in the examination's menu entry.
-    texts = f"{_image_text(header)} {_text(header, 'StudyDescription')}"
-    return bool(_text(header, "PatientBreedDescription") or _ANIMAL.search(texts))
+    texts = f"{_image_text(header)} {header_text(header, 'StudyDescription')}"
+    return bool(header_text(header, "PatientBreedDescription") or _ANIMAL.search(texts))
 
 
 def _names_other_part(header: Dataset) -> bool:
-    part = _text(header, "BodyPartExamined")
+    part = header_text(header, "BodyPartExamined")
     if part:
         return not _CHEST.search(part)
     regions = list(_codes(header, "AnatomicRegionSequence"))
     if regions:
         return not any(code in _CHEST_CODES or _CHEST.search(meaning) for code, meaning in regions)
     # What is said of the film itself goes first: a study of chest and pelvis has a film of each.
-    for text in (_image_text(header), _text(header, "StudyDescription")):
+    for text in (_image_text(header), header_text(header, "StudyDescription")):
         if _CHEST.search(text):
             return False
         if _OTHER_PARTS.search(text):
@@ -100,38 +115,30 @@ def _names_other_part(header: Dataset) -> bool:
 
 
 def _is_not_frontal(header: Dataset) -> bool:
-    view = _text(header, "ViewPosition")
+    view = header_text(header, "ViewPosition")
     if view:
         return not _NOT_FRONTAL.isdisjoint(re.findall(r"[A-Z]+", view))
     views = [meaning for _, meaning in _codes(header, "ViewCodeSequence")]
     if views:
         return any("LATERAL" in meaning or "OBLIQUE" in meaning for meaning in views)
     # Patient Orientation (C.7.6.1.1.1): rows of a lateral film run to anterior or posterior.
-    if _text(header, "PatientOrientation")[:1] in ("A", "P"):
+    if header_text(header, "PatientOrientation")[:1] in ("A", "P"):
         return True
     # The study's own description is left out: "chest PA and lateral" stands on both films of a pair.
     words = set(re.findall(r"[A-Z]+", _image_text(header)))
     return bool(words & {"LAT", "LATERAL"}) and words.isdisjoint(("AP", "PA"))
 
 
-def _text(header: Dataset, keyword: str) -> str:
-    value = header.get(keyword)
-    if value is None:
-        return ""
-    values = value if isinstance(value, MultiValue) else [value]
-    return " ".join(str(part) for part in values).strip().upper()
-
-
 def _codes(header: Dataset, keyword: str) -> Iterator[tuple[str, str]]:
     """Code value and meaning of each item that has one."""
     sequence = header.get(keyword)
     for item in sequence if isinstance(sequence, Sequence) else ():
-        code, meaning = _text(item, "CodeValue"), _text(item, "CodeMeaning")
+        code, meaning = header_text(item, "CodeValue"), header_text(item, "CodeMeaning")
         if code or meaning:
             yield code, meaning
 
 
 def _image_text(header: Dataset) -> str:
-    texts = [_text(header, keyword) for keyword in _IMAGE_TEXT]
+    texts = [header_text(header, keyword) for keyword in _IMAGE_TEXT]
     texts += [meaning for _, meaning in _codes(header, "PerformedProtocolCodeSequence")]
     return " ".join(texts)

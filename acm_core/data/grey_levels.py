@@ -9,39 +9,92 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 RANGE_PERCENTILES = (0.5, 99.5)
+_USED_RANGE = 0.5
 
 
 def displayed_grey(stored: NDArray[np.generic], header: Dataset) -> NDArray[np.float32]:
     """Grey levels float32 H×W in [0, 1] of stored values H×W, dense tissue bright.
 
     In the standard's order: modality LUT or rescale (C.11.1), then VOI LUT, else window (C.11.2), then inversion of
-    MONOCHROME1 (C.7.6.3.1.2). A film without a usable VOI is scaled by the range of its pixels. Padding pixels
-    (C.7.5.1.1.2) do not count for that range and come out black.
+    MONOCHROME1 (C.7.6.3.1.2). Padding pixels
+    (C.7.5.1.1.2) do not count for that range and come out black. All of it happens to the stored values that there
+    are, not to the pixels: a film has some thousand of the one and millions of the other.
     """
-    padding = _padding(stored, header)
-    grey = _values_of_interest(_modality_values(stored, header), header, ~padding)
+    levels = _Levels(stored)
+    padding = _padding(levels.values, header)
+    counts = np.where(padding, 0, levels.counts)
+    values = _modality_values(levels.values, header)
+    grey = _values_of_interest(values, header)
+    if grey is None:
+        grey = _without_voi(values, counts, header)
     if header.PhotometricInterpretation == "MONOCHROME1":
         grey = 1 - grey
     grey[padding] = 0
-    return grey
+    return grey[levels.places]
 
 
-def scale_to_range(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Scale H×W values so that the 0.5th and 99.5th percentile of the valid pixels become 0 and 1; clip beyond.
+def scaled_by_range(stored: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Grey levels float32 H×W in [0, 1] of values that nothing is known of: see `_scale_to_range`."""
+    levels = _Levels(stored)
+    return _scale_to_range(levels.values.astype(np.float32), levels.counts)[levels.places]
+
+
+class _Levels:
+    """The values that stand in H×W pixels.
+
+    Attributes:
+        values: L, ascending.
+        counts: L, pixels of each; 0 for values that only stand between others.
+        places: H×W, the index of each pixel's value.
+    """
+
+    def __init__(self, stored: NDArray[np.generic]) -> None:
+        if stored.dtype.kind in "iu" and stored.dtype.itemsize <= 2:
+            low, high = int(stored.min()), int(stored.max())
+            self.places = stored.astype(np.intp)
+            self.places -= low
+            self.values = np.arange(low, high + 1).astype(stored.dtype)
+            self.counts = np.bincount(self.places.ravel(), minlength=len(self.values))
+        else:
+            self.values, places, self.counts = np.unique(stored, return_inverse=True, return_counts=True)
+            self.places = places.reshape(stored.shape)
+
+
+def _scale_to_range(values: NDArray[np.float32], counts: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Scale so that the 0.5th and 99.5th percentile of the pixels become 0 and 1; clip beyond.
 
     Percentiles, not extremes: one dead pixel, a lead marker or burnt-in text would otherwise decide the contrast of
     the whole film. Where the percentiles coincide (a small object on an even ground) the extremes serve.
+
+    Args:
+        values: L.
+        counts: L, pixels of each value that count.
     """
-    counted = values[valid]
-    if counted.size == 0:
+    counted = counts > 0
+    if not counted.any():
         return np.zeros_like(values)
-    low, high = np.percentile(counted, RANGE_PERCENTILES)
+    low, high = _percentiles(values[counted], counts[counted])
     if low == high:
-        low, high = counted.min(), counted.max()
+        low, high = float(values[counted].min()), float(values[counted].max())
     if low == high:
         return np.zeros_like(values)
     scaled = (values - np.float32(low)) / np.float32(high - low)
     return np.clip(scaled, 0, 1, out=scaled)
+
+
+def _percentiles(values: NDArray[np.float32], counts: NDArray[np.int64]) -> list[float]:
+    """`numpy.percentile` of the pixels at `RANGE_PERCENTILES`, from how many there are of each value."""
+    order = np.argsort(values, kind="stable")
+    reached = counts[order].cumsum()
+    found = []
+    for percentile in RANGE_PERCENTILES:
+        place = percentile / 100 * (int(reached[-1]) - 1)
+        below, above = (
+            values[order[np.searchsorted(reached, int(step), side="right")]]
+            for step in (place, np.ceil(place))
+        )
+        found.append(float(below) + (float(above) - float(below)) * (place % 1))
+    return found
 
 
 def _padding(stored: NDArray[np.generic], header: Dataset) -> NDArray[np.bool_]:
@@ -69,9 +122,7 @@ def _modality_values(stored: NDArray[np.generic], header: Dataset) -> NDArray[np
     return values
 
 
-def _values_of_interest(
-    values: NDArray[np.float32], header: Dataset, valid: NDArray[np.bool_]
-) -> NDArray[np.float32]:
+def _values_of_interest(values: NDArray[np.float32], header: Dataset) -> NDArray[np.float32] | None:
     """The first VOI LUT, else the first window; several are alternatives for the reader (C.11.2.1.2), not a chain."""
     sequence = header.get("VOILUTSequence")
     if sequence:
@@ -93,7 +144,26 @@ def _values_of_interest(
                 1 + np.tanh((values - np.float32(centre)) * np.float32(2 / width))
             ) / 2
             return curve
-    return scale_to_range(values, valid)
+    return None
+
+
+def _without_voi(
+    values: NDArray[np.float32], counts: NDArray[np.int64], header: Dataset
+) -> NDArray[np.float32]:
+    """The identity (C.11.2.1.2): the range of the stored bits from black to white, as viewers show it.
+
+    A film that leaves more than half of that range unused would come out flat; it is scaled by the range of its pixels.
+    """
+    counted = counts > 0
+    if header.get("ModalityLUTSequence") or values.size == 0 or not counted.any():
+        return _scale_to_range(values, counts)
+    bits, signed = int(header.BitsStored), header.get("PixelRepresentation") == 1
+    ends = np.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] if signed else [0, 2**bits - 1], np.float64)
+    low, high = sorted(_modality_values(ends, header).tolist())
+    first, last = _percentiles(values[counted], counts[counted])
+    if not last - first > _USED_RANGE * (high - low):
+        return _scale_to_range(values, counts)
+    return _linear(values, (low + high) / 2, high - low)
 
 
 def _linear(values: NDArray[np.float32], centre: float, width: float) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from acm_core.data.grey_levels import scale_to_range
+from acm_core.data.grey_levels import scaled_by_range
 from acm_core.data.set_aside import FilmSetAside, SetAside
 
 MAX_PIXELS = 2**25
@@ -39,8 +39,7 @@ def decode_picture(content: bytes) -> NDArray[np.float32]:
         raise FilmSetAside(SetAside.MULTI_FRAME)
     image = ImageOps.exif_transpose(image)
     if image.mode in _SIXTEEN_BIT:
-        values = np.asarray(image).astype(np.float32)
-        return scale_to_range(values, np.ones(values.shape, dtype=bool))
+        return scaled_by_range(np.asarray(image))
     if image.mode in ("1", "L", "LA"):
         return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255)
     if image.mode in ("P", "RGB", "RGBA"):

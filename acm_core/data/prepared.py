@@ -1,141 +1,170 @@
-"""Films decoded and resized once, then kept at the site and read at memory speed."""
+"""Films decoded and resized once, kept in one file that every process reads through the same memory."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
-import json
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
-from importlib.metadata import version
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from acm_core.data.film import read_content, read_film
-from acm_core.data.quiet import without_warnings
-from acm_core.data.set_aside import FilmSetAside
-from acm_core.files import write_atomically
+from acm_core.data.intake.journal import readers_version
 
-with without_warnings():  # MONAI's optional dependencies announce themselves
-    from monai.transforms.croppad.array import ResizeWithPadOrCrop
-    from monai.transforms.spatial.array import Resize
-
-_VERSION = 1
-"""Raise when the same files give other pixels, so that no stale film is ever read."""
-
-_READERS = ("monai", "numpy", "pillow", "pydicom", "pylibjpeg-openjpeg", "python-gdcm", "torch")
-"""Packages whose next version may give other pixels."""
-
-Progress = Callable[[int, int], None]
+_VERSION = 2
+"""Raise when the same film is resized to other pixels."""
 
 
-@dataclass(frozen=True)
 class PreparedFilms:
-    """Films of equal size.
+    """Prepared films of one size: a file of entries, appended to and never changed.
 
-    Attributes:
-        images: float16 N×S×S in [0, 1].
-        kept: N, the index of each film among the files asked for.
-        set_aside: reason code → number of files.
-        fingerprint: SHA-256 over what was read and how.
-    """
-
-    images: NDArray[np.float16]
-    kept: NDArray[np.int64]
-    set_aside: dict[str, int]
-    fingerprint: str
-
-
-def prepare_films(
-    paths: Sequence[Path], image_size: int, cache: Path, *, progress: Progress | None = None
-) -> PreparedFilms:
-    """Decode and resize `paths`, or read what an earlier call kept for the same contents and settings.
-
-    A file that cannot be used is set aside and counted. A damaged cache is made anew.
+    An entry is the SHA-256 of a film file's content, a checksum and the film, float16 S×S in [0, 1]. The file's name
+    holds what it was made by: size, version of this code and of the decoders; so no stale film is ever found. An entry
+    that is cut off or damaged is as if it were not there.
 
     Args:
-        image_size: S; a film's longer side becomes S and the shorter is padded evenly with black.
-        cache: folder of the kept films.
-        progress: called with (films done, films in all) while decoding.
+        folder: of the cache; created where it is missing.
+        image_size: S.
     """
-    fingerprint = _fingerprint(paths, image_size)
-    store = cache / f"{fingerprint[:32]}.npz"
-    films = _load(store, fingerprint, image_size)
-    if films is None:
-        films = _decode(paths, image_size, fingerprint, progress)
-        write_atomically(store, partial(_save, films=films))
-    return films
+
+    def __init__(self, folder: Path, image_size: int) -> None:
+        made_by = f"{_VERSION} {image_size} {readers_version()}"
+        self.path = folder / f"films-{image_size}-{hashlib.sha256(made_by.encode()).hexdigest()[:16]}.bin"
+        self._entry = _entry(image_size)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path.touch(mode=0o600)
+        self._places: dict[bytes, int] = {}
+        self._known = 0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Find what any process has added since."""
+        count = self.path.stat().st_size // self._entry.itemsize
+        if count == self._known:
+            return
+        entries = np.memmap(self.path, self._entry, "r", shape=(count,))
+        for place in np.flatnonzero(_sound(entries[self._known :])) + self._known:
+            self._places[entries["content"][place].tobytes()] = int(place)
+        self._known = count
+
+    def __contains__(self, content: object) -> bool:
+        return isinstance(content, str) and bytes.fromhex(content) in self._places
+
+    def stack(self, contents: Sequence[str]) -> FilmStack:
+        """The films of these contents, in this order.
+
+        Raises:
+            KeyError: one is not there.
+        """
+        places = np.array([self._places[bytes.fromhex(content)] for content in contents], np.int64)
+        return FilmStack(self.path, int(self._entry["film"].shape[0]), places)
+
+    def adder(self) -> Adder:
+        """For adding films; several processes may at once."""
+        return Adder(self.path, self._entry)
 
 
-def resize_film(pixels: NDArray[np.float32], image_size: int) -> NDArray[np.float16]:
-    """H×W in [0, 1] → S×S: longer side to S by area averaging, the shorter padded evenly with black."""
-    # MONAI's own size_mode="longest" lets the short side of a narrow strip vanish.
-    rows, columns = (max(1, round(side * image_size / max(pixels.shape))) for side in pixels.shape)
-    resized = Resize((rows, columns), mode="area")(torch.from_numpy(pixels)[None])
-    padded = ResizeWithPadOrCrop((image_size, image_size), mode="constant")(resized)
-    film: NDArray[np.float16] = np.clip(np.asarray(padded)[0], 0, 1).astype(np.float16)
-    return film
+class Adder:
+    """Appends films to the file; what was added before a crash stays."""
+
+    def __init__(self, path: Path, entry: np.dtype[Any]) -> None:
+        self._entry = entry
+        self._file = os.open(path, os.O_RDWR)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.fsync(self._file)
+        os.close(self._file)
+
+    def add(self, content: str, film: NDArray[np.float16]) -> None:
+        """Append one film."""
+        entry = np.zeros((), self._entry)
+        entry["content"] = np.frombuffer(bytes.fromhex(content), np.uint8)
+        entry["film"] = film
+        entry["checksum"] = _checksum(entry)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            # Behind the last whole entry: a writer that was killed may have left a part of one.
+            end = os.fstat(self._file).st_size // self._entry.itemsize * self._entry.itemsize
+            data = entry.tobytes()
+            try:
+                _write(self._file, data, end)
+            except OSError:
+                with suppress(OSError):
+                    os.ftruncate(self._file, end)
+                raise
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
 
 
-def _decode(
-    paths: Sequence[Path], image_size: int, fingerprint: str, progress: Progress | None
-) -> PreparedFilms:
-    films, kept = [], []
-    reasons: Counter[str] = Counter()
-    for index, outcome in enumerate(_outcomes(paths, image_size)):
-        if isinstance(outcome, FilmSetAside):
-            reasons[outcome.reason.value] += 1
+class FilmStack:
+    """Films N×S×S, float16, read from a file when asked for; every process that has it shares one copy in memory.
+
+    Indexing by rows gives arrays; `numpy.asarray` reads them all. It pickles as a name, not as pixels.
+    """
+
+    def __init__(self, path: Path, image_size: int, places: NDArray[np.int64]) -> None:
+        self._path, self._image_size, self._places = path, image_size, places
+        self.shape = (len(places), image_size, image_size)
+        if len(places):
+            entries = np.memmap(path, _entry(image_size), "r", shape=(int(places.max()) + 1,))
+            self._films: NDArray[np.float16] = entries["film"]
         else:
-            films.append(outcome)
-            kept.append(index)
-        if progress is not None:
-            progress(index + 1, len(paths))
-    images = np.stack(films) if films else np.zeros((0, image_size, image_size), np.float16)
-    return PreparedFilms(images, np.array(kept, np.int64), dict(sorted(reasons.items())), fingerprint)
+            self._films = np.zeros((0, image_size, image_size), np.float16)
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Path, int, NDArray[np.int64]]]:
+        return type(self), (self._path, self._image_size, self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, rows: Any) -> NDArray[np.float16]:
+        return np.asarray(self._films[self._places[rows]])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError("expected copy=None or True: the films lie in a file, not in one array")
+        return np.asarray(self[:], dtype)
 
 
-def _outcomes(paths: Sequence[Path], image_size: int) -> Iterator[NDArray[np.float16] | FilmSetAside]:
-    """In the order of `paths`; decoders and resizing release the interpreter, so threads share the work."""
+def _entry(image_size: int) -> np.dtype[Any]:
+    return np.dtype(
+        [("content", np.uint8, (32,)), ("checksum", "<u4"), ("film", np.float16, (image_size, image_size))]
+    )
 
-    def prepare(path: Path) -> NDArray[np.float16] | FilmSetAside:
-        try:
-            return resize_film(read_film(path).pixels, image_size)
-        except FilmSetAside as verdict:
-            return verdict
 
+def _checksum(entry: NDArray[Any]) -> int:
+    return zlib.crc32(entry["film"].tobytes(), zlib.crc32(entry["content"].tobytes()))
+
+
+def _sound(entries: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether each entry's checksum fits; threads share the work, since reading the file is most of it."""
+
+    def check(bounds: tuple[int, int]) -> list[bool]:
+        return [_checksum(entry) == entry["checksum"] for entry in entries[slice(*bounds)]]
+
+    return np.array([fits for part in _in_parts(check, len(entries)) for fits in part], dtype=bool)
+
+
+def _in_parts(work: Any, count: int) -> Iterable[list[bool]]:
+    step = 256
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        yield from pool.map(prepare, paths)
+        yield from pool.map(work, [(start, min(start + step, count)) for start in range(0, count, step)])
 
 
-def _fingerprint(paths: Sequence[Path], image_size: int) -> str:
-    made_by = [_VERSION, image_size, len(paths), *map(version, _READERS)]
-    digest = hashlib.sha256(json.dumps(made_by).encode())
-    for path in paths:
-        try:
-            digest.update(hashlib.sha256(read_content(path)).digest())
-        except FilmSetAside as verdict:
-            digest.update(verdict.reason.value.encode())
-    return digest.hexdigest()
-
-
-def _save(path: Path, films: PreparedFilms) -> None:
-    about = json.dumps({"fingerprint": films.fingerprint, "set_aside": films.set_aside})
-    with path.open("wb") as file:
-        np.savez(file, about=np.array(about), images=films.images, kept=films.kept)
-
-
-def _load(path: Path, fingerprint: str, image_size: int) -> PreparedFilms | None:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            about = json.loads(str(stored["about"]))
-            films = PreparedFilms(stored["images"], stored["kept"], about["set_aside"], about["fingerprint"])
-        whole = films.images.shape == (len(films.kept), image_size, image_size)
-    except Exception:  # absent, or damaged, when the readers of zip and npy may raise anything
-        return None
-    return films if whole and films.fingerprint == fingerprint else None
+def _write(file: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(file, view, offset)
+        view, offset = view[written:], offset + written

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from acm_core.config.sections import SiteConfig
+from acm_core.data.intake.intake import prepare, take_in
 from acm_core.data.labels import read_labels
-from acm_core.data.prepared import prepare_films
-from acm_core.data.splits import Split, load_or_create_salt, patient_numbers, split_of
+from acm_core.data.prepared import FilmStack
+from acm_core.data.splits import Split, patient_numbers
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class FilmSet:
         patients: int64 N; films of one patient share a number, which says nothing else.
     """
 
-    images: NDArray[np.float16] = field(repr=False)
+    images: FilmStack | NDArray[np.float16] = field(repr=False)
     labels: NDArray[np.float32] = field(repr=False)
     patients: NDArray[np.int64] = field(repr=False)
 
@@ -44,7 +45,7 @@ class SiteFilms:
 
     Attributes:
         set_aside: reason code → number of files that cannot be used.
-        fingerprint: SHA-256 of the films' contents and how they were prepared.
+        fingerprint: of the dataset: the hash of the site's manifest.
     """
 
     train: FilmSet
@@ -61,7 +62,7 @@ def load_site(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> SiteFilms:
-    """Read a site's labels and films; decoded films are kept in the site's state folder.
+    """Read a site's labels and films: what is new is taken in first, and prepared films are kept in its state folder.
 
     Args:
         findings: F, the order of the label columns.
@@ -70,28 +71,32 @@ def load_site(
 
     Raises:
         LabelError: the label file is malformed.
-        OSError: the label file or the state folder cannot be read or written.
+        OSError: the films, the label file or the state folder cannot be read or written.
     """
-    table = read_labels(site.labels, findings, site.columns)
-    used = np.flatnonzero(~np.isnan(table.labels).all(axis=1))
-    films = prepare_films(
-        [site.films / Path(table.images[row]) for row in used],
-        image_size,
-        site.state / "prepared",
-        progress=progress,
-    )
-    rows = used[films.kept]
-    salt = load_or_create_salt(site.state)
-    patients = [table.patients[row] for row in rows]
-    numbers = np.array(patient_numbers(patients), np.int64)
-    splits = np.array([split_of(patient, salt) for patient in patients], dtype=object)
+    taken = take_in(site, image_size=image_size, progress=progress)
+    table = read_labels(site.labels, findings, site.label_map)
+    by_film = {row.film: row for row in taken.rows}
+    labelled = np.flatnonzero(~np.isnan(table.labels).all(axis=1)).tolist()
+    reasons = Counter(by_film[taken.images[index]].reason for index in labelled)
+    usable = [index for index in labelled if by_film[taken.images[index]].reason is None]
+    names = [taken.names[taken.images[index]] for index in usable]
+    prepared, contents = prepare(site, names, image_size, progress=progress)
+    there = [(index, content) for index, content in zip(usable, contents, strict=True) if content is not None]
+    rows = [by_film[taken.images[index]] for index, _ in there]
+    numbers = np.array(patient_numbers([row.patient for row in rows]), np.int64)
+    labels = table.labels[[index for index, _ in there]]
 
     def chosen(split: Split) -> FilmSet:
-        of_split = np.flatnonzero(splits == split)
-        return FilmSet(films.images[of_split], table.labels[rows[of_split]], numbers[of_split])
+        of_split = np.flatnonzero([row.split == split for row in rows])
+        films = prepared.stack([there[index][1] for index in of_split])
+        return FilmSet(films, labels[of_split], numbers[of_split])
 
     return SiteFilms(
-        chosen(Split.TRAIN), chosen(Split.VALIDATION), chosen(Split.TEST), films.set_aside, films.fingerprint
+        chosen(Split.TRAIN),
+        chosen(Split.VALIDATION),
+        chosen(Split.TEST),
+        dict(sorted((reason.value, count) for reason, count in reasons.items() if reason is not None)),
+        taken.fingerprint,
     )
 
 
@@ -102,7 +107,7 @@ def concatenate(sets: Sequence[FilmSet]) -> FilmSet:
         patients.append(films.patients + offset)
         offset += int(films.patients.max(initial=-1)) + 1
     return FilmSet(
-        np.concatenate([films.images for films in sets]),
+        np.concatenate([np.asarray(films.images) for films in sets]),
         np.concatenate([films.labels for films in sets]),
         np.concatenate(patients),
     )

@@ -1,4 +1,4 @@
-"""`python -m simulations.benchmark op|step|profile`: tables of times, in one run, against named rivals."""
+"""`python -m simulations.benchmark op|step|profile|intake`: tables of times, in one run, against named rivals."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "benchmark",
-        choices=("op", "step", "profile"),
-        help="the attend-and-compare operation, a training step, or where the time of a step goes",
+        choices=("op", "step", "profile", "intake"),
+        help="the attend-and-compare operation, a training step, where the time of a step goes, or reading films",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
@@ -32,13 +32,16 @@ def main(arguments: list[str] | None = None) -> int:
         "--only",
         help="contenders of `step` and `profile`, with commas between; the plain one is always there",
     )
+    parser.add_argument(
+        "--files", type=int, default=2000, help="of the folder that `intake` walks (default: 2000)"
+    )
     parser.add_argument("--output", type=Path, help="also write every single time as JSON")
     options = parser.parse_args(arguments)
 
     import torch
 
     from acm_core.files import write_text_atomically
-    from simulations.benchmark import op, profile, step
+    from simulations.benchmark import intake, op, profile, step
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -47,6 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.benchmark == "op":
         document = op.run(device, getattr(torch, options.precision), options.batch, options.rounds)
         text = op.table(document)
+    elif options.benchmark == "intake":
+        document = intake.run(options.rounds, options.files)
+        text = intake.table(document)
     else:
         default = "acm" if options.benchmark == "profile" else ",".join(step.CONTENDERS[1:])
         wanted = (options.only or default).split(",")

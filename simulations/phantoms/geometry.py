@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]  # SciPy carries no types
+from scipy.ndimage import gaussian_filter
 
 Image = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]

@@ -16,6 +16,7 @@ from pydantic import Field
 from acm_core.config import (
     ConfigError,
     FederationConfig,
+    LabelMap,
     ModelConfig,
     Section,
     SiteConfig,
@@ -264,7 +265,7 @@ SITE_FILES = st.builds(
     films=ABSOLUTE,
     labels=ABSOLUTE,
     state=ABSOLUTE,
-    columns=st.dictionaries(TEXT, TEXT, max_size=3),
+    label_map=st.builds(LabelMap, columns=st.dictionaries(TEXT, TEXT, max_size=3)),
     server=st.integers(1, 65535).map("127.0.0.1:{}".format),
     threads=st.none() | st.integers(1, 64),
 )
@@ -322,8 +323,7 @@ def test_any_bytes_give_a_config_or_a_config_error(tmp_path: Path, content: byte
 
 def test_importing_the_configuration_is_light() -> None:
     code = (
-        "import sys, time; start = time.process_time(); import acm_core.config; "
-        "assert time.process_time() - start < 0.3; "
+        "import sys; import acm_core.config; "
         "assert not {'torch', 'numpy', 'flwr', 'monai'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[3])

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 import torch
 from pydicom import Dataset
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, RLELossless
+from pydicom.encaps import encapsulate
+from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 torch.set_num_threads(1)
 
@@ -64,6 +66,9 @@ def write_dicom(stored: np.ndarray, *, syntax: str = ExplicitVRLittleEndian, **a
     if syntax == RLELossless:
         film.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         film.compress(RLELossless, encoding_plugin="gdcm", generate_instance_uid=False)
+    if syntax == JPEG2000Lossless:
+        film.PixelData = encapsulate([imagecodecs.jpeg2k_encode(stored, level=0, codecformat="J2K")])
+        film["PixelData"].VR = "OB"
     buffer = io.BytesIO()
     film.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()

@@ -28,19 +28,38 @@ def encoded(rows: int, columns: int, kind: str) -> bytes:
 @settings(max_examples=8, deadline=None)
 @given(st.integers(2, 70), st.integers(2, 70))
 def test_size_of_real_frames(kind: str, rows: int, columns: int) -> None:
-    assert code_stream_size(encoded(rows, columns, kind)) == FrameSize(rows, columns, 1)
+    assert code_stream_size(encoded(rows, columns, kind)) == FrameSize(rows, columns, 1, 8)
+
+
+JPEG_LS = b"\xff\xd8\xff\xff\xf7" + struct.pack(">HBHHB", 11, 12, 300, 200, 1) + b"\1\x11\0"
+SCAN = b"\xff\xda\0\6\1\1\0\0"
 
 
 def test_jpeg_ls_and_offset_of_the_image_area() -> None:
-    jpeg_ls = b"\xff\xd8\xff\xff\xf7" + struct.pack(">HBHHB", 11, 12, 300, 200, 1)
-    assert code_stream_size(jpeg_ls) == FrameSize(300, 200, 1)
+    assert code_stream_size(JPEG_LS + SCAN) == FrameSize(300, 200, 1, 12)
     siz = (
         b"\xff\x4f\xff\x51"
         + struct.pack(">HHIIII", 41, 0, 220, 330, 20, 30)
         + bytes(16)
-        + struct.pack(">H", 3)
+        + struct.pack(">HB", 3, 0x80 | 15)  # signed
     )
-    assert code_stream_size(siz) == FrameSize(300, 200, 3)
+    assert code_stream_size(siz) == FrameSize(300, 200, 3, 16)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        JPEG_LS,  # no scan
+        JPEG_LS + b"\0" + SCAN,
+        JPEG_LS + JPEG_LS[3:] + SCAN,
+        JPEG_LS[:2] + SCAN + JPEG_LS[2:],
+        JPEG_LS + b"\xff\xe0\0\x10JFIF\0\2" + bytes(8) + SCAN,
+    ],
+    ids=["no scan", "stray bytes", "two frame headers", "scan first", "JFIF 2"],
+)
+def test_a_header_out_of_order_is_refused(frame: bytes) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        code_stream_size(frame)
 
 
 @settings(max_examples=40, deadline=None)

@@ -8,17 +8,22 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    HTJ2K,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
     RLELossless,
 )
 
@@ -174,7 +179,9 @@ def test_truncated_pixels_are_set_aside(dicom: Callable[..., bytes], ramp: np.nd
         (SetAside.UNREADABLE, {"Rows": None}),
         (SetAside.UNREADABLE, {"BitsAllocated": 12}),
         (SetAside.UNREADABLE, {"BitsAllocated": 64, "BitsStored": 64}),
-        (SetAside.UNREADABLE, {"BitsStored": 0, "HighBit": 0}),
+        (SetAside.CONTRADICTION, {"BitsStored": 0, "HighBit": 0}),
+        (SetAside.CONTRADICTION, {"BitsStored": 10, "HighBit": 9}),  # its greys need 12
+        (SetAside.CONTRADICTION, {"PixelAspectRatio": [1, 7]}),
         (SetAside.UNREADABLE, {"RescaleSlope": "1e39", "RescaleIntercept": "0"}),
     ],
 )
@@ -185,7 +192,7 @@ def test_headers_that_lie_about_the_pixels(
 
 
 def test_a_film_of_one_grey_is_blank(dicom: Callable[..., bytes]) -> None:
-    assert reason_of(dicom(np.full((9, 9), 700, np.uint16))) is SetAside.BLANK
+    assert reason_of(dicom(np.full((40, 40), 700, np.uint16))) is SetAside.BLANK
 
 
 def deflated_bomb(meta_bytes: int, preamble: bool, inflated: int) -> bytes:
@@ -241,3 +248,71 @@ def test_scanners_read_alike() -> None:
         assert np.abs(pixels - exposure.image).mean() < 0.02, name
     greys = list(films.values())
     assert max(np.abs(a - b).mean() for a in greys for b in greys) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("says", "shape"),
+    [
+        ({"PixelAspectRatio": [1, 1]}, (80, 64)),
+        ({"PixelAspectRatio": [2, 1]}, (80, 32)),
+        ({"PixelAspectRatio": [1, 2]}, (40, 64)),
+        ({"PixelSpacing": ["0.1", "0.15"]}, (53, 64)),
+        ({"ImagerPixelSpacing": ["0.15", "0.1"]}, (80, 43)),
+        ({"PixelSpacing": ["0.1", "0.1"], "ImagerPixelSpacing": ["0.1", "0.2"]}, (80, 64)),
+        ({"PixelAspectRatio": [2, 1], "PixelSpacing": ["0.1", "0.2"]}, (80, 32)),
+        ({"PixelSpacing": ["0.1430", "0.1431"]}, (80, 64)),
+        ({"PixelSpacing": ["0", "0.1"], "ImagerPixelSpacing": ["0.1", "0.2"]}, (40, 64)),
+        ({"PixelSpacing": ""}, (80, 64)),
+    ],
+)
+def test_pixels_are_made_square(
+    dicom: Callable[..., bytes], ramp: np.ndarray, says: dict[str, Any], shape: tuple[int, int]
+) -> None:
+    film = decode_film(dicom(ramp, **says, **WINDOW)).pixels
+    assert film.shape == shape
+    assert film.dtype == np.float32
+    assert film.mean() == pytest.approx(shown(ramp).mean(), abs=0.01)
+    assert film[0, 0] < 0.05 < 0.95 < film[-1, -1]
+
+
+def compressed(content: bytes, syntax: str, frame: bytes) -> bytes:
+    def change(header: pydicom.Dataset) -> None:
+        header.file_meta.TransferSyntaxUID = syntax
+        header.PixelData = encapsulate([bytes(frame)])
+        header["PixelData"].VR = "OB"
+
+    return edited(content, change)
+
+
+def test_extended_jpeg_of_12_bits(dicom: Callable[..., bytes], ramp: np.ndarray) -> None:
+    frame = imagecodecs.jpeg8_encode(ramp, level=98, bitspersample=12)
+    film = decode_film(compressed(dicom(ramp, **WINDOW), JPEGExtended12Bit, frame))
+    assert film.pixels == pytest.approx(shown(ramp), abs=0.01)
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.100", HTJ2K])
+def test_what_no_decoder_reads_is_told_from_what_is_damaged(
+    dicom: Callable[..., bytes], ramp: np.ndarray, syntax: str
+) -> None:
+    assert reason_of(compressed(dicom(ramp), syntax, b"no frame of any kind")) is SetAside.NO_DECODER
+    assert reason_of(compressed(dicom(ramp, Modality="CT"), syntax, b"no frame")) is SetAside.MODALITY
+
+
+def test_bits_at_which_gdcm_ends_the_process(dicom: Callable[..., bytes], ramp: np.ndarray) -> None:
+    eight = (ramp // 16).astype(np.uint8)
+    lossless, jpeg_ls = (
+        imagecodecs.ljpeg_encode(ramp, bitspersample=12),
+        bytearray(imagecodecs.jpegls_encode(ramp)),
+    )
+    jpeg_ls[jpeg_ls.index(b"\xff\xf7") + 4] = 24
+    baseline = imagecodecs.jpeg8_encode(eight)
+    for content in (
+        compressed(dicom(ramp.astype(np.uint32), BitsStored=12), JPEGLosslessSV1, lossless),
+        compressed(dicom(ramp, BitsStored=12), JPEGLSLossless, jpeg_ls),
+        compressed(dicom(eight, BitsStored=7), JPEGBaseline8Bit, baseline),
+    ):
+        assert reason_of(content) is SetAside.CONTRADICTION
+    assert (
+        reason_of(compressed(dicom(eight), JPEGBaseline8Bit, baseline.replace(b"\xff\xda", b"\0\xff\xda", 1)))
+        is SetAside.UNREADABLE
+    )

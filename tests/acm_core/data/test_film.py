@@ -20,12 +20,13 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, 
 
 from acm_core.data import film as intake
 from acm_core.data.film import Film, decode_film, read_film
+from acm_core.data.header import FilmHeader
 from acm_core.data.set_aside import FilmSetAside, SetAside
 
 SECRETS = ("geheim", "annegret", "47119", "19471103", "verschwiegen")
 FLIPS = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7)), max_size=6)
 KEPT = st.floats(0.05, 1)
-GREY = np.random.default_rng(0).integers(0, 4096, (12, 10)).astype(np.uint16)
+GREY = np.random.default_rng(0).integers(0, 4096, (48, 40)).astype(np.uint16)
 
 
 def damaged(content: bytes, flips: list[tuple[float, int]], kept: float) -> bytes:
@@ -60,7 +61,7 @@ def judged(content: bytes) -> Film | FilmSetAside:
     assert film.pixels.dtype == np.float32
     assert film.pixels.ndim == 2
     assert ((film.pixels >= 0) & (film.pixels <= 1)).all()
-    assert film.view in ("AP", "PA", None)
+    assert film.header.view in ("AP", "PA", None)
     return film
 
 
@@ -109,14 +110,18 @@ def test_an_irregular_header_is_not_quoted(dicom: Callable[..., bytes]) -> None:
 
 def test_neither_film_nor_verdict_shows_more_than_the_reason(dicom: Callable[..., bytes]) -> None:
     assert str(FilmSetAside(SetAside.BLANK)) == "film set aside: blank"
-    assert repr(decode_film(dicom(GREY))) == "Film(view='PA')"
+    shown = repr(decode_film(dicom(GREY, PatientSex="F", PatientAge="047Y")))
+    assert shown == (
+        "Film(header=FilmHeader(view='PA', sex='F', age=47.0, bits=16, burned_in=None, "
+        "identifying=('PatientName', 'PatientID', 'PatientBirthDate', 'InstitutionName')))"
+    )
 
 
 def test_content_decides_and_not_the_name(tmp_path: Path, dicom: Callable[..., bytes]) -> None:
     text, film = tmp_path / "text.dcm", tmp_path / "film.txt"
     text.write_text("This is no film, whatever it is called. " * 20)
     film.write_bytes(dicom(GREY))
-    assert read_film(film).view == "PA"
+    assert read_film(film).header.view == "PA"
     with pytest.raises(FilmSetAside) as verdict:
         read_film(text)
     assert verdict.value.reason is SetAside.NOT_AN_IMAGE
@@ -155,3 +160,62 @@ def test_threads_leave_the_warning_filters_as_they_were(dicom: Callable[..., byt
     assert warnings.filters == before
     with pytest.warns(UserWarning, match="still heard"):
         warnings.warn("still heard", UserWarning, stacklevel=1)
+
+
+def test_the_header_is_told_without_its_identifying_values(dicom: Callable[..., bytes]) -> None:
+    header = decode_film(
+        dicom(
+            GREY, PatientSex="f", PatientAge="063Y", BitsStored=12, BurnedInAnnotation="NO", OperatorsName=""
+        )
+    ).header
+    assert (header.view, header.sex, header.age, header.bits, header.burned_in) == ("PA", "F", 63, 12, False)
+    assert header.identifying == ("PatientName", "PatientID", "PatientBirthDate", "InstitutionName")
+    assert header.patient_id == "GEHEIM-47119"
+    assert not [secret for secret in SECRETS if secret in repr(header).lower()]
+
+
+def test_a_picture_and_an_emptied_header_say_nothing(dicom: Callable[..., bytes]) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray((GREY // 16).astype(np.uint8)).save(buffer, "PNG")
+    assert decode_film(buffer.getvalue()).header == FilmHeader()
+    emptied = dict.fromkeys(
+        ("ViewPosition", "PatientName", "PatientID", "PatientBirthDate", "InstitutionName"), ""
+    )
+    assert decode_film(dicom(GREY, **emptied)).header == FilmHeader(bits=16)
+
+
+@pytest.mark.parametrize(
+    ("written", "years"),
+    [
+        *(("063Y", 63), ("010M", 10 / 12), ("003W", 21 / 365.25), ("012D", 12 / 365.25), ("000D", 0)),
+        *(
+            ("", None),
+            ("63", None),
+            ("Y", None),
+            ("999Y", None),
+            ("-01Y", None),
+            ("06³Y", None),
+            (None, None),
+        ),
+    ],
+)
+def test_ages_are_in_years(dicom: Callable[..., bytes], written: str | None, years: float | None) -> None:
+    assert decode_film(dicom(GREY, PatientAge=written)).header.age == pytest.approx(years)
+
+
+def test_one_person_is_known_however_the_name_is_written(dicom: Callable[..., bytes]) -> None:
+    def person(**says: str | None) -> str | None:
+        return decode_film(dicom(GREY, **says)).header.person
+
+    written = {
+        person(PatientName=name) for name in ("Geheim^Annegret", "GEHEIM^ANNEGRET^^", "geheim^ annegret")
+    }
+    assert len(written) == 1
+    assert None not in written
+    assert not written & {
+        person(PatientName="Geheim^Anna"),
+        person(PatientBirthDate="19471104"),
+        person(PatientSex="M"),
+    }
+    assert person(PatientName=None) is None
+    assert person(PatientBirthDate="") is None

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydicom import Dataset
 
 from acm_core.data.film import decode_film
+from acm_core.data.gates import check_pixels
 from acm_core.data.set_aside import FilmSetAside, SetAside
 
 
@@ -46,7 +49,7 @@ def test_frontal_chest_films_of_humans_are_taken(
 ) -> None:
     film = decode_film(dicom(ramp, **says))
     assert film.pixels.shape == ramp.shape
-    assert film.view == view
+    assert film.header.view == view
 
 
 @pytest.mark.parametrize(
@@ -101,3 +104,31 @@ def test_what_an_object_is_comes_before_how_it_is_stored(
     with pytest.raises(FilmSetAside) as verdict:
         decode_film(dicom(ramp, Modality="US", NumberOfFrames="30", PhotometricInterpretation="RGB"))
     assert verdict.value.reason is SetAside.MODALITY
+
+
+@pytest.mark.parametrize(
+    ("reason", "pixels"),
+    [
+        (SetAside.TOO_SMALL, np.linspace(0, 1, 31 * 400).reshape(31, 400)),
+        (SetAside.TOO_SMALL, np.linspace(0, 1, 31 * 400).reshape(400, 31)),
+        (SetAside.TOO_SMALL, np.zeros((8, 8))),  # what it is goes before what it shows
+        (SetAside.BLANK, np.full((40, 40), 0.5)),
+        (SetAside.SATURATED, np.arange(1600).reshape(40, 40) % 2),
+        (SetAside.SATURATED, np.where(np.arange(10_000) < 190, 0.5, np.arange(10_000) % 2).reshape(100, 100)),
+        (SetAside.UNREADABLE, np.full((40, 40), np.nan)),
+        (None, np.where(np.arange(10_000) < 210, 0.5, np.arange(10_000) % 2).reshape(100, 100)),
+        (None, np.linspace(0, 1, 32 * 32).reshape(32, 32)),
+    ],
+)
+def test_pixels_that_are_no_radiograph(reason: SetAside | None, pixels: np.ndarray) -> None:
+    if reason is None:
+        check_pixels(pixels.astype(np.float32))
+        return
+    with pytest.raises(FilmSetAside) as verdict:
+        check_pixels(pixels.astype(np.float32))
+    assert verdict.value.reason is reason
+
+
+def test_no_real_film_is_refused_for_its_pixels(real: Path) -> None:
+    for path in sorted(real.glob("sites/*/images/*.png"))[::7]:
+        check_pixels(np.asarray(Image.open(path).convert("L"), np.float32) / 255)

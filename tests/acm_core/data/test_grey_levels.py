@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from pydicom import Dataset
 
 from acm_core.data.film import decode_film
-from acm_core.data.grey_levels import displayed_grey, scale_to_range
+from acm_core.data.grey_levels import (
+    _modality_values,
+    _padding,
+    _values_of_interest,
+    _without_voi,
+    displayed_grey,
+    scaled_by_range,
+)
 from acm_core.data.set_aside import FilmSetAside, SetAside
 
 
@@ -213,21 +220,37 @@ def test_padding_written_with_the_wrong_sign() -> None:
 )
 def test_scaling_forgets_gain_and_offset(values: list[float], gain: float, offset: int) -> None:
     film = np.array([values], np.float32).round()
-    valid = np.ones(film.shape, bool)
-    scaled = scale_to_range(film, valid)
+    scaled = scaled_by_range(film)
     assert ((scaled >= 0) & (scaled <= 1)).all()
     assert (np.diff(scaled[0][np.argsort(film[0])]) >= 0).all()
-    again = scale_to_range(film * np.float32(gain) + np.float32(offset), valid)
+    again = scaled_by_range(film * np.float32(gain) + np.float32(offset))
     spread = float(np.ptp(film))
     assert np.abs(again - scaled).max() <= 1e-6 + (8.0 / spread if spread else 0)
+
+
+@given(
+    dtype=st.sampled_from(["u1", "i2", "u2", "f4", "u4"]),
+    seed=st.integers(0, 2**32 - 1),
+    side=st.integers(1, 40),
+    spread=st.integers(1, 120),
+)
+def test_the_range_is_that_of_numpys_percentiles(dtype: str, seed: int, side: int, spread: int) -> None:
+    rng = np.random.default_rng(seed)
+    film = np.abs(rng.normal(60, spread / 3, (side, side)).round()).clip(0, 120).astype(dtype)
+    low, high = np.percentile(film.astype(np.float64), (0.5, 99.5))
+    if low == high:
+        low, high = film.min(), film.max()
+    expected = (
+        np.clip((film.astype(np.float64) - low) / (high - low), 0, 1) if low < high else np.zeros(film.shape)
+    )
+    assert np.abs(scaled_by_range(film) - expected).max() < 1e-6
 
 
 def test_one_dead_pixel_does_not_decide_the_contrast() -> None:
     film = np.linspace(0, 1000, 10_000, dtype=np.float32).reshape(100, 100)
     dead = film.copy()
     dead[0, 0], dead[50, 50] = 65535, -65535
-    valid = np.ones(film.shape, bool)
-    change = np.abs(scale_to_range(dead, valid) - scale_to_range(film, valid))
+    change = np.abs(scaled_by_range(dead) - scaled_by_range(film))
     change[0, 0] = change[50, 50] = 0
     assert change.max() < 0.001
 
@@ -235,11 +258,59 @@ def test_one_dead_pixel_does_not_decide_the_contrast() -> None:
 def test_a_small_object_on_an_even_ground_is_seen() -> None:
     film = np.zeros((100, 100), np.float32)
     film[40:43, 40:43] = 5
-    scaled = scale_to_range(film, np.ones(film.shape, bool))
+    scaled = scaled_by_range(film)
     assert scaled[41, 41] == 1
     assert scaled[0, 0] == 0
 
 
-def test_no_valid_pixel_gives_black() -> None:
-    film = np.ones((3, 3), np.float32)
-    assert not scale_to_range(film, np.zeros((3, 3), bool)).any()
+@st.composite
+def headers(draw: st.DrawFn) -> dict[str, Any]:
+    """What a header may say on the way from stored values to grey; tables as arguments of `lut`."""
+    says: dict[str, Any] = {
+        "PhotometricInterpretation": draw(st.sampled_from(["MONOCHROME1", "MONOCHROME2"]))
+    }
+    if draw(st.booleans()):
+        says |= {
+            "RescaleSlope": str(draw(st.sampled_from([0.25, 1.0, -2.0, 3.7]))),
+            "RescaleIntercept": str(draw(st.integers(-2000, 2000))),
+        }
+    if draw(st.booleans()):
+        says |= {
+            "WindowCenter": str(draw(st.integers(-500, 5000))),
+            "WindowWidth": str(draw(st.integers(0, 6000))),
+            "VOILUTFunction": draw(st.sampled_from(["LINEAR", "LINEAR_EXACT", "SIGMOID", ""])),
+        }
+    for sequence in ("ModalityLUTSequence", "VOILUTSequence"):
+        if draw(st.integers(0, 4)) == 0:
+            entries = np.array(draw(st.lists(st.integers(0, 4095), min_size=2, max_size=300)), np.uint16)
+            says[sequence] = (entries, draw(st.integers(0, 50)), 12)
+    if draw(st.booleans()):
+        says["PixelPaddingValue"] = draw(st.integers(0, 4095))
+    return says
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    says=headers(),
+    dtype=st.sampled_from(["u1", "u2", "i2"]),
+    seed=st.integers(0, 2**32 - 1),
+    spread=st.integers(0, 1500),
+)
+def test_a_table_of_the_values_gives_what_each_pixel_alone_gives(
+    lut: Callable[..., Dataset], says: dict[str, Any], dtype: str, seed: int, spread: int
+) -> None:
+    says = {name: [lut(*value)] if name.endswith("Sequence") else value for name, value in says.items()}
+    stored = np.random.default_rng(seed).normal(900, spread, (23, 17)).round()
+    stored = stored.clip(0, 255 if dtype == "u1" else 4095).astype(dtype)
+    film = header(BitsAllocated=8 * stored.itemsize, BitsStored=8 if dtype == "u1" else 12, **says)
+    film.PixelRepresentation = int(dtype == "i2")
+    film.set_original_encoding(False, True)
+    padding = _padding(stored, film).ravel()
+    values = _modality_values(stored.ravel(), film)
+    expected = _values_of_interest(values, film)
+    if expected is None:
+        expected = _without_voi(values, (~padding).astype(np.int64), film)
+    if film.PhotometricInterpretation == "MONOCHROME1":
+        expected = 1 - expected
+    expected[padding] = 0
+    assert np.abs(displayed_grey(stored, film).ravel() - expected).max() <= 1e-6

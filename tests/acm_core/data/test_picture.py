@@ -15,7 +15,7 @@ from acm_core.data import picture as intake
 from acm_core.data.film import decode_film
 from acm_core.data.set_aside import FilmSetAside, SetAside
 
-GREY = np.linspace(0, 255, 30 * 20).round().astype(np.uint8).reshape(30, 20)
+GREY = np.linspace(0, 255, 60 * 40).round().astype(np.uint8).reshape(60, 40)
 
 
 def stored(image: Image.Image, kind: str = "PNG", **how: Any) -> bytes:
@@ -34,7 +34,7 @@ def reason_of(content: bytes) -> SetAside:
 def test_8_bit_greys_are_taken_as_displayed(mode: str) -> None:
     film = decode_film(stored(Image.fromarray(GREY).convert(mode)))
     assert film.pixels == pytest.approx(GREY / 255, abs=1e-6)
-    assert film.view is None
+    assert film.header.view is None
 
 
 def test_a_narrow_range_of_8_bits_is_not_stretched() -> None:
@@ -44,7 +44,7 @@ def test_a_narrow_range_of_8_bits_is_not_stretched() -> None:
 
 
 def test_16_bits_are_scaled_by_their_range() -> None:
-    values = np.linspace(500, 4500, 600).round().astype(np.uint16).reshape(30, 20)
+    values = np.linspace(500, 4500, 2400).round().astype(np.uint16).reshape(60, 40)
     expected = np.clip((values - 520.0) / 3960, 0, 1)
     assert decode_film(stored(Image.fromarray(values))).pixels == pytest.approx(expected, abs=1e-3)
 
@@ -75,7 +75,7 @@ def test_an_animation_is_refused() -> None:
 
 
 def test_one_grey_is_blank() -> None:
-    assert reason_of(stored(Image.new("L", (20, 30), 77))) is SetAside.BLANK
+    assert reason_of(stored(Image.new("L", (40, 60), 77))) is SetAside.BLANK
 
 
 @pytest.mark.parametrize("side", [6000, 2**15])

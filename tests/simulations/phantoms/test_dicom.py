@@ -14,9 +14,13 @@ from pydantic import ValidationError
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
+from acm_core.data.film import decode_film
 from acm_core.randomness import stream
+from simulations.phantoms.anatomy import draw_anatomy
 from simulations.phantoms.dicom import FilmIdentity, build_dicom, phantom_uid
 from simulations.phantoms.exposure import Exposure, expose
+from simulations.phantoms.film import draw_film
+from simulations.phantoms.geometry import Canvas, draw_positioning
 from simulations.phantoms.scanner import SCANNERS, Scanner
 
 IDENTITY = FilmIdentity(
@@ -70,6 +74,23 @@ def test_a_viewer_shows_the_exposed_film(name: str) -> None:
     assert image.shape == exposure.image.shape
     assert np.abs(image - exposure.image).mean() < 0.003
     assert np.abs(image - exposure.image).max() < 0.02
+
+
+def test_films_of_all_scanners_come_out_alike() -> None:
+    """One anatomy: other bits, photometric, window, table or none of them must not show in the film that is read."""
+    rng = stream(1, "alike")
+    drawn = draw_film(draw_anatomy(rng, "F"), draw_positioning(rng, "PA"), (), Canvas(36.0, 43.0, 256), rng)
+    image = np.clip(drawn.image, 0, 1)
+    exposure = Exposure(image, np.zeros(image.shape, bool))
+    films = []
+    for scanner in SCANNERS.values():
+        buffer = io.BytesIO()
+        build_dicom(exposure, scanner, IDENTITY).save_as(buffer, enforce_file_format=True)
+        films.append(decode_film(buffer.getvalue()).pixels)
+    assert len(films) == 5
+    for film in films:
+        assert np.abs(film - films[0]).mean() < 0.001
+        assert np.abs(film - films[0]).max() < 0.02
 
 
 @settings(max_examples=40, deadline=None)

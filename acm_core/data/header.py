@@ -1,0 +1,115 @@
+"""What a DICOM header says of a film beside its pixels."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Self
+
+from pydicom import Dataset
+from pydicom.multival import MultiValue
+
+IDENTIFYING = (
+    *(
+        "PatientName",
+        "PatientID",
+        "PatientBirthDate",
+        "OtherPatientIDs",
+        "OtherPatientNames",
+        "PatientBirthName",
+    ),
+    *(
+        "PatientMotherBirthName",
+        "PatientAddress",
+        "PatientTelephoneNumbers",
+        "MilitaryRank",
+        "MedicalRecordLocator",
+    ),
+    *(
+        "ReferringPhysicianName",
+        "PerformingPhysicianName",
+        "OperatorsName",
+        "PhysiciansOfRecord",
+        "RequestingPhysician",
+    ),
+    *(
+        "InstitutionName",
+        "InstitutionAddress",
+        "StationName",
+        "AccessionNumber",
+        "StudyID",
+        "PatientComments",
+    ),
+)
+"""Attributes of the Basic Application Level Confidentiality Profile (PS3.15 Annex E) that name a person or a place."""
+
+_YEARS_A_UNIT = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+_OLDEST = 130.0
+
+
+@dataclass(frozen=True)
+class FilmHeader:
+    """Facts about a film; None where the header is silent.
+
+    Attributes:
+        view: "AP" or "PA".
+        sex: "F" or "M".
+        age: years.
+        bits: Bits Stored.
+        burned_in: Burned In Annotation: whether there is writing in the pixels.
+        identifying: keywords, never values, of attributes that say who the patient is and are not empty.
+        patient_id: as the hospital writes it; it never leaves the site.
+        person: name, birth date and sex together, where name and birth date are there; it never leaves the site.
+    """
+
+    view: str | None = None
+    sex: str | None = None
+    age: float | None = None
+    bits: int | None = None
+    burned_in: bool | None = None
+    identifying: tuple[str, ...] = ()
+    patient_id: str | None = field(default=None, repr=False)
+    person: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, header: Dataset) -> Self:
+        """Read the attributes; an irregular value counts as none."""
+        sex = header_text(header, "PatientSex")
+        name, birth = header_text(header, "PatientName"), header_text(header, "PatientBirthDate")
+        person = None
+        if name and birth:
+            person = "\0".join(("".join(letter for letter in name if letter.isalnum()), birth, sex))
+        return cls(
+            view=frontal_view(header),
+            sex=sex if sex in ("F", "M") else None,
+            age=_age(header_text(header, "PatientAge")),
+            bits=int(header.BitsStored),
+            burned_in={"YES": True, "NO": False}.get(header_text(header, "BurnedInAnnotation")),
+            identifying=tuple(keyword for keyword in IDENTIFYING if header_text(header, keyword)),
+            patient_id=header_text(header, "PatientID") or None,
+            person=person,
+        )
+
+
+def header_text(header: Dataset, keyword: str) -> str:
+    """An attribute in capitals without blanks around it; several values with blanks between; "" where it is absent."""
+    value = header.get(keyword)
+    if value is None:
+        return ""
+    values = value if isinstance(value, MultiValue) else [value]
+    return " ".join(str(part) for part in values).strip().upper()
+
+
+def frontal_view(header: Dataset) -> str | None:
+    """ "AP" or "PA" as View Position has it; None where it says neither."""
+    words = re.findall(r"[A-Z]+", header_text(header, "ViewPosition"))
+    return next((view for view in ("AP", "PA") if view in words), None)
+
+
+def _age(text: str) -> float | None:
+    """Age String (PS3.5 6.2): three digits and a unit."""
+    number, unit = text[:-1], text[-1:]
+    if not number.isascii() or not number.isdecimal() or unit not in _YEARS_A_UNIT:
+        return None
+    age = int(number) * _YEARS_A_UNIT[unit]
+    return age if age <= _OLDEST else None

@@ -1,0 +1,108 @@
+"""Films that are there twice, and patients that are there under several ids."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+NEAR = 0.99
+"""Rank correlation of two signatures from which on two films show the same.
+
+Among 629,000 pairs of different films of four hospitals the highest was 0.968; of 1,122 films against themselves as
+small JPEG files the lowest was 0.993, in another tone curve 99 in 100 lay above 0.997.
+"""
+_BLOCK = 512
+_MOST_IDS = 8
+"""An identity that would join more patients than this is a placeholder ("ANONYMOUS"), not a person."""
+
+
+def look_alikes(signatures: NDArray[np.uint8]) -> list[tuple[int, int]]:
+    """Pairs (i, j), i < j, of films whose signatures' ranks correlate at `NEAR` or above, in order.
+
+    Ranks pass over what another window or tone curve changes. Pairs are found at a quarter of the signatures' size and
+    proved at the whole. Time grows with the square of the number of films, memory with the number.
+
+    Args:
+        signatures: N×S×S grey levels.
+    """
+    count, side = signatures.shape[:2]
+    small = signatures.reshape(count, side // 2, 2, side // 2, 2).mean((2, 4), dtype=np.float32)
+    coarse = _ranks(small.reshape(count, (side // 2) ** 2))
+    pairs: list[tuple[int, int]] = []
+    for start in range(0, count, _BLOCK):
+        alike = coarse[start : start + _BLOCK] @ coarse[start:].T >= NEAR
+        for first, second in zip(*np.nonzero(alike), strict=True):
+            if second > first and _alike(signatures[start + first], signatures[start + second]):
+                pairs.append((start + int(first), start + int(second)))
+    return pairs
+
+
+def _alike(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
+    ranks = _ranks(np.stack([one.ravel(), other.ravel()]))
+    return bool(ranks[0] @ ranks[1] >= NEAR)
+
+
+def _ranks(values: NDArray[np.generic]) -> NDArray[np.float32]:
+    """N×K values → their ranks in each row, centred and of unit length, so that products are rank correlations."""
+    ranks = np.empty(values.shape, np.float32)
+    for start in range(0, len(values), _BLOCK):
+        ranks[start : start + _BLOCK] = rankdata(values[start : start + _BLOCK], axis=1)
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    ranks /= np.maximum(np.linalg.norm(ranks, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return ranks
+
+
+class Groups:
+    """Disjoint sets of names; each is known by its smallest member."""
+
+    def __init__(self) -> None:
+        self._parent: dict[str, str] = {}
+
+    def join(self, one: str, other: str) -> None:
+        """Put two names, and all that were joined to them, in one set."""
+        low, high = sorted((self.representative(one), self.representative(other)))
+        self._parent[high] = low
+
+    def representative(self, name: str) -> str:
+        """The smallest name of the set that `name` is in; itself where nothing was joined to it."""
+        path = []
+        while self._parent.get(name, name) != name:
+            path.append(name)
+            name = self._parent[name]
+        for passed in path:
+            self._parent[passed] = name
+        return name
+
+
+def join_by_identity(groups: Groups, identities: Iterable[tuple[str | None, str]]) -> int:
+    """Join the patients that share an identity of the header.
+
+    Args:
+        identities: (identity or None, patient) of every film.
+
+    Returns:
+        Number of identities passed over because they stand for too many patients to be one person.
+    """
+    patients: defaultdict[str, set[str]] = defaultdict(set)
+    for identity, patient in identities:
+        if identity is not None:
+            patients[identity].add(patient)
+    placeholders = 0
+    for shared in patients.values():
+        if len(shared) > _MOST_IDS:
+            placeholders += 1
+            continue
+        first, *others = sorted(shared)
+        for other in others:
+            groups.join(first, other)
+    return placeholders
+
+
+def first_of_each(keys: Sequence[str]) -> list[int]:
+    """For each key the index at which it stands first."""
+    seen: dict[str, int] = {}
+    return [seen.setdefault(key, index) for index, key in enumerate(keys)]

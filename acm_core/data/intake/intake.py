@@ -1,0 +1,285 @@
+"""A site's folder and label file to its manifest: read what is new, judge all together, keep what was found."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from acm_core.config.sections import SiteConfig
+from acm_core.data.intake.files import FoundFile, find_files, match
+from acm_core.data.intake.journal import Journal, readers_version
+from acm_core.data.intake.judgement import Listed, film_id, judge
+from acm_core.data.intake.manifest import Label, Row, changed, fingerprint, read_rows, write_manifest
+from acm_core.data.intake.readers import read_files
+from acm_core.data.intake.reading import Reading
+from acm_core.data.labels import LabelError, LabelTable, read_labels
+from acm_core.data.prepared import Adder, PreparedFilms
+from acm_core.data.set_aside import SetAside
+from acm_core.data.splits import load_or_create_salt
+from acm_core.files import write_text_atomically
+
+_VERSION = 1
+"""Raise when the same readings and labels give another manifest."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What the intake found.
+
+    Attributes:
+        manifest: path of the manifest.
+        fingerprint: SHA-256 of the manifest: the dataset.
+        rows: of the manifest.
+        names: film → path in the films folder, for the site's own eyes.
+        table: the label file as it was read.
+        images: for each of the table's rows the film that it means.
+        read: files that were read in this run; the others were known.
+        linked, placeholders, shared: see `Judgement`.
+        changes: against the manifest before, or None where there was none.
+    """
+
+    manifest: Path
+    fingerprint: str
+    rows: Sequence[Row] = field(repr=False)
+    names: dict[str, str] = field(repr=False)
+    table: LabelTable = field(repr=False)
+    images: Sequence[str] = field(repr=False)
+    read: int
+    linked: int
+    placeholders: int
+    shared: int
+    changes: dict[str, int] | None
+
+
+def intake_folder(site: SiteConfig) -> Path:
+    """Where a site keeps what the intake found."""
+    return site.state / "intake"
+
+
+def take_in(
+    site: SiteConfig,
+    *,
+    image_size: int | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Intake:
+    """Bring the site's manifest up to date and return what it says.
+
+    Files are read in processes of their own, and only those that are new or changed. A run that was stopped goes on;
+    runs at the same time wait for each other.
+
+    Args:
+        image_size: S to also prepare films for training while they are read.
+        workers: processes; default: one a core.
+        progress: called with (files done, files in all) while files are read.
+
+    Raises:
+        LabelError: the label file is malformed.
+        OSError: the films, the label file or the state folder cannot be read or written.
+    """
+    folder = intake_folder(site)
+    with _alone(folder):
+        salt = load_or_create_salt(site.state)
+        table = read_labels(site.labels, None, site.label_map)
+        files = find_files(site.films, (site.labels, site.state))
+        with Journal(folder / "journal.sqlite") as journal:
+            read = _read_new(files, journal, salt, site, image_size, workers or _cores(), progress)
+            journal.keep_only(file.name for file in files)
+            return _judged(site, folder, files, table, journal, salt, read)
+
+
+def prepare(
+    site: SiteConfig, names: Sequence[str], image_size: int, *, progress: Progress | None = None
+) -> tuple[PreparedFilms, list[str | None]]:
+    """The films of these names, prepared for training.
+
+    Returns:
+        The films, and each name's content; None where the file has changed or gone since it was taken in.
+    """
+    films = PreparedFilms(site.state / "prepared", image_size)
+    with Journal(intake_folder(site) / "journal.sqlite") as journal:
+        known = journal.contents()
+    contents = [known.get(name) for name in names]
+    missing = [
+        index for index, content in enumerate(contents) if content is not None and content not in films
+    ]
+    salt = load_or_create_salt(site.state)
+    paths = (site.films / names[index] for index in missing)
+    with films.adder() as adder:
+        for done, answer in enumerate(read_files(paths, salt, image_size, workers=_cores()), 1):
+            index = missing[answer.index]
+            content = answer.reading.content
+            if answer.film is not None and content is not None and content == contents[index]:
+                adder.add(content, answer.film)
+            else:
+                contents[index] = None
+            if progress is not None:
+                progress(done, len(missing))
+    films.refresh()
+    return films, contents
+
+
+def _read_new(
+    files: Sequence[FoundFile],
+    journal: Journal,
+    salt: bytes,
+    site: SiteConfig,
+    image_size: int | None,
+    workers: int,
+    progress: Progress | None,
+) -> int:
+    new = [file for file in files if not journal.knows(file.name, file.stamp)]
+    with ExitStack() as stack:
+        adder: Adder | None = None
+        prepared: Container[str] = ()
+        if image_size is not None and new:
+            films = PreparedFilms(site.state / "prepared", image_size)
+            prepared, adder = films, stack.enter_context(films.adder())
+        now = time.time_ns()
+        for done, answer in enumerate(
+            read_files((file.path for file in new), salt, image_size, workers=workers), 1
+        ):
+            file, content = new[answer.index], answer.reading.content
+            if (
+                adder is not None
+                and answer.film is not None
+                and content is not None
+                and content not in prepared
+            ):
+                adder.add(content, answer.film)
+            journal.record(file.name, file.stamp, answer.reading, now)
+            if progress is not None:
+                progress(len(files) - len(new) + done, len(files))
+    return len(new)
+
+
+def _judged(
+    site: SiteConfig,
+    folder: Path,
+    files: Sequence[FoundFile],
+    table: LabelTable,
+    journal: Journal,
+    salt: bytes,
+    read: int,
+) -> Intake:
+    names = [file.name for file in files]
+    images = match(names, table.images)
+    _expect_each_once(images)
+    listed = {
+        name: Listed(patient, view, sex, age)
+        for name, patient, view, sex, age in zip(
+            images, table.patients, table.views, table.sexes, table.ages, strict=True
+        )
+    }
+    absent = sorted(listed.keys() - set(names))
+    films = {film_id(name, salt): name for name in (*names, *absent)}
+    ids = {name: film for film, name in films.items()}
+    manifest, summary = folder / "manifest.sqlite", folder / "manifest.json"
+    state = _inputs(site, journal, salt)
+    about = _summary(summary)
+    if about.get("inputs") == state and about["fingerprint"] == _fingerprint(manifest):
+        rows: Sequence[Row] = list(read_rows(manifest))
+        about["changes"] = changed(rows, rows)
+    else:
+        judgement = judge(_with_absent(journal, absent), listed, salt, site.unknown_view)
+        labels = (
+            Label(ids[name], finding, float(value))
+            for name, values in zip(images, table.labels, strict=True)
+            for finding, value in zip(table.findings, values, strict=True)
+            if value == value  # not NaN, which is not labelled
+        )
+        before = _rows_before(manifest)
+        write_manifest(manifest, judgement.rows, labels)
+        about = {
+            "inputs": state,
+            "fingerprint": fingerprint(manifest),
+            "linked": judgement.linked,
+            "placeholders": judgement.placeholders,
+            "shared": judgement.shared,
+            "changes": None if before is None else changed(before, judgement.rows),
+        }
+        write_text_atomically(summary, json.dumps(about, indent=1) + "\n")
+        rows = judgement.rows
+    return Intake(
+        manifest,
+        about["fingerprint"],
+        rows,
+        films,
+        table,
+        [ids[name] for name in images],
+        read,
+        about["linked"],
+        about["placeholders"],
+        about["shared"],
+        about["changes"],
+    )
+
+
+def _expect_each_once(images: Sequence[str]) -> None:
+    seen: dict[str, int] = {}
+    for row, image in enumerate(images):
+        if image in seen:
+            raise LabelError(
+                f"expected each film once in the label file, got rows {seen[image] + 1} and {row + 1} (without the "
+                "header) for the same file; keep one of the two"
+            )
+        seen[image] = row
+
+
+def _with_absent(journal: Journal, absent: Sequence[str]) -> Iterator[tuple[str, Reading]]:
+    yield from journal.readings()
+    for name in absent:
+        yield name, Reading(None, SetAside.MISSING_FILE)
+
+
+def _inputs(site: SiteConfig, journal: Journal, salt: bytes) -> str:
+    """Changes when the manifest might."""
+    digest = hashlib.sha256(f"{_VERSION} {readers_version()} {site.unknown_view} ".encode())
+    digest.update(site.label_map.model_dump_json().encode() + hashlib.sha256(salt).digest())
+    digest.update(site.labels.read_bytes())
+    for line in journal.lines():
+        digest.update(line.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    try:
+        about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return about
+
+
+def _fingerprint(manifest: Path) -> str | None:
+    return fingerprint(manifest) if manifest.exists() else None
+
+
+def _rows_before(manifest: Path) -> list[Row] | None:
+    try:
+        return list(read_rows(manifest)) if manifest.exists() else None
+    except (sqlite3.DatabaseError, TypeError, ValueError):  # damaged: nothing to compare with
+        return None
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One intake at a time; the second then finds everything done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

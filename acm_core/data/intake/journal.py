@@ -1,0 +1,154 @@
+"""What has been read so far: an interrupted run goes on, and a file that has not changed is not read again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from acm_core.data.intake.reading import Reading
+
+_VERSION = 1
+"""Raise when the same file gives another reading."""
+_READERS = ("imagecodecs", "numpy", "pillow", "pydicom", "pylibjpeg-openjpeg", "python-gdcm", "scipy")
+"""Packages whose next version may give other pixels."""
+_COMMIT_SECONDS = 1.0
+_RACY_NANOSECONDS = 2 * 10**9
+"""A file changed this shortly before it was read may change again without its times telling."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS about (readers TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS file (
+    path TEXT PRIMARY KEY, size INTEGER NOT NULL, modified INTEGER NOT NULL, changed INTEGER NOT NULL,
+    reading TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+class Stamp(NamedTuple):
+    """What the file system says of a file; the same stamp stands for the same content."""
+
+    size: int
+    modified: int
+    changed: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Self:
+        """Size in bytes, and times of the last change of content and of anything, in nanoseconds."""
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _expect_sound(database: sqlite3.Connection) -> None:
+    if database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+        raise sqlite3.DatabaseError("expected a sound journal")
+
+
+def readers_version() -> str:
+    """Changes when the same file may give another reading."""
+    made_by = [str(_VERSION), *(f"{name} {version(name)}" for name in _READERS)]
+    return hashlib.sha256("\n".join(made_by).encode()).hexdigest()[:16]
+
+
+class Journal:
+    """Readings by path relative to the films folder. It never leaves the site: paths may name patients."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        try:
+            self._database = self._open()
+        except sqlite3.DatabaseError:  # damaged: what it held can be read again
+            for leftover in path.parent.glob(f"{path.name}*"):
+                leftover.unlink()
+            self._database = self._open()
+        self._committed = time.monotonic()
+
+    def _open(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self._path, timeout=60, isolation_level=None)
+        try:
+            self._path.chmod(0o600)
+            database.execute("PRAGMA journal_mode=WAL")
+            database.execute("PRAGMA synchronous=NORMAL")
+            _expect_sound(database)
+            database.executescript(_SCHEMA)
+            known = database.execute("SELECT readers FROM about").fetchone()
+            if known != (readers_version(),):
+                database.executescript("DELETE FROM file; DELETE FROM about;")
+                database.execute("INSERT INTO about VALUES (?)", (readers_version(),))
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._database.in_transaction:
+            self._database.execute("COMMIT")
+        self._database.close()
+
+    def knows(self, path: str, stamp: Stamp) -> bool:
+        """Whether the file at `path` was read as it is now."""
+        row = self._database.execute(
+            "SELECT size, modified, changed FROM file WHERE path = ?", (path,)
+        ).fetchone()
+        return row is not None and Stamp(*row) == stamp
+
+    def record(self, path: str, stamp: Stamp, reading: Reading, now: int) -> None:
+        """Keep a reading; on disk after a second at the latest.
+
+        Args:
+            stamp: taken before the file was read.
+            now: time at which it was taken, in nanoseconds since the epoch.
+        """
+        if not self._database.in_transaction:
+            self._database.execute("BEGIN IMMEDIATE")
+        if now - max(stamp.modified, stamp.changed) < _RACY_NANOSECONDS:
+            stamp = Stamp(-1, -1, -1)
+        self._database.execute(
+            "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?)", (path, *stamp, reading.to_json())
+        )
+        if time.monotonic() - self._committed > _COMMIT_SECONDS:
+            self._database.execute("COMMIT")
+            self._committed = time.monotonic()
+
+    def keep_only(self, paths: Iterable[str]) -> None:
+        """Forget every file that is not among `paths`."""
+        if self._database.in_transaction:
+            self._database.execute("COMMIT")
+        self._database.execute("CREATE TEMP TABLE present (path TEXT PRIMARY KEY) WITHOUT ROWID")
+        self._database.execute("BEGIN IMMEDIATE")
+        self._database.executemany("INSERT INTO present VALUES (?)", ((path,) for path in paths))
+        self._database.execute("DELETE FROM file WHERE path NOT IN (SELECT path FROM present)")
+        self._database.execute("COMMIT")
+        self._database.execute("DROP TABLE present")
+
+    def readings(self) -> Iterator[tuple[str, Reading]]:
+        """Every reading, by path in the order of their bytes."""
+        with closing(self._database.execute("SELECT path, reading FROM file ORDER BY path")) as rows:
+            for path, reading in rows:
+                yield path, Reading.from_json(reading)
+
+    def contents(self) -> dict[str, str]:
+        """Path → SHA-256 of the content, of every film."""
+        chosen = "json_extract(reading, '$.content')"
+        rows = self._database.execute(
+            f"SELECT path, {chosen} FROM file WHERE json_extract(reading, '$.reason') IS NULL"  # noqa: S608  # a constant
+        )
+        return dict(rows.fetchall())
+
+    def lines(self) -> Iterator[str]:
+        """Every path with its reading as it is kept, by path."""
+        with closing(self._database.execute("SELECT path || ' ' || reading FROM file ORDER BY path")) as rows:
+            for (line,) in rows:
+                yield line

@@ -1,0 +1,160 @@
+"""Readings and labels of a site to the rows of its manifest: what only all files together can tell."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from acm_core.data.intake.duplicates import Groups, first_of_each, join_by_identity, look_alikes
+from acm_core.data.intake.manifest import Row
+from acm_core.data.intake.reading import SIGNATURE_SIDE, Reading, hashed
+from acm_core.data.set_aside import SetAside
+from acm_core.data.splits import Split, split_of
+
+OLDEST_AGE = 90.0
+"""Ages above are written as this one: so few are older that the age would name them."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What the label file says beside the labels of one film."""
+
+    patient: str = field(repr=False)
+    view: str | None = None
+    sex: str | None = None
+    age: float | None = None
+
+
+@dataclass
+class Judgement:
+    """The rows, in the order of `film`, and what else came to light.
+
+    Attributes:
+        linked: patients that turned out to be one person with another.
+        placeholders: identities in headers that stand for too many patients to be one person.
+        shared: films that are there twice, under patients who were not known to be one.
+    """
+
+    rows: list[Row]
+    linked: int = 0
+    placeholders: int = 0
+    shared: int = 0
+
+
+@dataclass
+class _File:
+    path: str
+    reading: Reading
+    listed: Listed | None
+    reason: SetAside | None
+    patient: str
+    duplicate_of: str | None = None
+
+
+def judge(
+    readings: Iterable[tuple[str, Reading]],
+    listed: Mapping[str, Listed],
+    salt: bytes,
+    unknown_view: Literal["keep", "set_aside"] = "keep",
+) -> Judgement:
+    """Judge a site's files together.
+
+    A film that is there twice is kept once: the listed one before the unlisted, then the first by path. Patients who
+    share a film, a Patient ID or name, birth date and sex are one person, so that a split never parts them.
+
+    Args:
+        readings: (path, reading) of every file and, as missing, of every film that only the label file knows.
+        listed: path → what the label file says of it.
+        unknown_view: what becomes of films whose view nobody states.
+    """
+    files = [_file(path, reading, listed.get(path), salt, unknown_view) for path, reading in sorted(readings)]
+    groups = Groups()
+    placeholders = join_by_identity(groups, ((file.reading.patient, file.patient) for file in files))
+    placeholders += join_by_identity(groups, ((file.reading.person, file.patient) for file in files))
+    shared = _set_duplicates_aside(files, groups, salt)
+    raw = {hashed(f"patient\0{entry.patient}", salt): entry.patient for entry in listed.values()}
+    rows = sorted(_row(file, groups, raw, salt) for file in files)
+    patients = {file.patient for file in files}
+    linked = sum(groups.representative(patient) != patient for patient in patients)
+    return Judgement(rows, linked, placeholders, shared)
+
+
+def film_id(path: str, salt: bytes) -> str:
+    """The name of a file in the manifest."""
+    return hashed(f"film\0{path}", salt)[:16]
+
+
+def _file(path: str, reading: Reading, listed: Listed | None, salt: bytes, unknown_view: str) -> _File:
+    if listed is not None:
+        patient = hashed(f"patient\0{listed.patient}", salt)
+    else:
+        patient = reading.patient or hashed(f"patient of\0{path}", salt)
+    reason = reading.reason
+    if reason is None:
+        view = reading.view or (listed.view if listed is not None else None)
+        if view not in (None, "AP", "PA") or (view is None and unknown_view == "set_aside"):
+            reason = SetAside.NOT_FRONTAL if view is not None else SetAside.UNKNOWN_VIEW
+    return _File(path, reading, listed, reason, patient)
+
+
+def _set_duplicates_aside(files: Sequence[_File], groups: Groups, salt: bytes) -> int:
+    """Returns how many of them lie under two patients."""
+    films = [file for file in files if file.reason is None]
+    films.sort(key=lambda file: (file.listed is None, file.path))
+    shared = 0
+
+    def drop(film: _File, kept: _File, reason: SetAside) -> int:
+        film.reason, film.duplicate_of = reason, film_id(kept.path, salt)
+        parted = groups.representative(film.patient) != groups.representative(kept.patient)
+        groups.join(film.patient, kept.patient)
+        return int(parted)
+
+    for film, first in zip(films, first_of_each([film.reading.pixels or "" for film in films]), strict=True):
+        if films[first] is not film:
+            shared += drop(film, films[first], SetAside.DUPLICATE)
+    different = [film for film in films if film.reason is None]
+    signatures = np.zeros((len(different), SIGNATURE_SIDE, SIGNATURE_SIDE), np.uint8)
+    for signature, film in zip(signatures, different, strict=True):
+        signature[:] = np.frombuffer(b64decode(film.reading.signature), np.uint8).reshape(signature.shape)
+    for first, second in look_alikes(signatures):
+        if different[first].reason is None and different[second].reason is None:
+            shared += drop(different[second], different[first], SetAside.NEAR_DUPLICATE)
+    return shared
+
+
+def _row(file: _File, groups: Groups, raw: Mapping[str, str], salt: bytes) -> Row:
+    reading, listed = file.reading, file.listed
+    person = groups.representative(file.patient)
+    age = reading.age if reading.age is not None else (listed.age if listed is not None else None)
+    view = reading.view or (listed.view if listed is not None else None)
+    return Row(
+        film=film_id(file.path, salt),
+        content=None if reading.content is None else hashed(f"content\0{reading.content}", salt),
+        reason=file.reason,
+        duplicate_of=file.duplicate_of,
+        patient=person,
+        split=split_of(raw.get(person, person), salt),
+        listed=listed is not None,
+        view=view if view in ("AP", "PA") else None,
+        sex=reading.sex or (listed.sex if listed is not None else None),
+        age=None if age is None else min(age, OLDEST_AGE),
+        rows=reading.rows,
+        columns=reading.columns,
+        bits=reading.bits,
+    )
+
+
+def by_reason(rows: Iterable[Row]) -> dict[str, int]:
+    """Reason code → number of files set aside for it."""
+    return dict(sorted(Counter(row.reason.value for row in rows if row.reason is not None).items()))
+
+
+def by_split(rows: Iterable[Row]) -> dict[Split, int]:
+    """Split → number of films used and listed."""
+    counts = Counter(row.split for row in rows if row.reason is None and row.listed)
+    return {split: counts[split] for split in Split}

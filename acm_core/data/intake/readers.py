@@ -1,0 +1,199 @@
+"""Worker processes that read one file each at a time, within bounds of time and memory."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acm_core.data.intake.reading import Reading
+from acm_core.data.intake.worker import ANSWER
+from acm_core.data.set_aside import SetAside
+
+SECONDS_A_FILE = 60.0
+MEMORY_A_FILE = 2 * 2**30
+"""Bytes beyond what a process has when it starts; the largest film allowed needs about half of it."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of the file at `index` of those asked for; `film` float16 S×S where it was to be prepared."""
+
+    index: int
+    reading: Reading
+    film: NDArray[np.float16] | None
+
+
+class _Crashed(Exception):  # noqa: N818  (what the parent saw, turned into a verdict)
+    """The worker is gone."""
+
+
+class _Worker:
+    def __init__(self, memory: int) -> None:
+        self._process = subprocess.Popen(  # noqa: S603  # our own module, never a shell line
+            [sys.executable, "-m", "acm_core.data.intake.worker", str(os.getpid()), str(memory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            # One thread: there are as many workers as cores, and a thread's stack counts as memory.
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": ""},
+        )
+        self.index = -1
+        self.path = Path()
+        self.deadline = 0.0
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def fileno(self) -> int:
+        assert self._process.stdout is not None  # noqa: S101  # asked for a pipe
+        return self._process.stdout.fileno()
+
+    def ask(self, index: int, path: Path, salt: bytes, image_size: int | None, seconds: float) -> None:
+        request = {"path": str(path), "salt": salt.hex(), "image_size": image_size}
+        self.index, self.path, self.deadline = index, path, time.monotonic() + seconds
+        try:
+            assert self._process.stdin is not None  # noqa: S101  # asked for a pipe
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        except OSError:
+            pass  # it has died; the reader of its answers sees that
+
+    def answer(self, image_size: int | None) -> Answer:
+        lengths = ANSWER.unpack(self._read(ANSWER.size))
+        reading = Reading.from_json(self._read(lengths[0]).decode())
+        pixels = self._read(lengths[1])
+        film = None
+        if pixels and image_size is not None:
+            film = np.frombuffer(pixels, np.float16).reshape(image_size, image_size)
+        return Answer(self.index, reading, film)
+
+    def _read(self, count: int) -> bytes:
+        parts = bytearray()
+        while len(parts) < count:
+            part = os.read(self.fileno(), min(count - len(parts), 2**20))
+            if not part:
+                raise _Crashed
+            parts += part
+        return bytes(parts)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+_idle: list[_Worker] = []
+"""Workers between two calls: starting one takes most of a second."""
+_lock = Lock()
+
+
+def _forget_workers() -> None:
+    _idle.clear()  # they are the parent's
+
+
+def _end_workers() -> None:
+    while _idle:
+        _idle.pop().kill()
+
+
+os.register_at_fork(after_in_child=_forget_workers)
+atexit.register(_end_workers)
+
+
+def read_files(
+    paths: Iterable[Path],
+    salt: bytes,
+    image_size: int | None,
+    *,
+    workers: int,
+    seconds: float = SECONDS_A_FILE,
+) -> Iterator[Answer]:
+    """Read files in parallel and yield what came of each, in the order in which they are done.
+
+    A file whose reader crashes twice, or takes longer than `seconds`, is set aside with that reason; the others go on.
+
+    Args:
+        paths: taken one after another, as workers become free.
+        workers: processes, at least one.
+    """
+    waiting = enumerate(paths)
+    again: list[tuple[int, Path]] = []
+    tried: set[int] = set()
+    busy: dict[int, _Worker] = {}
+    with selectors.DefaultSelector() as selector:
+
+        def start(worker: _Worker | None) -> None:
+            task = again.pop() if again else next(waiting, None)
+            if task is None:
+                if worker is not None:
+                    _return(worker)
+                return
+            worker = worker or _borrow()
+            busy[worker.fileno()] = worker
+            selector.register(worker, selectors.EVENT_READ)
+            worker.ask(*task, salt, image_size, seconds)
+
+        try:
+            for _ in range(workers):
+                start(None)
+            while busy:
+                wait = min(worker.deadline for worker in busy.values()) - time.monotonic()
+                ready = {key.fd for key, _ in selector.select(max(wait, 0))}
+                now = time.monotonic()
+                for number, worker in list(busy.items()):
+                    if number not in ready and worker.deadline > now:
+                        continue
+                    selector.unregister(worker)
+                    del busy[number]
+                    index = worker.index
+                    reason = SetAside.TOO_SLOW
+                    if number in ready:
+                        try:
+                            answer = worker.answer(image_size)
+                        except (_Crashed, ValueError, TypeError, KeyError):
+                            reason = SetAside.READER_CRASHED
+                        else:
+                            start(worker)
+                            yield answer
+                            continue
+                    worker.kill()
+                    retry = reason is SetAside.READER_CRASHED and index not in tried
+                    if retry:  # it may have been killed for another's sake
+                        tried.add(index)
+                        again.append((index, worker.path))
+                    start(None)
+                    if not retry:
+                        yield Answer(index, Reading(None, reason), None)
+        finally:
+            for worker in busy.values():
+                worker.kill()
+
+
+def _borrow() -> _Worker:
+    with _lock:
+        while _idle:
+            worker = _idle.pop()
+            if worker.alive:
+                return worker
+            worker.kill()
+    return _Worker(MEMORY_A_FILE)
+
+
+def _return(worker: _Worker) -> None:
+    with _lock:
+        _idle.append(worker)

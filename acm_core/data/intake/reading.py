@@ -1,0 +1,135 @@
+"""What the intake records of one file: enough to judge it beside all others without opening it again."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from base64 import b64encode
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acm_core.data.film import Film, decode_film, read_content
+from acm_core.data.set_aside import FilmSetAside, SetAside
+from acm_core.data.shrink import shrink, square_film
+
+HISTOGRAM_BINS = 32
+SIGNATURE_SIDE = 32
+_STATISTICS_SIDE = 64
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A file's verdict and facts. Nothing in it names a patient: ids are hashed under the site's salt.
+
+    Attributes:
+        content: SHA-256 of the file, or None where it could not be read.
+        reason: why the file cannot be used, or None for a film.
+        pixels: SHA-256 of the displayed film, the same for one film in two encodings; of films only, as all below.
+        rows, columns: of the displayed film.
+        bits: Bits Stored, or None for pictures.
+        view: "AP", "PA" or None where the header is silent.
+        sex: "F", "M" or None.
+        age: years.
+        patient: hash of Patient ID.
+        person: hash of name, birth date and sex, where the header has them.
+        burned_in: whether the header says that there is writing in the pixels; None where it is silent.
+        identifying: keywords of attributes that say who the patient is and are not empty.
+        histogram: share of the film in each of 32 grey levels, in units of 1/65535.
+        signature: 32×32 grey levels of 255, row by row, in base64, for finding films that look the same.
+    """
+
+    content: str | None
+    reason: SetAside | None = None
+    pixels: str | None = None
+    rows: int | None = None
+    columns: int | None = None
+    bits: int | None = None
+    view: str | None = None
+    sex: str | None = None
+    age: float | None = None
+    patient: str | None = None
+    person: str | None = None
+    burned_in: bool | None = None
+    identifying: tuple[str, ...] = ()
+    histogram: tuple[int, ...] = field(default=(), repr=False)
+    signature: str = field(default="", repr=False)
+
+    def to_json(self) -> str:
+        """One line that `from_json` reads back."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The reading that `to_json` wrote.
+
+        Raises:
+            ValueError, TypeError: the text is not a reading.
+        """
+        fields: dict[str, Any] = json.loads(text)
+        if fields["reason"] is not None:
+            fields["reason"] = SetAside(fields["reason"])
+        for name in ("identifying", "histogram"):
+            fields[name] = tuple(fields[name])
+        return cls(**fields)
+
+
+def read_file(path: Path, salt: bytes, image_size: int | None) -> tuple[Reading, NDArray[np.float16] | None]:
+    """Read one file; never raises for what is in it.
+
+    Args:
+        salt: of the site.
+        image_size: S to also prepare the film for training, or None.
+
+    Returns:
+        The reading, and the film S×S where it is one and S was given.
+    """
+    try:
+        content = read_content(path)
+    except FilmSetAside as verdict:
+        return Reading(None, verdict.reason), None
+    digest = hashlib.sha256(content).hexdigest()
+    try:
+        film = decode_film(content)
+    except FilmSetAside as verdict:
+        return Reading(digest, verdict.reason), None
+    prepared = None if image_size is None else square_film(film.pixels, image_size)
+    return _reading(digest, film, salt), prepared
+
+
+def hashed(identity: str, salt: bytes) -> str:
+    """128 bits of HMAC-SHA256 in hexadecimal: tells identities apart, and without the salt says nothing of them."""
+    return hmac.new(salt, identity.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]
+
+
+def _reading(digest: str, film: Film, salt: bytes) -> Reading:
+    header = film.header
+    small = shrink(film.pixels, _STATISTICS_SIDE, _STATISTICS_SIDE)
+    levels = np.bincount(
+        np.minimum(small * HISTOGRAM_BINS, HISTOGRAM_BINS - 1).astype(np.int64).ravel(),
+        minlength=HISTOGRAM_BINS,
+    )
+    signature = shrink(small, SIGNATURE_SIDE, SIGNATURE_SIDE)
+    return Reading(
+        content=digest,
+        pixels=hashlib.sha256(
+            np.array(film.pixels.shape, np.int64).tobytes()
+            + np.rint(film.pixels * 65535).astype(np.uint16).tobytes()
+        ).hexdigest(),
+        rows=film.pixels.shape[0],
+        columns=film.pixels.shape[1],
+        bits=header.bits,
+        view=header.view,
+        sex=header.sex,
+        age=header.age,
+        patient=None if header.patient_id is None else hashed(f"patient\0{header.patient_id}", salt),
+        person=None if header.person is None else hashed(f"person\0{header.person}", salt),
+        burned_in=header.burned_in,
+        identifying=header.identifying,
+        histogram=tuple(np.rint(levels / levels.sum() * 65535).astype(int).tolist()),
+        signature=b64encode(np.rint(signature * 255).astype(np.uint8).tobytes()).decode("ascii"),
+    )

@@ -1,0 +1,64 @@
+"""A process that reads films for its parent: a decoder that crashes, hangs or eats memory takes no more than it along.
+
+Started by `readers`. Requests come as JSON lines on standard input; answers go to standard output: a length (4 bytes,
+little endian), a JSON text and the bytes of a prepared film.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+from pathlib import Path
+
+from acm_core.data.intake.reading import read_file
+
+ANSWER = struct.Struct("<II")
+"""Lengths of an answer's text and film in bytes."""
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def main() -> None:
+    """Answer until the parent closes the pipe."""
+    parent, memory = int(sys.argv[1]), int(sys.argv[2])
+    _end_with(parent)
+    # Decoders write to standard output and error as they please, and quote what they read.
+    answers = os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    _bound_memory(memory)
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        reading, film = read_file(
+            Path(request["path"]), bytes.fromhex(request["salt"]), request["image_size"]
+        )
+        text = reading.to_json().encode()
+        pixels = b"" if film is None else film.tobytes()
+        answers.write(ANSWER.pack(len(text), len(pixels)) + text + pixels)
+        answers.flush()
+
+
+def _end_with(parent: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _bound_memory(more: int) -> None:
+    """Let the process take `more` bytes beyond what it has now."""
+    pages = (
+        int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) if sys.platform == "linux" else 0
+    )
+    if pages:
+        bound = pages * os.sysconf("SC_PAGE_SIZE") + more
+        resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+
+
+if __name__ == "__main__":
+    main()

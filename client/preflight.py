@@ -1,0 +1,198 @@
+"""`python -m client.preflight --site=A`: look through the site's films and labels before any training.
+
+Exit codes: 0 nothing to do; 1 films can be used, and something should be done (see the problems); 2 the site file or
+the label file is wrong; 3 no film can be used; 130 interrupted, the next run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from acm_core.config.sections import SiteConfig
+    from acm_core.data.intake.intake import Progress
+    from client.preflight_summary import Summary
+
+OK, ACT, WRONG, NO_FILMS, INTERRUPTED = 0, 1, 2, 3, 130
+FORMAT = "acm-fed.preflight/1"
+"""Name and version of the JSON envelope."""
+_LINE_SECONDS = 5.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Take in the films, write manifest and page, print what was found; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m client.preflight",
+        description="Read every film of the site's folder, judge it, and write the manifest that training uses and a "
+        "page to look at. Nothing is deleted or moved and nothing leaves the site. A run that is stopped goes on the "
+        "next time.",
+        epilog="exit codes: 0 nothing to do; 1 films can be used, and something should be done; 2 the site file or "
+        "the label file is wrong; 3 no film can be used; 130 interrupted",
+    )
+    parser.add_argument("--site", required=True, help="the site's name; its file is SITES/NAME.yaml")
+    parser.add_argument(
+        "--sites",
+        type=Path,
+        default=Path("configs/sites"),
+        help="folder of site files (default: configs/sites)",
+    )
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        help="also prepare the films for training at this side in pixels (the federation's model.image_size), so that "
+        "the first round need not",
+    )
+    parser.add_argument("--workers", type=int, help="processes that read films; default: one a core")
+    parser.add_argument(
+        "--format", choices=("text", "json"), default="text", help="json: one envelope and nothing else"
+    )
+    options = parser.parse_args(arguments)
+    for name in ("image_size", "workers"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')}: expected 1 or more, got {getattr(options, name)}")
+
+    from acm_core.config.loading import ConfigError
+    from acm_core.data.labels import LabelError
+    from acm_core.processes import interruptible
+    from client.site_file import SiteFileError, load_site_file
+
+    as_json = options.format == "json"
+    try:
+        site = load_site_file(options.sites, options.site)
+        with interruptible():
+            return _look_through(site, options.image_size, options.workers, as_json)
+    except (ConfigError, SiteFileError) as error:
+        return _fail(str(error), WRONG, as_json)
+    except LabelError as error:
+        return _fail(f"{site.labels}: {error}", WRONG, as_json)
+    except OSError as error:
+        return _fail(f"expected readable films and a writable state folder: {error}", WRONG, as_json)
+    except KeyboardInterrupt:
+        return _fail("interrupted; what was read is kept, run it again to go on", INTERRUPTED, as_json)
+
+
+def _look_through(site: SiteConfig, image_size: int | None, workers: int | None, as_json: bool) -> int:
+    from acm_core.data.intake.intake import intake_folder, take_in
+    from acm_core.data.intake.journal import Journal
+    from acm_core.files import write_text_atomically
+    from client.preflight_page import render_page
+    from client.preflight_summary import summarise
+
+    folder = intake_folder(site)
+    with _progress(quiet=as_json) as progress:
+        taken = take_in(site, image_size=image_size, workers=workers, progress=progress)
+    with Journal(folder / "journal.sqlite") as journal:
+        summary = summarise(site, taken, journal.readings())
+        page = folder / "preflight.html"
+        write_text_atomically(page, render_page(site, taken, summary, journal))
+    code = NO_FILMS if not summary.files["used"] else OK
+    if code == OK and any(problem.weight == "act" for problem in summary.problems):
+        code = ACT
+    if as_json:
+        document: dict[str, Any] = {"format": FORMAT, "exit_code": code, **summary.to_json()}
+        document |= {"manifest": str(taken.manifest), "page": str(page)}
+        print(json.dumps(document, ensure_ascii=False))  # noqa: T201  # the command's own output
+    else:
+        _print(summary, taken.manifest, page)
+    return code
+
+
+def _print(summary: Summary, manifest: Path, page: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    files = summary.files
+    console.print(
+        f"site {summary.site}: {files['all']:,} files, {files['read']:,} of them new; {files['used']:,} labelled films "
+        f"of {summary.patients:,} patients can be used (training {summary.splits['train']:,}, validation "
+        f"{summary.splits['validation']:,}, test {summary.splits['test']:,})"
+    )
+    if summary.changes is not None:
+        text = ", ".join(f"{count:,} {name}" for name, count in summary.changes.items() if count)
+        console.print(f"since the last run: {text or 'nothing changed'}")
+    if summary.findings:
+        table = Table("finding", box=None, pad_edge=False)
+        for name in ("positive", "negative", "not labelled"):
+            table.add_column(name, justify="right")
+        for finding, counts in summary.findings.items():
+            table.add_row(finding, *(f"{count:,}" for count in counts.values()))
+        console.print(table)
+    if summary.problems:
+        table = Table("", "files", "what", "what to do", box=None, pad_edge=False)
+        for problem in sorted(
+            summary.problems, key=lambda problem: (problem.weight != "act", -problem.count)
+        ):
+            mark = "[bold]act[/bold]" if problem.weight == "act" else "note"
+            table.add_row(mark, f"{problem.count:,}", problem.what, problem.do)
+        console.print(table)
+    console.print(f"manifest: {manifest}\npage:     {page} (shows films; it stays here)", soft_wrap=True)
+    console.print(f"dataset:  {summary.fingerprint}", soft_wrap=True)
+
+
+def _fail(text: str, code: int, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"format": FORMAT, "exit_code": code, "error": text}, ensure_ascii=False))  # noqa: T201
+    else:
+        print(text, file=sys.stderr)  # noqa: T201  # the command's own output
+    return code
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator[Progress | None]:
+    """A bar with a rate in a terminal, a line now and then elsewhere; on standard error."""
+    if quiet:
+        yield None
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("reading films"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            rate = _Rate()
+            task = bar.add_task("", total=None, rate="")
+            yield lambda done, total: bar.update(task, completed=done, total=total, rate=rate.text(done))
+    else:
+        yield _Lines().tell
+
+
+class _Rate:
+    """Files a second since the first call."""
+
+    def __init__(self) -> None:
+        self._start: tuple[float, int] | None = None
+
+    def text(self, done: int) -> str:
+        now = time.monotonic()
+        if self._start is None:
+            self._start = now, done
+        seconds, first = now - self._start[0], self._start[1]
+        return f"{(done - first) / seconds:,.0f} files/s" if seconds > 1 else ""
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._rate, self._told = _Rate(), time.monotonic()
+
+    def tell(self, done: int, total: int) -> None:
+        rate = self._rate.text(done)
+        if done == total or time.monotonic() - self._told > _LINE_SECONDS:
+            self._told = time.monotonic()
+            print(f"reading films: {done:,} of {total:,}  {rate}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())
