@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,13 +31,13 @@ def displayed_grey(stored: NDArray[np.generic], header: Dataset) -> NDArray[np.f
     if header.PhotometricInterpretation == "MONOCHROME1":
         grey = 1 - grey
     grey[padding] = 0
-    return grey[levels.places]
+    return levels.shown(grey)
 
 
 def scaled_by_range(stored: NDArray[np.generic]) -> NDArray[np.float32]:
     """Grey levels float32 H×W in [0, 1] of values that nothing is known of: see `_scale_to_range`."""
     levels = _Levels(stored)
-    return _scale_to_range(levels.values.astype(np.float32), levels.counts)[levels.places]
+    return levels.shown(_scale_to_range(levels.values.astype(np.float32), levels.counts))
 
 
 class _Levels:
@@ -51,13 +52,23 @@ class _Levels:
     def __init__(self, stored: NDArray[np.generic]) -> None:
         if stored.dtype.kind in "iu" and stored.dtype.itemsize <= 2:
             low, high = int(stored.min()), int(stored.max())
-            self.places = stored.astype(np.intp)
-            self.places -= low
+            # Unsigned, in the pixels' own width: differences wrap to what they are, and nothing wider is made.
+            unsigned = np.dtype(f"u{stored.dtype.itemsize}")
+            self.places: NDArray[Any] = stored.astype(stored.dtype.newbyteorder("="), copy=False).view(
+                unsigned
+            )
+            if low:
+                self.places = self.places - unsigned.type(low & (256**unsigned.itemsize - 1))
             self.values = np.arange(low, high + 1).astype(stored.dtype)
             self.counts = np.bincount(self.places.ravel(), minlength=len(self.values))
         else:
             self.values, places, self.counts = np.unique(stored, return_inverse=True, return_counts=True)
             self.places = places.reshape(stored.shape)
+
+    def shown(self, grey: NDArray[np.float32]) -> NDArray[np.float32]:
+        """H×W: each pixel's entry of `grey` (L)."""
+        film: NDArray[np.float32] = np.take(grey, self.places)
+        return film
 
 
 def _scale_to_range(values: NDArray[np.float32], counts: NDArray[np.int64]) -> NDArray[np.float32]:

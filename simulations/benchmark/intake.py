@@ -85,8 +85,8 @@ def table(document: dict[str, Any]) -> str:
     lines.append("a whole preflight, all cores:")
     for walk in document["preflight"]:
         lines.append(
-            f"  {walk['files']:,} files: {walk['seconds']:.1f} s, {walk['files'] / walk['seconds']:.0f} files/s; again, "
-            f"unchanged, {walk['again_seconds']:.1f} s; peak memory {walk['peak_bytes'] / _MEBIBYTE:.0f} MiB"
+            f"  {walk['files']:,} files: {walk['seconds']:.1f} s, {walk['files'] / walk['seconds']:.0f} files/s; "
+            f"again, unchanged, {walk['again_seconds']:.1f} s; peak memory {walk['peak_bytes'] / _MEBIBYTE:.0f} MiB"
         )
     return "\n".join(lines)
 

@@ -117,8 +117,7 @@ def _reading(digest: str, film: Film, salt: bytes) -> Reading:
     return Reading(
         content=digest,
         pixels=hashlib.sha256(
-            np.array(film.pixels.shape, np.int64).tobytes()
-            + np.rint(film.pixels * 65535).astype(np.uint16).tobytes()
+            np.array(film.pixels.shape, np.int64).tobytes() + np.ascontiguousarray(film.pixels).data
         ).hexdigest(),
         rows=film.pixels.shape[0],
         columns=film.pixels.shape[1],
