@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,23 +11,23 @@ from pydicom import Dataset
 
 RANGE_PERCENTILES = (0.5, 99.5)
 _USED_RANGE = 0.5
+_BLOCK_PIXELS = 2**16
 
 
 def displayed_grey(stored: NDArray[np.generic], header: Dataset) -> NDArray[np.float32]:
     """Grey levels float32 H×W in [0, 1] of stored values H×W, dense tissue bright.
 
-    In the standard's order: modality LUT or rescale (C.11.1), then VOI LUT, else window (C.11.2), then inversion of
-    MONOCHROME1 (C.7.6.3.1.2). Padding pixels
-    (C.7.5.1.1.2) do not count for that range and come out black. All of it happens to the stored values that there
-    are, not to the pixels: a film has some thousand of the one and millions of the other.
+    In the standard's order: modality LUT or rescale (C.11.1), then VOI LUT, else window (C.11.2), else the range of the
+    stored bits or of the pixels, then inversion of MONOCHROME1 (C.7.6.3.1.2). Padding pixels (C.7.5.1.1.2) do not count
+    for that range and come out black. All of it happens to the stored values that there are, not to the pixels: a film
+    has some thousand of the one and millions of the other.
     """
     levels = _Levels(stored)
     padding = _padding(levels.values, header)
-    counts = np.where(padding, 0, levels.counts)
     values = _modality_values(levels.values, header)
     grey = _values_of_interest(values, header)
     if grey is None:
-        grey = _without_voi(values, counts, header)
+        grey = _without_voi(values, np.where(padding, 0, levels.counts()), header)
     if header.PhotometricInterpretation == "MONOCHROME1":
         grey = 1 - grey
     grey[padding] = 0
@@ -37,38 +37,45 @@ def displayed_grey(stored: NDArray[np.generic], header: Dataset) -> NDArray[np.f
 def scaled_by_range(stored: NDArray[np.generic]) -> NDArray[np.float32]:
     """Grey levels float32 H×W in [0, 1] of values that nothing is known of: see `_scale_to_range`."""
     levels = _Levels(stored)
-    return levels.shown(_scale_to_range(levels.values.astype(np.float32), levels.counts))
+    return levels.shown(_scale_to_range(levels.values.astype(np.float32), levels.counts()))
 
 
 class _Levels:
     """The values that stand in H×W pixels.
 
     Attributes:
-        values: L, ascending.
-        counts: L, pixels of each; 0 for values that only stand between others.
-        places: H×W, the index of each pixel's value.
+        values: L different ones; of whole numbers of 16 bits or fewer also some that no pixel has.
     """
 
     def __init__(self, stored: NDArray[np.generic]) -> None:
         if stored.dtype.kind in "iu" and stored.dtype.itemsize <= 2:
-            low, high = int(stored.min()), int(stored.max())
-            # Unsigned, in the pixels' own width: differences wrap to what they are, and nothing wider is made.
             unsigned = np.dtype(f"u{stored.dtype.itemsize}")
-            self.places: NDArray[Any] = stored.astype(stored.dtype.newbyteorder("="), copy=False).view(
-                unsigned
-            )
-            if low:
-                self.places = self.places - unsigned.type(low & (256**unsigned.itemsize - 1))
-            self.values = np.arange(low, high + 1).astype(stored.dtype)
-            self.counts = np.bincount(self.places.ravel(), minlength=len(self.values))
+            self._places: NDArray[Any] = stored.astype(unsigned, copy=False)
+            count = int(self._places.max(initial=0)) + 1
+            self.values: NDArray[np.generic] = np.arange(count).astype(unsigned).astype(stored.dtype)
         else:
-            self.values, places, self.counts = np.unique(stored, return_inverse=True, return_counts=True)
-            self.places = places.reshape(stored.shape)
+            self.values, places = np.unique(stored, return_inverse=True)
+            self._places = places.reshape(stored.shape)
+
+    def counts(self) -> NDArray[np.int64]:
+        """L, pixels of each value."""
+        counts = np.zeros(len(self.values), np.int64)
+        for block in self._blocks():
+            counts += np.bincount(self._places[block].ravel(), minlength=len(counts))
+        return counts
 
     def shown(self, grey: NDArray[np.float32]) -> NDArray[np.float32]:
         """H×W: each pixel's entry of `grey` (L)."""
-        film: NDArray[np.float32] = np.take(grey, self.places)
+        film = np.empty(self._places.shape, np.float32)
+        for block in self._blocks():
+            np.take(grey, self._places[block], out=film[block], mode="wrap")  # no bounds to check, no copy
         return film
+
+    def _blocks(self) -> Iterator[slice]:
+        """Some rows at a time: numpy makes 64-bit indices of them, which so stay in the processor's cache."""
+        rows, columns = self._places.shape
+        step = max(1, _BLOCK_PIXELS // max(1, columns))
+        return (slice(start, start + step) for start in range(0, rows, step))
 
 
 def _scale_to_range(values: NDArray[np.float32], counts: NDArray[np.int64]) -> NDArray[np.float32]:

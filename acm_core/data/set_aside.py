@@ -13,7 +13,7 @@ class SetAside(StrEnum):
     NOT_AN_IMAGE = "not_an_image"
     """The content is neither DICOM, PNG nor JPEG, whatever the file is called."""
     UNREADABLE = "unreadable"
-    """It begins as a film and then breaks off, contradicts itself or needs a decoder that is not there."""
+    """It begins as a film and then breaks off, or its frame is not one of its header's size or cannot be decoded."""
     TOO_LARGE = "too_large"
     """The file or the decoded film is larger than any radiograph; found before decoding."""
     NO_PIXELS = "no_pixels"
