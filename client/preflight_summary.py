@@ -257,7 +257,7 @@ def _problems(
             sum(table.unknown_names.values()),
             "note",
             "names in the list column are not in the vocabulary",
-            "map them if they are findings of the run",
+            "map them under label_map: list_names if they are findings of the run",
         ),
         (
             "shared_film",

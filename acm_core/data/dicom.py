@@ -1,4 +1,4 @@
-"""DICOM files to pixels: bounded parsing, header gates, decoding through pydicom's plugins (gdcm, openjpeg)."""
+"""DICOM files to pixels: bounded parsing, header gates, decoding by pydicom's plugins (gdcm, Pillow, imagecodecs)."""
 
 from __future__ import annotations
 

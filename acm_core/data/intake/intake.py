@@ -27,7 +27,7 @@ from acm_core.data.set_aside import SetAside
 from acm_core.data.splits import load_or_create_salt
 from acm_core.files import write_text_atomically
 
-_VERSION = 1
+_VERSION = 2
 """Raise when the same readings and labels give another manifest."""
 
 Progress = Callable[[int, int], None]

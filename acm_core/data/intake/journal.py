@@ -17,7 +17,7 @@ from acm_core.data.intake.reading import Reading
 
 _VERSION = 1
 """Raise when the same file gives another reading."""
-_READERS = ("imagecodecs", "numpy", "pillow", "pydicom", "pylibjpeg-openjpeg", "python-gdcm", "scipy")
+_READERS = ("imagecodecs", "numpy", "pillow", "pydicom", "python-gdcm", "scipy")
 """Packages whose next version may give other pixels."""
 _COMMIT_SECONDS = 1.0
 _RACY_NANOSECONDS = 2 * 10**9
