@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 
 from acm_core.data.intake.reading import Reading
 
-_VERSION = 1
+_VERSION = 2
 """Raise when the same file gives another reading."""
 _READERS = ("imagecodecs", "numpy", "pillow", "pydicom", "python-gdcm", "scipy")
 """Packages whose next version may give other pixels."""

@@ -29,7 +29,8 @@ class Reading:
     Attributes:
         content: SHA-256 of the file, or None where it could not be read.
         reason: why the file cannot be used, or None for a film.
-        pixels: SHA-256 of the displayed film, the same for one film in two encodings; of films only, as all below.
+        pixels: SHA-256 of the displayed film's size and of its means over 64×64 windows: the same for one film in two
+            encodings. Of films only, as all below.
         rows, columns: of the displayed film.
         bits: Bits Stored, or None for pictures.
         view: "AP", "PA" or None where the header is silent.
@@ -116,9 +117,7 @@ def _reading(digest: str, film: Film, salt: bytes) -> Reading:
     signature = shrink(small, SIGNATURE_SIDE, SIGNATURE_SIDE)
     return Reading(
         content=digest,
-        pixels=hashlib.sha256(
-            np.array(film.pixels.shape, np.int64).tobytes() + np.ascontiguousarray(film.pixels).data
-        ).hexdigest(),
+        pixels=hashlib.sha256(np.array(film.pixels.shape, np.int64).tobytes() + small.tobytes()).hexdigest(),
         rows=film.pixels.shape[0],
         columns=film.pixels.shape[1],
         bits=header.bits,
