@@ -27,6 +27,7 @@ def train_local_only(
     films: FilmSet,
     kept: KeptModels,
     device: torch.device,
+    workers: int = 0,
 ) -> None:
     """Train `model` to the end, going on from the last epoch saved; does nothing where it is finished already."""
     if kept.load_local_only() is not None or len(films) == 0:
@@ -48,6 +49,7 @@ def train_local_only(
             total_epochs=epochs,
             seed=stream_seed(config.seed, site, epoch, "films"),
             device=device,
+            workers=workers,
         )
         log.info("local-only: epoch %d of %d, loss %.4f", epoch + 1, epochs, loss)
         if time.monotonic() - saved > _CHECKPOINT_SECONDS:

@@ -89,7 +89,9 @@ class SiteRound:
             return self._train(task, config, films, kept)
         if task.kind is TaskKind.LOCAL_ONLY:
             model = self._model(config, task.arrays)
-            train_local_only(model, config, self._site.site, films.train, kept, self._device)
+            train_local_only(
+                model, config, self._site.site, films.train, kept, self._device, self._site.workers
+            )
             return Reply(self._site.site, task.round)
         return self._evaluate(task, config, films, kept)
 
@@ -119,6 +121,7 @@ class SiteRound:
             seeds=lambda epoch: stream_seed(config.seed, self._site.site, epoch, "films"),
             device=self._device,
             proximal=proximal,
+            workers=self._site.workers,
         )
         arrays = get_arrays(model)
         if not all(np.isfinite(array).all() for array in arrays.values()):

@@ -51,7 +51,9 @@ def training_batches(
         del bounds[-2]
     shares = (order[start:end] for start, end in pairwise(bounds))
     plans = [_Plan(rows, _Change.draw(rng, len(rows)) if augment else None) for rows in shares]
-    yield from DataLoader(_Batches(films), batch_size=None, sampler=plans, num_workers=workers)
+    # Its own generator: the loader would draw from torch's global one, which models are seeded by.
+    own = torch.Generator()
+    yield from DataLoader(_Batches(films), batch_size=None, sampler=plans, num_workers=workers, generator=own)
 
 
 def evaluation_batches(films: FilmSet, batch_size: int) -> Iterator[Batch]:

@@ -91,6 +91,7 @@ def train_epoch(
     seed: int,
     device: torch.device,
     proximal: Proximal | None = None,
+    workers: int = 0,
 ) -> float:
     """Train one epoch in place and return its mean loss a film.
 
@@ -98,6 +99,7 @@ def train_epoch(
         model: on `device`.
         epoch, total_epochs: the epoch's place in the whole run, for the schedule.
         seed: of the order of films and of the augmentation.
+        workers: processes that make batches ahead; their number changes no result.
 
     Raises:
         TrainingDivergedError: the loss is not finite; the model is then worthless.
@@ -106,7 +108,7 @@ def train_epoch(
     dtype = autocast_dtype(config, device)
     total = torch.zeros((), dtype=torch.float64, device=device)
     seen = 0
-    for batch in training_batches(films, config.batch_size, seed, config.augment):
+    for batch in training_batches(films, config.batch_size, seed, config.augment, workers):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, (epoch + seen / len(films)) / total_epochs)
         images = batch[0].to(device, memory_format=torch.channels_last)
@@ -139,11 +141,13 @@ def train(
     seeds: Callable[[int], int],
     device: torch.device,
     proximal: Proximal | None = None,
+    workers: int = 0,
 ) -> float:
     """Train `schedule.epochs` epochs with a fresh optimiser; the mean loss of the last one is returned.
 
     Args:
         seeds: epoch index → seed of that epoch.
+        workers: as in `train_epoch`.
     """
     optimizer = make_optimizer(model, config)
     loss = 0.0
@@ -158,6 +162,7 @@ def train(
             seed=seeds(epoch),
             device=device,
             proximal=proximal,
+            workers=workers,
         )
     return loss
 

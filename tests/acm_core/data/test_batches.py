@@ -139,3 +139,16 @@ def test_the_films_themselves_stay_as_they_are() -> None:
         labels.zero_()
     assert np.array_equal(set_of.images, before[0])
     assert np.array_equal(set_of.labels, before[1], equal_nan=True)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_who_makes_the_batches_changes_no_bit(workers: int) -> None:
+    images = np.random.default_rng(0).random((23, SIZE, SIZE)).astype(np.float16)
+    set_of = FilmSet(images, np.arange(23, dtype=np.float32)[:, None], np.arange(23))
+    state = torch.random.get_rng_state()
+    here = list(training_batches(set_of, 5, 3, augment=True))
+    there = list(training_batches(set_of, 5, 3, augment=True, workers=workers))
+    for (one_image, one_label), (other_image, other_label) in zip(here, there, strict=True):
+        assert torch.equal(one_image, other_image)
+        assert torch.equal(one_label, other_label)
+    assert torch.equal(torch.random.get_rng_state(), state)
