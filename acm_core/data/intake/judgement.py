@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64decode
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -53,6 +53,7 @@ class _File:
     listed: Listed | None
     reason: SetAside | None
     patient: str
+    signature: bytes
     duplicate_of: str | None = None
 
 
@@ -72,7 +73,8 @@ def judge(
         listed: path → what the label file says of it.
         unknown_view: what becomes of films whose view nobody states.
     """
-    files = [_file(path, reading, listed.get(path), salt, unknown_view) for path, reading in sorted(readings)]
+    files = [_file(path, reading, listed.get(path), salt, unknown_view) for path, reading in readings]
+    files.sort(key=lambda file: file.path)
     groups = Groups()
     placeholders = join_by_identity(groups, ((file.reading.patient, file.patient) for file in files))
     placeholders += join_by_identity(groups, ((file.reading.person, file.patient) for file in files))
@@ -99,7 +101,9 @@ def _file(path: str, reading: Reading, listed: Listed | None, salt: bytes, unkno
         view = reading.view or (listed.view if listed is not None else None)
         if view not in (None, "AP", "PA") or (view is None and unknown_view == "set_aside"):
             reason = SetAside.NOT_FRONTAL if view is not None else SetAside.UNKNOWN_VIEW
-    return _File(path, reading, listed, reason, patient)
+    # Only what judging needs: a site has many films.
+    slim = replace(reading, histogram=(), signature="")
+    return _File(path, slim, listed, reason, patient, b64decode(reading.signature))
 
 
 def _set_duplicates_aside(files: Sequence[_File], groups: Groups, salt: bytes) -> int:
@@ -120,7 +124,7 @@ def _set_duplicates_aside(files: Sequence[_File], groups: Groups, salt: bytes) -
     different = [film for film in films if film.reason is None]
     signatures = np.zeros((len(different), SIGNATURE_SIDE, SIGNATURE_SIDE), np.uint8)
     for signature, film in zip(signatures, different, strict=True):
-        signature[:] = np.frombuffer(b64decode(film.reading.signature), np.uint8).reshape(signature.shape)
+        signature[:] = np.frombuffer(film.signature, np.uint8).reshape(signature.shape)
     for first, second in look_alikes(signatures):
         if different[first].reason is None and different[second].reason is None:
             shared += drop(different[second], different[first], SetAside.NEAR_DUPLICATE)
