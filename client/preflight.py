@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from client.site_arguments import add_site_arguments
+
 if TYPE_CHECKING:
     from acm_core.config.sections import SiteConfig
     from acm_core.data.intake.intake import Progress
@@ -36,13 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="exit codes: 0 nothing to do; 1 films can be used, and something should be done; 2 the site file or "
         "the label file is wrong; 3 no film can be used; 130 interrupted",
     )
-    parser.add_argument("--site", required=True, help="the site's name; its file is SITES/NAME.yaml")
-    parser.add_argument(
-        "--sites",
-        type=Path,
-        default=Path("configs/sites"),
-        help="folder of site files (default: configs/sites)",
-    )
+    add_site_arguments(parser)
     parser.add_argument(
         "--image-size",
         type=int,

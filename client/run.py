@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from client.site_arguments import add_site_arguments
+
 if TYPE_CHECKING:
     from acm_core.config.sections import SiteConfig
     from acm_core.processes import Child
@@ -25,13 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         description="Join the federation as one site. Films stay here; the site trains when the server asks, and "
         "keeps trying when the server is away. Ctrl-C leaves.",
     )
-    parser.add_argument("--site", required=True, help="the site's name; its file is SITES/NAME.yaml")
-    parser.add_argument(
-        "--sites",
-        type=Path,
-        default=Path("configs/sites"),
-        help="folder of site files (default: configs/sites)",
-    )
+    add_site_arguments(parser)
     options = parser.parse_args(arguments)
 
     from acm_core.config.loading import ConfigError
