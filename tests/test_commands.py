@@ -20,6 +20,7 @@ HEAVY = {"torch", "torchvision", "monai", "flwr", "ray", "numpy", "pydantic", "r
 FEDERATION = """\
 name: test
 findings: [Nodule]
+privacy: off
 model:
   contxt: acm
 federation:
@@ -59,8 +60,8 @@ def test_a_wrong_federation_is_told_in_one_message(command: str, tmp_path: Path)
     done = run("-m", command, "--config", str(path), "--runs", str(tmp_path / "runs"))
     assert (done.returncode, done.stdout) == (2, "")
     rows = done.stderr.splitlines()
-    assert f"{path}:4: model.contxt: unknown key; did you mean 'context'?" in rows
-    assert f"{path}:7: federation.rounds: expected an integer ≥ 1, got 0" in rows
+    assert f"{path}:5: model.contxt: unknown key; did you mean 'context'?" in rows
+    assert f"{path}:8: federation.rounds: expected an integer ≥ 1, got 0" in rows
     assert all(row.startswith(str(path)) for row in rows)
     assert not (tmp_path / "runs").exists()
 

@@ -6,7 +6,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 SiteName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
 
@@ -47,6 +56,43 @@ class TrainingConfig(Section):
         "auto", description="auto: bfloat16 autocast where the processor has it in hardware"
     )
     augment: bool = Field(True, description="small rotations, shifts, scales and intensity changes")
+
+
+PrivacyUnit = Literal["patient", "film"]
+Delta = Annotated[float, Field(gt=0, lt=1)]
+
+
+class PrivacyConfig(Section):
+    """Differential privacy that every site of the run keeps: DP-SGD (Abadi et al., CCS 2016) for one unit at a site."""
+
+    unit: PrivacyUnit = Field(
+        "patient", description="whose presence is hidden; a patient's films count as one"
+    )
+    epsilon: float = Field(gt=0, le=100, description="ε that the whole run may cost a site's units")
+    delta: Delta = Field(1e-5, description="δ of the whole run; below 1/units")
+    clipping_norm: float = Field(1.0, gt=0, description="C, bound on the L2 norm of a unit's gradient")
+    expected_batch: int = Field(ge=1, description="units a step on average; the divisor, public")
+    films_per_patient: int = Field(
+        4, ge=1, description="a patient's films in one step at most, drawn anew each step"
+    )
+    augmentations: int = Field(
+        1, ge=1, description="augmented views of a film, averaged before clipping; costs no ε"
+    )
+    accountant: Literal["prv", "rdp"] = Field(
+        "prv", description="prv: numerical composition, tight; rdp: Rényi, looser and faster"
+    )
+
+
+def _privacy_off(value: object) -> object:
+    """`off` is false in YAML."""
+    return None if value is False or value == "off" else value
+
+
+OptionalPrivacy = Annotated[
+    PrivacyConfig | None,
+    BeforeValidator(_privacy_off),
+    PlainSerializer(lambda privacy: "off" if privacy is None else privacy, when_used="json"),
+]
 
 
 class FederationSection(Section):
@@ -113,6 +159,9 @@ class FederationConfig(Section):
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     seed: int = Field(0, ge=0, lt=2**31)
     findings: tuple[str, ...] = Field(min_length=1, description="one output of the model each, in this order")
+    privacy: OptionalPrivacy = Field(
+        description="differential privacy, or off: said in every file, so that nobody trains without it unawares"
+    )
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     federation: FederationSection
@@ -125,6 +174,19 @@ class FederationConfig(Section):
         if len(set(findings)) != len(findings):
             raise ValueError(f"expected each finding once, got {', '.join(findings)}")
         return findings
+
+    @model_validator(mode="after")
+    def _trainable_privately(self) -> FederationConfig:
+        if self.privacy is None:
+            return self
+        if self.model.norm != "group":
+            raise ValueError(
+                f"expected model.norm: group with differential privacy, got {self.model.norm}: batch normalisation "
+                "mixes the films of a batch, so that no film's part can be bounded"
+            )
+        if self.training.precision == "bfloat16":
+            raise ValueError("expected training.precision: float32 or auto with differential privacy")
+        return self
 
 
 class LabelMap(Section):
@@ -196,6 +258,44 @@ class LabelMap(Section):
         return self
 
 
+Release = Literal["withheld", "coarsened", "exact"]
+
+
+class SitePrivacy(Section):
+    """What a site permits to be learnt about its patients, and what it has decided to be public about itself."""
+
+    required: bool = Field(True, description="refuse runs without differential privacy")
+    unit: PrivacyUnit = Field("patient", description="patient: refuse runs that protect single films only")
+    epsilon: float = Field(
+        gt=0, description="ε that all runs together may ever cost the training patients; the ledger counts"
+    )
+    delta: Delta = Field(1e-5, description="δ at which the ledger's ε is computed")
+    population: int = Field(
+        ge=1,
+        description="training units (about 70 % of the patients), a round number that may be known outside: the "
+        "sampling rate is expected_batch / population, and the site's weight in the average is population",
+    )
+    labelled: tuple[str, ...] | None = Field(
+        None,
+        description="findings that the site's films are labelled for, as may be known outside; null: all",
+    )
+    counts: Release = Field(
+        "withheld", description="numbers of films and patients in reports; coarsened: in steps of 50"
+    )
+    metrics: Literal["withheld", "coarsened", "noised", "exact"] = Field(
+        "withheld",
+        description="AUROC on the site's test patients in reports; coarsened: two digits, not private; noised: from "
+        "histograms with noise, at metrics_epsilon a run",
+    )
+    metrics_epsilon: float = Field(
+        1.0, gt=0, description="ε that noised metrics of one run cost a test patient"
+    )
+    witness: Path | None = Field(
+        None,
+        description="file on another disk that also says where the ledger ends, so that a restored backup is noticed",
+    )
+
+
 class SiteConfig(Section):
     """A site's own file: paths and what the site does with its films. It never leaves the site."""
 
@@ -208,6 +308,10 @@ class SiteConfig(Section):
     label_map: LabelMap = LabelMap()
     unknown_view: Literal["keep", "set_aside"] = Field(
         "keep", description="films of which neither header nor label file says whether they are AP or PA"
+    )
+    privacy: SitePrivacy | None = Field(
+        None,
+        description="what the site permits and publishes; null: it takes part in runs without privacy only",
     )
     server: str = Field("127.0.0.1:9092", description="host:port of the federation's server")
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -30,6 +30,7 @@ def config(**federation: Any) -> FederationConfig:
         {
             "name": "test",
             "findings": ["Nodule", "Effusion"],
+            "privacy": "off",
             "federation": {
                 "sites": ["A", "B", "C"],
                 "rounds": 1,

@@ -15,7 +15,13 @@ from server.state import RoundState, StateStore
 
 def config(**changes: Any) -> FederationConfig:
     return FederationConfig.model_validate(
-        {"name": "test", "findings": ["Nodule"], "federation": {"sites": ["A"], "rounds": 9}, **changes}
+        {
+            "name": "test",
+            "findings": ["Nodule"],
+            "privacy": "off",
+            "federation": {"sites": ["A"], "rounds": 9},
+            **changes,
+        }
     )
 
 

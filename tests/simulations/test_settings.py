@@ -14,6 +14,7 @@ from simulations.settings import SimulationConfig
 FILE = """\
 name: test
 findings: [Nodule]
+privacy: off
 federation:
   sites: [B, A]
   rounds: 1
@@ -83,7 +84,7 @@ def test_a_wrong_scanner_names_the_line_and_the_known_ones(tmp_path: Path) -> No
     path.write_text(FILE.replace("cr_mono1_10bit", "cr_mono1_10bits"), encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         load_config(path, SimulationConfig)
-    assert str(caught.value).startswith(f"{path}:11: simulation.hospitals[0].scanner: expected ")
+    assert str(caught.value).startswith(f"{path}:12: simulation.hospitals[0].scanner: expected ")
     assert "cr_mono1_10bit, " in str(caught.value)
     assert str(caught.value).endswith("got cr_mono1_10bits")
 

@@ -17,6 +17,7 @@ def federation(**changes: Any) -> FederationConfig:
         "name": "test",
         "seed": 3,
         "findings": FINDINGS,
+        "privacy": "off",
         "model": {"architecture": "resnet18", "context": "acm", "image_size": 32},
         "training": {"batch_size": 8, "precision": "float32"},
         "federation": {

@@ -29,6 +29,7 @@ def simulation_settings(
         "name": "test",
         "seed": seed,
         "findings": FINDINGS,
+        "privacy": "off",
         "federation": {"sites": sites, "rounds": 2, "quorum": min(2, len(sites))},
         "simulation": {"hospitals": [spec(name) for name in sites], "data": data, **section},
     }

@@ -29,6 +29,7 @@ from acm_core.config.loading import MAX_BYTES
 VALID = """\
 name: demo
 findings: [Pneumonia, Effusion]
+privacy: off
 model:
   context: se
 federation:
@@ -85,6 +86,7 @@ training:
   optimizer: 3
 server: [1]
 sever: {}
+privacy: off
 """
     pattern = "^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$"
     assert problems(tmp_path, text) == [
@@ -107,29 +109,29 @@ sever: {}
 @pytest.mark.parametrize(
     ("text", "row"),
     [
-        (VALID.replace("  rounds: 3\n", ""), ":5: federation.rounds: missing; expected an integer ≥ 1"),
+        (VALID.replace("  rounds: 3\n", ""), ":6: federation.rounds: missing; expected an integer ≥ 1"),
         (VALID.replace("name: demo\n", ""), ":1: name: missing; expected text that matches"),
-        (VALID + "zzz: 1\n", ":10: zzz: unknown key; expected one of name, seed, findings, model,"),
+        (VALID + "zzz: 1\n", ":11: zzz: unknown key; expected one of name, seed, findings, privacy, model,"),
         (
             VALID.replace("[A, B]", "[]"),
-            ":6: federation.sites: expected a list of length ≥ 1, got a list without",
+            ":7: federation.sites: expected a list of length ≥ 1, got a list without",
         ),
-        (VALID.replace("[A, B]", "[A, A]"), ":5: federation: expected each site once, got A, A"),
+        (VALID.replace("[A, B]", "[A, A]"), ":6: federation: expected each site once, got A, A"),
         (
             VALID.replace("se\n", "ACN\n"),
-            ":4: model.context: expected one of acm, se, cbam, self_attention, none",
+            ":5: model.context: expected one of acm, se, cbam, self_attention, none",
         ),
         (VALID.replace("se\n", "CBAM\n"), "got 'CBAM'; did you mean 'cbam'?"),
-        (VALID.replace("1e-4", "1e999"), ":9: training.learning_rate: expected a number > 0, got '1e999'"),
-        (VALID.replace("1e-4", ".nan"), ":9: training.learning_rate: expected a number > 0, got '.nan'"),
+        (VALID.replace("1e-4", "1e999"), ":10: training.learning_rate: expected a number > 0, got '1e999'"),
+        (VALID.replace("1e-4", ".nan"), ":10: training.learning_rate: expected a number > 0, got '.nan'"),
         (
             VALID.replace("rounds: 3", "rounds: '3'"),
-            ":7: federation.rounds: expected an integer ≥ 1, got '3'",
+            ":8: federation.rounds: expected an integer ≥ 1, got '3'",
         ),
-        (VALID.replace("3", "!!python/name:os.system x"), ":7: federation.rounds: expected no tag, got"),
-        (VALID.replace("3", "!!int x"), ":7: federation.rounds: expected no tag, got"),
-        (VALID + "? [a]\n: 1\n", ":10: expected text as a key"),
-        (VALID + 'model: "\\0"\n', ":10: model: duplicate key: it stands in line 3 already"),
+        (VALID.replace("3", "!!python/name:os.system x"), ":8: federation.rounds: expected no tag, got"),
+        (VALID.replace("3", "!!int x"), ":8: federation.rounds: expected no tag, got"),
+        (VALID + "? [a]\n: 1\n", ":11: expected text as a key"),
+        (VALID + 'model: "\\0"\n', ":11: model: duplicate key: it stands in line 4 already"),
         (
             VALID.replace("Effusion", '"a\\ud800"'),
             ":2: findings[1]: expected text, got a NUL or half a surrogate",
@@ -253,6 +255,7 @@ FEDERATIONS = st.builds(
     name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,12}", fullmatch=True),
     seed=st.integers(0, 2**31 - 1),
     findings=st.lists(TEXT, min_size=1, max_size=4, unique=True),
+    privacy=st.just("off"),
     model=MODELS,
     training=st.builds(TrainingConfig, learning_rate=POSITIVE, augment=st.booleans()),
     federation=st.fixed_dictionaries(

@@ -1,0 +1,1 @@
+"""Differential privacy at a site: the only importer of Opacus."""
