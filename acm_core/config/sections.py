@@ -32,6 +32,10 @@ class ModelConfig(Section):
     architecture: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet18"
     context: Literal["acm", "se", "cbam", "self_attention", "none"] = "acm"
     norm: Literal["batch", "group"] = "batch"
+    standardise_weights: bool = Field(
+        False,
+        description="weight standardisation of the trunk's convolutions; helps with group norm and privacy",
+    )
     head: Literal["max", "average"] = Field("max", description="global pooling of the findings' score maps")
     groups: int = Field(32, ge=1, description="groups G of the attend-and-compare module")
     initialisation: Literal["kaiming", "identity"] = Field(

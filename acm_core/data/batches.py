@@ -63,6 +63,11 @@ def evaluation_batches(films: FilmSet, batch_size: int) -> Iterator[Batch]:
         yield batches[_Plan(np.arange(start, min(start + batch_size, len(films))), None)]
 
 
+def batch_of(films: FilmSet, rows: NDArray[np.int64], rng: np.random.Generator | None) -> Batch:
+    """The films of these rows, in this order, augmented by draws from `rng` (None: as they are)."""
+    return _Batches(films)[_Plan(rows, None if rng is None else _Change.draw(rng, len(rows)))]
+
+
 class _Change(NamedTuple):
     """Small rotation, shift, scale, gamma and contrast, one draw a film (B). No flips: the side matters."""
 

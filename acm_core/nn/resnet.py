@@ -2,8 +2,7 @@
 1512.03385).
 
 Parameters have torchvision's names (conv1, bn1, layer1.0.conv1, …, downsample.0), so that its ImageNet
-weights load; the stride of a bottleneck is in its 3×3 convolution, as there. No operation works in place and
-the residual is `out + identity`: per-sample gradients (Opacus) need both.
+weights load; the stride of a bottleneck is in its 3×3 convolution, as there.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from torch.nn import functional as F
 from acm_core.config.sections import ModelConfig
 from acm_core.nn.context import ContextModule
 from acm_core.nn.context_choice import build_context
+from acm_core.nn.standardised import StandardisedConv2d
 
 _NORM_GROUPS = 32
 _STAGE_WIDTHS = (64, 128, 256, 512)
@@ -49,9 +49,9 @@ class BasicBlock(ResidualBlock):
 
     def __init__(self, config: ModelConfig, inputs: int, width: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = _convolution(inputs, width, 3, stride)
+        self.conv1 = _convolution(config, inputs, width, 3, stride)
         self.bn1 = _normalisation(config, width)
-        self.conv2 = _convolution(width, width, 3)
+        self.conv2 = _convolution(config, width, width, 3)
         self.bn2 = _normalisation(config, width)
         self.context = build_context(config, width)
         self.downsample = _shortcut(config, inputs, width, stride)
@@ -69,11 +69,11 @@ class Bottleneck(ResidualBlock):
     def __init__(self, config: ModelConfig, inputs: int, width: int, stride: int) -> None:
         super().__init__()
         outputs = width * self.expansion
-        self.conv1 = _convolution(inputs, width, 1)
+        self.conv1 = _convolution(config, inputs, width, 1)
         self.bn1 = _normalisation(config, width)
-        self.conv2 = _convolution(width, width, 3, stride)
+        self.conv2 = _convolution(config, width, width, 3, stride)
         self.bn2 = _normalisation(config, width)
-        self.conv3 = _convolution(width, outputs, 1)
+        self.conv3 = _convolution(config, width, outputs, 1)
         self.bn3 = _normalisation(config, outputs)
         self.context = build_context(config, outputs)
         self.downsample = _shortcut(config, inputs, outputs, stride)
@@ -109,7 +109,7 @@ class ResNet(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         block, depths = _ARCHITECTURES[config.architecture]
-        self.conv1 = _convolution(1, _STAGE_WIDTHS[0], 7, stride=2)
+        self.conv1 = _convolution(config, 1, _STAGE_WIDTHS[0], 7, stride=2)
         self.bn1 = _normalisation(config, _STAGE_WIDTHS[0])
         inputs = _STAGE_WIDTHS[0]
         stages: list[nn.ModuleList] = []
@@ -143,9 +143,13 @@ class ResNet(nn.Module):
             yield from stage
 
 
-def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+def _convolution(config: ModelConfig, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     """k×k convolution without bias (a norm follows), Kaiming fan-out as in torchvision."""
-    layer = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    layer: nn.Conv2d
+    if config.standardise_weights:
+        layer = StandardisedConv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
+    else:
+        layer = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return layer
 
@@ -162,4 +166,4 @@ def _shortcut(config: ModelConfig, inputs: int, outputs: int, stride: int) -> nn
     """The identity where shapes agree, else a projection; downsample.0 and downsample.1 as in torchvision."""
     if stride == 1 and inputs == outputs:
         return nn.Identity()
-    return nn.Sequential(_convolution(inputs, outputs, 1, stride), _normalisation(config, outputs))
+    return nn.Sequential(_convolution(config, inputs, outputs, 1, stride), _normalisation(config, outputs))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from acm_core.ops import derived
 from acm_core.ops.passes import (
@@ -70,15 +71,33 @@ def attend_and_compare(
         ValueError: x is not B×C×H×W with positions, or a parameter's shape does not fit it.
         RuntimeError: a second derivative is asked for.
     """
-    check_arguments(
-        x, key_weight, query_weight, gate1_weight, gate1_bias, gate2_weight, gate2_bias, dtypes=_DTYPES
-    )
+    inputs = (x, key_weight, query_weight, gate1_weight, gate1_bias, gate2_weight, gate2_bias)
+    if has_torch_function_variadic(*inputs):
+        overridden: tuple[Tensor, Tensor] = handle_torch_function(attend_and_compare, inputs, *inputs)
+        return overridden
+    check_arguments(*inputs, dtypes=_DTYPES)
     # The registered operation is what torch.compile sees; called by hand, it takes 0.3 ms longer than the function.
     operation = _forward_op if torch.compiler.is_compiling() else _AttendAndCompare.apply
-    outputs = operation(
-        _dense(x), key_weight, query_weight, gate1_weight, gate1_bias, gate2_weight, gate2_bias
-    )
+    outputs = operation(_dense(x), *inputs[1:])
     return outputs[0], outputs[1]
+
+
+class KeptForward(NamedTuple):
+    """What a backward pass by sample reads: the inputs of `attend_and_compare` and vectors of size B×C."""
+
+    x: Tensor
+    key_weight: Tensor
+    query_weight: Tensor
+    gate1_weight: Tensor
+    gate1_bias: Tensor
+    gate2_weight: Tensor
+    gate2_bias: Tensor
+    mean: Tensor
+    key: Tensor
+    query: Tensor
+    gate: Tensor
+    hidden: Tensor
+    log_sums: Tensor
 
 
 class SampleGradients(NamedTuple):
@@ -93,44 +112,34 @@ class SampleGradients(NamedTuple):
     gate2_bias: Tensor
 
 
-def sample_gradients(
-    grad_y: Tensor,
-    grad_orthogonality: Tensor,
-    x: Tensor,
-    key_weight: Tensor,
-    query_weight: Tensor,
-    gate1_weight: Tensor,
-    gate1_bias: Tensor,
-    gate2_weight: Tensor,
-    gate2_bias: Tensor,
-) -> SampleGradients:
-    """What the backward pass yields before the sum over the batch, for private training.
+def forward_kept(x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor, KeptForward]:
+    """`attend_and_compare` without autograd: y, the orthogonality term, and what `sample_backward` reads."""
+    check_arguments(x, *parameters, dtypes=_DTYPES)
+    x = _dense(x)
+    y, orthogonality, *vectors = _forward(x, *parameters)
+    return y, orthogonality, KeptForward(x, *parameters, *vectors)
 
-    The forward pass is run again for the vectors that the backward pass reads; nothing else is added to the two.
+
+def sample_backward(grad_y: Tensor, grad_orthogonality: Tensor, kept: KeptForward) -> SampleGradients:
+    """What the backward pass yields before the sum over the batch, for private training: at its cost.
 
     Args:
         grad_y: B×C×H×W, gradient of the summed loss with respect to y.
         grad_orthogonality: B, the same for the orthogonality term.
-        x and the parameters: as in `attend_and_compare`.
     """
-    parameters = Parameters(key_weight, query_weight, gate1_weight, gate1_bias, gate2_weight, gate2_bias)
-    check_arguments(x, *parameters, dtypes=_DTYPES)
-    x = _dense(x)
-    with torch.no_grad():
-        implementation = _implementation(x, parameters)
-        passed = implementation.forward(x, parameters)
-        gradients = implementation.backward(_as(grad_y, x), grad_orthogonality, x, parameters, passed)
-        mean, hidden = _by_group(passed.mean, parameters), _by_group(passed.hidden, parameters)
-        gate1, gate2 = _by_group(gradients.gate1, parameters), _by_group(gradients.gate2, parameters)
-        return SampleGradients(
-            gradients.x,
-            gradients.key,
-            gradients.query,
-            torch.einsum("bgo,bgi->bgoi", gate1, mean).flatten(1, 2),
-            gradients.gate1,
-            torch.einsum("bgo,bgi->bgoi", gate2, hidden).flatten(1, 2),
-            gradients.gate2,
-        )
+    parameters = Parameters(*kept[1:7])
+    gradients = Backward(*_backward(grad_y, grad_orthogonality, *kept))
+    mean, hidden = _by_group(kept.mean, parameters), _by_group(kept.hidden, parameters)
+    gate1, gate2 = _by_group(gradients.gate1, parameters), _by_group(gradients.gate2, parameters)
+    return SampleGradients(
+        gradients.x,
+        gradients.key,
+        gradients.query,
+        torch.einsum("bgo,bgi->bgoi", gate1, mean).flatten(1, 2),
+        gradients.gate1,
+        torch.einsum("bgo,bgi->bgoi", gate2, hidden).flatten(1, 2),
+        gradients.gate2,
+    )
 
 
 def _dense(x: Tensor) -> Tensor:

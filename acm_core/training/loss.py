@@ -25,6 +25,23 @@ def masked_bce(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.where(labelled, losses, torch.zeros_like(losses)).sum() / labelled.sum().clamp(min=1)
 
 
+def film_losses(logits: Tensor, labels: Tensor, orthogonality: Tensor, weight: float) -> Tensor:
+    """A loss a film that no other film enters (B): what private training needs, where `masked_bce` averages over all.
+
+    Mean binary cross-entropy over the film's own labelled findings, plus `weight` times |its orthogonality term|.
+
+    Args:
+        logits: B×F.
+        labels: B×F, 1, 0 or NaN.
+        orthogonality: B.
+    """
+    labelled = ~torch.isnan(labels)
+    targets = torch.where(labelled, labels, torch.zeros_like(labels))
+    losses = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
+    entropy = torch.where(labelled, losses, torch.zeros_like(losses)).sum(1) / labelled.sum(1).clamp(min=1)
+    return entropy + weight * orthogonality.abs()
+
+
 def orthogonality_penalty(orthogonality: Tensor) -> Tensor:
     """|mean over the batch of Σ over layers| (ACM paper, section 3.3); `orthogonality` has shape B."""
     return orthogonality.float().mean().abs()

@@ -1,0 +1,232 @@
+"""Gradients of a convolution's weight by unit: themselves, or their norms alone and then one weighted sum.
+
+Shapes: B films, U units, O and I output and input channels, k×k kernel, G groups, T output positions.
+A linear layer is a 1×1 convolution of its positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from acm_core.nn.standardised import StandardisedWeight
+from acm_core.ops.passes import is_channels_last
+from acm_core.privacy.units import Units
+
+# What a processor of 2020 does in a second on one or two cores, for the choice between two exact ways; only the ratios
+# matter. A choice by the clock would differ from run to run.
+_MULTIPLICATIONS = 75e9
+_MULTIPLICATIONS_OF_ONE_FILM = 45e9
+_BYTES = 20e9
+_CALL = 30e-6
+_KEPT_BYTES = 96 * 2**20  # of one weight's gradients by unit, above which memory would grow with the units
+
+
+class Geometry(NamedTuple):
+    """Two numbers each, rows and columns; groups G."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """B×I×H×W → B×O×H'×W'."""
+        output: Tensor = torch.ops.aten.convolution(x, weight, bias, *self._settings())
+        return output
+
+    def input_gradient(self, grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        """As x."""
+        backward = torch.ops.aten.convolution_backward
+        gradient: Tensor = backward(grad, x, weight, None, *self._settings(), [True, False, False])[0]
+        return gradient
+
+    def weight_gradient(self, grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        """As the weight, summed over the films."""
+        backward = torch.ops.aten.convolution_backward
+        gradient: Tensor = backward(grad, x, weight, None, *self._settings(), [False, True, False])[1]
+        return gradient
+
+    def _settings(self) -> tuple[list[int], list[int], list[int], bool, list[int], int]:
+        return list(self.stride), list(self.padding), list(self.dilation), False, [0, 0], self.groups
+
+
+@dataclass(frozen=True)
+class ConvolutionUse:
+    """What one use of a weight in a forward and backward pass left behind.
+
+    Attributes:
+        geometry: of the convolution.
+        x: B×I×H×W, its input.
+        grad: B×O×H'×W', gradient of the summed loss with respect to its output, in x's layout.
+        weight: O×(I/G)×k×k, that the convolution ran with.
+        standardised: where `weight` was made of the parameter by standardisation; with the output, B×O×H'×W' without
+            bias, of which the norms are made.
+    """
+
+    geometry: Geometry
+    x: Tensor
+    grad: Tensor
+    weight: Tensor
+    standardised: StandardisedWeight | None = None
+    output: Tensor | None = None
+
+    def prefers_norms(self, units: Units) -> bool:
+        """Whether norms first and one weighted gradient then is cheaper than every unit's gradient.
+
+        By a static model of arithmetic, memory traffic and calls: the same for the same shapes on every machine.
+        """
+        outputs, inputs, *kernel = self.weight.shape
+        positions = prod(self.grad.shape[2:])
+        arithmetic = units.films * positions * self.weight.numel()
+        kept = 4 * len(units) * self.weight.numel()
+        pointwise = self._is_pointwise()
+        rate = _MULTIPLICATIONS if pointwise else _MULTIPLICATIONS_OF_ONE_FILM
+        calls = 1 if pointwise else len(units)
+        every = arithmetic / rate + 3 * kept / _BYTES + calls * _CALL
+        pairs = sum((size * positions) ** 2 for size in units.sizes) * self.geometry.groups
+        unfolded = not (pointwise or self._keeps_positions())
+        width = inputs * (prod(kernel) if unfolded else 1)
+        products = pairs * (width + outputs // self.geometry.groups) / _MULTIPLICATIONS
+        box = 0 if pointwise or unfolded else 3 * 4 * pairs * sum(kernel)
+        copied = 3 * 4 * units.films * positions * inputs * prod(kernel) * self.geometry.groups * unfolded
+        gradient = arithmetic / _MULTIPLICATIONS + 3 * self.grad.numel() * 4 / _BYTES
+        norms = products + (box + copied + 2 * 4 * pairs) / _BYTES + gradient
+        return norms < every or kept > _KEPT_BYTES
+
+    def unit_gradients(self, units: Units) -> Tensor:
+        """Gradient of the parameter by unit: U×O×(I/G)×k×k."""
+        if self._is_pointwise():
+            grads = self._pointwise_gradients(units)
+        else:
+            grads = torch.empty((len(units), *self.weight.shape), dtype=self.x.dtype, device=self.x.device)
+            for unit, (start, end) in enumerate(units.bounds):
+                films = slice(start, end)
+                grads[unit] = self.geometry.weight_gradient(self.grad[films], self.x[films], self.weight)
+        return grads if self.standardised is None else self.standardised.gradient(grads)
+
+    def squared_norms(self, units: Units) -> Tensor:
+        """Squared norm of the parameter's gradient by unit, U, without that gradient: in T² instead of I·k²·O.
+
+        ‖Σ_t g_t x_tᵀ‖² = Σ_tt' (g_t·g_t')(x_t·x_t'), over all positions of a unit's films (Goodfellow, 1510.01799).
+        """
+        grad, norms = self.grad, self.x.new_empty(len(units), dtype=torch.float64)
+        if self.standardised is not None:
+            grad = grad * self.standardised.scale.view(1, -1, 1, 1)
+        for size, chosen in units.by_size.items():
+            films = slice(None) if len(chosen) == len(units) else units.films_of(chosen)
+            gram = self._input_gram(self.x[films], size, grad.shape[2:])
+            tokens = _by_unit(_tokens(grad[films], self.geometry.groups), size)
+            gram.mul_(torch.matmul(tokens, tokens.transpose(-1, -2)))
+            norms[chosen] = gram.flatten(1).sum(1, dtype=torch.float64)
+        if self.standardised is not None:
+            norms -= self._removed_by_standardisation(grad, units)
+        return norms.clamp_(min=0)
+
+    def weighted_gradient(self, factors: Tensor) -> Tensor:
+        """Σ over films of factor · gradient: as the parameter. factors: B."""
+        grad = self.geometry.weight_gradient(self.grad * factors.view(-1, 1, 1, 1), self.x, self.weight)
+        return grad if self.standardised is None else self.standardised.gradient(grad[None])[0]
+
+    def without(self, films: Tensor) -> ConvolutionUse:
+        """Zeros in place of these films (B, true where they go)."""
+        mask = films.view(-1, 1, 1, 1)
+        return ConvolutionUse(
+            self.geometry,
+            self.x.masked_fill(mask, 0),
+            self.grad.masked_fill(mask, 0),
+            self.weight,
+            self.standardised,
+        )
+
+    def _is_pointwise(self) -> bool:
+        return tuple(self.weight.shape[2:]) == (1, 1) and self.geometry.padding == (0, 0)
+
+    def _keeps_positions(self) -> bool:
+        """Stride 1 and a kernel in the middle of its padding: output position t sees the input around t."""
+        kernel = self.weight.shape[2:]
+        same = all(2 * pad == side - 1 for pad, side in zip(self.geometry.padding, kernel, strict=True))
+        return same and self.geometry.stride == self.geometry.dilation == (1, 1)
+
+    def _pointwise_gradients(self, units: Units) -> Tensor:
+        groups = self.geometry.groups
+        x = _tokens(self._strided(self.x), groups)
+        grad = _tokens(self.grad, groups)
+        result = self.x.new_empty((len(units), *self.weight.shape))
+        for size, chosen in units.by_size.items():
+            films = slice(None) if len(chosen) == len(units) else units.films_of(chosen)
+            products = torch.matmul(_by_unit(grad[films], size).transpose(-1, -2), _by_unit(x[films], size))
+            result[chosen] = products.reshape(len(chosen), *self.weight.shape)
+        return result
+
+    def _strided(self, x: Tensor) -> Tensor:
+        rows, columns = self.geometry.stride
+        return x if (rows, columns) == (1, 1) else x[:, :, ::rows, ::columns]
+
+    def _input_gram(self, x: Tensor, size: int, outputs: torch.Size) -> Tensor:
+        """Products of the inputs that two output positions see: u×G×mT×mT for u units of m = size films."""
+        groups = self.geometry.groups
+        if self._is_pointwise():
+            tokens = _by_unit(_tokens(self._strided(x), groups), size)
+            return torch.matmul(tokens, tokens.transpose(-1, -2))
+        if self._keeps_positions():
+            tokens = _by_unit(_tokens(x, groups), size)
+            gram = torch.matmul(tokens, tokens.transpose(-1, -2))
+            box = gram.view(-1, size, *outputs, size, *outputs)
+            for axis, reach in enumerate(self.geometry.padding):
+                box = _diagonal_sums(box, axis + 2, axis + 5, reach)
+            return box.view(gram.shape)
+        kernel = self.weight.shape[2:]
+        columns = F.unfold(x, kernel, self.geometry.dilation, self.geometry.padding, self.geometry.stride)
+        by_group = columns.view(len(x), groups, -1, columns.shape[-1]).transpose(2, 3)
+        tokens = _by_unit(by_group, size)
+        return torch.matmul(tokens, tokens.transpose(-1, -2))
+
+    def _removed_by_standardisation(self, grad: Tensor, units: Units) -> Tensor:
+        """What projecting each row off the constant and off the weight takes from the squared norms, U."""
+        standardised, output = self.standardised, self.output
+        if standardised is None or output is None:
+            raise ValueError("expected the output of the convolution with a standardised weight")
+        along_weight = units.sum((grad * output).sum((2, 3), dtype=torch.float64))
+        ones = torch.ones_like(self.weight[: self.geometry.groups])
+        seen = self.geometry.forward(self.x, ones, None).repeat_interleave(
+            grad.shape[1] // self.geometry.groups, 1
+        )
+        constant = units.sum((grad * seen).sum((2, 3), dtype=torch.float64))
+        return standardised.removed(constant, along_weight)
+
+
+def _tokens(maps: Tensor, groups: int) -> Tensor:
+    """B×C×H×W → B×G×T×(C/G), without a copy in either layout."""
+    films, channels = maps.shape[:2]
+    if is_channels_last(maps):
+        return maps.permute(0, 2, 3, 1).reshape(films, -1, groups, channels // groups).transpose(1, 2)
+    return maps.reshape(films, groups, channels // groups, -1).transpose(2, 3)
+
+
+def _by_unit(tokens: Tensor, size: int) -> Tensor:
+    """The positions of a unit's films one after another: (u·m)×G×T×c → u×G×mT×c."""
+    if size == 1:
+        return tokens
+    films, groups, positions, channels = tokens.shape
+    split = tokens.reshape(films // size, size, groups, positions, channels)
+    return split.transpose(1, 2).reshape(films // size, groups, size * positions, channels)
+
+
+def _diagonal_sums(values: Tensor, first: int, second: int, reach: int) -> Tensor:
+    """Σ over shifts −reach … reach of `values` moved by the shift along both axes at once, zeros from outside."""
+    if reach == 0:
+        return values
+    result = values.clone()
+    length = values.shape[first]
+    for shift in range(1, min(reach, length - 1) + 1):
+        later = values.narrow(first, shift, length - shift).narrow(second, shift, length - shift)
+        earlier = values.narrow(first, 0, length - shift).narrow(second, 0, length - shift)
+        result.narrow(first, 0, length - shift).narrow(second, 0, length - shift).add_(later)
+        result.narrow(first, shift, length - shift).narrow(second, shift, length - shift).add_(earlier)
+    return result

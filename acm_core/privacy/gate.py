@@ -1,0 +1,112 @@
+"""Before any film is touched: are this model's gradients by unit what one backward pass a unit gives?"""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+
+import torch
+from torch import Tensor
+
+from acm_core.nn import Classifier
+from acm_core.privacy.gradients import UnitGradients, UnknownGradientError
+from acm_core.privacy.units import Units
+from acm_core.training.loss import film_losses
+
+_UNITS = Units((1, 3, 2))
+_SIDE = 40  # the layers are those of a large film, which would take minutes in float64
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-2}
+"""Of a gradient's norm. In float32 a ReLU or a maximum on the verge tips over: up to 4e-3 without any fault."""
+
+
+def check_gradients(model: Classifier, findings: int, orthogonality: float) -> None:
+    """Compare clipped sums of random films with passes of one unit each, and unclipped ones with the summed gradient.
+
+    In float64 both ways of clipping, then in float32 and the layout of training. The model is not changed.
+
+    Args:
+        model: as it is trained.
+        findings: F.
+        orthogonality: weight of the orthogonality term in the loss.
+
+    Raises:
+        UnknownGradientError: they differ, films are mixed, or a layer is not known: such a model must not be trained.
+    """
+    side = min(
+        model.config.image_size, 96
+    )  # the layers are the same, and a large film takes minutes in float64
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(_UNITS.films, 1, _SIDE, _SIDE, generator=generator) * 4 - 2
+    labels = torch.randint(0, 2, (_UNITS.films, findings), generator=generator).double()
+    device = next(model.parameters()).device
+    ways = (
+        (torch.float64, torch.contiguous_format, (True, False)),
+        (torch.float32, torch.channels_last, (True, False)),
+    )
+    for dtype, layout, choices in ways:
+        copy = deepcopy(model).to(device, dtype).to(memory_format=layout).train()
+        films = images.to(device, dtype, memory_format=layout)
+        check = _Check(copy, films, labels.to(device, dtype), orthogonality)
+        for norms_first in choices:
+            check.run(norms_first)
+
+
+class _Check:
+    def __init__(self, model: Classifier, films: Tensor, labels: Tensor, orthogonality: float) -> None:
+        self._model, self._films, self._labels, self._weight = model, films, labels, orthogonality
+        self._tolerance = _TOLERANCE[films.dtype]
+        self._alone = [self._gradient(slice(start, end)) for start, end in _UNITS.bounds]
+        self._norms = torch.stack([_norm(gradient) for gradient in self._alone])
+
+    def run(self, norms_first: bool | None) -> None:
+        clipping_norm = float(self._norms.median())  # clips some and not others
+        factors = (clipping_norm / self._norms).clamp(max=1)
+        self._expect(
+            clipping_norm,
+            norms_first,
+            {
+                name: sum((f * g[name] for f, g in zip(factors, self._alone, strict=True)), torch.zeros(()))
+                for name in self._alone[0]
+            },
+        )
+        self._expect(math.inf, norms_first, self._gradient(slice(None)))
+
+    def _expect(self, clipping_norm: float, norms_first: bool | None, expected: dict[str, Tensor]) -> None:
+        recorder = UnitGradients(self._model, norms_first=norms_first)
+        self._model.zero_grad(set_to_none=True)
+        with recorder.recording(_UNITS):
+            losses = self._losses(slice(None))
+            loss = (losses * _UNITS.film_weights(losses)).sum()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature is untyped
+        got = recorder.clipped_sum(clipping_norm)
+        error = _norm({name: got.gradients[name] - gradient for name, gradient in expected.items()})
+        relative = float(error / _norm(expected))
+        norms = float(((got.norms - self._norms) / self._norms).abs().max())
+        if not max(relative, norms) <= self._tolerance:
+            raise UnknownGradientError(
+                f"expected gradients by unit within {self._tolerance:.0e} of one pass a unit, got {relative:.1e} apart "
+                f"(norms {norms:.1e}): a layer mixes films or is not known; nothing was trained"
+            )
+
+    def _losses(self, films: slice) -> Tensor:
+        output = self._model(self._films[films])
+        return film_losses(output.logits, self._labels[films], output.orthogonality, self._weight)
+
+    def _gradient(self, films: slice) -> dict[str, Tensor]:
+        """Of the units' mean losses, added up."""
+        self._model.zero_grad(set_to_none=True)
+        losses = self._losses(films)
+        whole = films == slice(None)
+        loss = (losses * _UNITS.film_weights(losses)).sum() if whole else losses.mean()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature is untyped
+        gradient = {
+            name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
+            for name, p in self._model.named_parameters()
+            if p.requires_grad
+        }
+        self._model.zero_grad(set_to_none=True)
+        return gradient
+
+
+def _norm(gradient: dict[str, Tensor]) -> Tensor:
+    return torch.stack([values.double().square().sum() for values in gradient.values()]).sum().sqrt()

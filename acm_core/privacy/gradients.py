@@ -1,0 +1,442 @@
+"""Clipped sums of units' gradients from one backward pass.
+
+Inside `UnitGradients.recording` every use of a managed parameter runs through an autograd function whose backward pass
+computes the input's gradient only and leaves (input, output gradient) with the recorder. From these come, weight by
+weight, either every unit's gradient or, where that is dearer, the norms alone, and then one weighted gradient
+(Lee and Kifer, PoPETs 2021; Bu et al., arXiv 2210.00038). A parameter is known by its tensor, not by its module: it may
+be used in any way that stands in `_LAYERS`, once a pass, and in no other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from acm_core.nn.standardised import StandardisedWeight, standardised_conv2d
+from acm_core.ops.attend_and_compare import KeptForward, attend_and_compare, forward_kept, sample_backward
+from acm_core.ops.passes import is_channels_last
+from acm_core.privacy.convolution import ConvolutionUse, Geometry
+from acm_core.privacy.units import Units
+
+_HARMLESS = frozenset(
+    {"shape", "dtype", "device", "ndim", "layout", "is_leaf", "requires_grad", "is_cuda", "is_sparse"}
+)
+"""Attributes of a parameter that anybody may read."""
+
+_HARMLESS_METHODS = frozenset(
+    {Tensor.size, Tensor.dim, Tensor.numel, Tensor.stride, Tensor.is_floating_point, Tensor.is_contiguous}
+)
+
+
+class UnknownGradientError(ValueError):
+    """The model does something whose gradient by unit is not known; nothing was trained."""
+
+
+@dataclass(frozen=True)
+class ClippedSum:
+    """What one physical batch adds to a step.
+
+    Attributes:
+        gradients: parameter name → Σ over units of min(1, C/‖g‖)·g, in the parameter's shape.
+        norms: ‖g‖ of each unit before clipping, U, float64; not finite where the gradient is not, and such a unit adds
+            nothing.
+    """
+
+    gradients: dict[str, Tensor] = field(repr=False)
+    norms: Tensor = field(repr=False)
+
+
+class UnitGradients:
+    """Computes clipped sums for a model.
+
+    Its parameters' `grad` stays None: what a parameter gets by any other way than the known ones is an error.
+
+    Args:
+        model: layers of any nesting; the parameters that require gradients are managed.
+        norms_first: whether weights are clipped by their norms or by every unit's gradient, both exact; None: the
+            cheaper, weight by weight.
+    """
+
+    def __init__(self, model: nn.Module, *, norms_first: bool | None = None) -> None:
+        self._norms_first = norms_first
+        self._names = {
+            id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad
+        }
+        self._parameters = {
+            name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+        }
+        self._units: Units | None = None
+        self._claimed: set[str] = set()
+        self._uses: dict[str, ConvolutionUse] = {}
+        self._kept: dict[str, Tensor] = {}
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The managed parameters by name."""
+        return self._parameters
+
+    @contextmanager
+    def recording(self, units: Units) -> Iterator[None]:
+        """Run the forward pass of a batch of `units` inside; the backward pass after it.
+
+        Raises:
+            UnknownGradientError: a parameter is used in an unknown way or twice, or films are mixed by a batch norm.
+        """
+        if any(parameter.grad is not None for parameter in self._parameters.values()):
+            raise UnknownGradientError("expected no gradients before a pass: set them to None")
+        self._units, self._claimed, self._uses, self._kept = units, set(), {}, {}
+        with _Interception(self):
+            yield
+
+    @torch.no_grad()
+    def clipped_sum(self, clipping_norm: float) -> ClippedSum:
+        """The clipped sum, after the backward pass of Σ over units of their loss; what was recorded is let go.
+
+        Args:
+            clipping_norm: C > 0; math.inf does not clip.
+
+        Raises:
+            UnknownGradientError: a parameter was not used, or has got a gradient besides what was recorded.
+        """
+        units = self._recorded_units()
+        recorded = self._uses.keys() | self._kept.keys()
+        for name, parameter in self._parameters.items():
+            if parameter.grad is not None:
+                raise UnknownGradientError(
+                    f"{name}: expected its gradient from the recorded layers alone, got one by another way"
+                )
+            if name not in recorded:
+                raise UnknownGradientError(
+                    f"{name}: expected every parameter in the backward pass, got none for it: take it out of the model "
+                    "or set requires_grad to False"
+                )
+        squares = torch.zeros(len(units), dtype=torch.float64, device=self._device())
+        for name, use in self._uses.items():
+            norms_first = use.prefers_norms(units) if self._norms_first is None else self._norms_first
+            if norms_first:
+                squares += use.squared_norms(units)
+            else:
+                self._kept[name] = use.unit_gradients(units)
+        squares += sum(_squared_norms(grads) for grads in self._kept.values())
+        norms = squares.sqrt()
+        finite = torch.isfinite(norms)
+        factors = torch.where(finite, (clipping_norm / norms).clamp(max=1), 0.0)
+        gradients = self._weighted(units, factors, finite)
+        self._units, self._uses, self._kept = None, {}, {}
+        return ClippedSum(gradients, norms)
+
+    def _weighted(self, units: Units, factors: Tensor, finite: Tensor) -> dict[str, Tensor]:
+        bad = None if bool(finite.all()) else ~finite
+        gradients: dict[str, Tensor] = {}
+        for name, parameter in self._parameters.items():
+            if name in self._kept:
+                grads = self._kept.pop(name)
+                if bad is not None:
+                    grads = grads.masked_fill(bad.view(-1, *[1] * (grads.ndim - 1)), 0)
+                summed = factors.to(grads.dtype) @ grads.flatten(1)
+            else:
+                use = self._uses.pop(name)
+                if bad is not None:
+                    use = use.without(units.per_film(bad, use.x.new_empty(0, dtype=torch.bool)))
+                summed = use.weighted_gradient(units.per_film(factors, use.x))
+            gradients[name] = (
+                summed.view(parameter.shape) if summed.ndim == 1 else summed.reshape(parameter.shape)
+            )
+        return gradients
+
+    def _recorded_units(self) -> Units:
+        if self._units is None:
+            raise RuntimeError("expected a recorded forward pass and its backward pass first")
+        return self._units
+
+    def _device(self) -> torch.device:
+        return next(iter(self._parameters.values())).device
+
+    # What the layers call.
+
+    def manages(self, tensor: object) -> bool:
+        """Whether this is a parameter that training changes."""
+        return id(tensor) in self._names
+
+    def claim(self, tensor: Tensor) -> str:
+        """The parameter's name, once a pass."""
+        name = self._names[id(tensor)]
+        if name in self._claimed:
+            raise UnknownGradientError(
+                f"{name}: expected one use a pass, got a second one (a shared layer, or one that is called twice): "
+                "stack what both calls get into one call"
+            )
+        self._claimed.add(name)
+        return name
+
+    def refuse(self, tensor: Tensor, function: object) -> None:
+        """Say that a parameter is used in a way that is not known."""
+        known = ", ".join(sorted(getattr(layer, "__name__", str(layer)) for layer in _LAYERS))
+        raise UnknownGradientError(
+            f"{self._names[id(tensor)]}: expected a use in one of {known}, got "
+            f"{getattr(function, '__name__', function)}: its gradient by unit is not known"
+        )
+
+    def keep_use(self, name: str, use: ConvolutionUse) -> None:
+        """A weight whose gradients are still to be computed."""
+        self._check_new(name)
+        self._uses[name] = use
+
+    def keep_films(self, name: str, gradients: Tensor) -> None:
+        """Gradients by film, B×…."""
+        self._check_new(name)
+        self._kept[name] = self._recorded_units().sum(gradients)
+
+    def _check_new(self, name: str) -> None:
+        if name in self._uses or name in self._kept:
+            raise UnknownGradientError(f"{name}: expected one backward pass, got a second one")
+
+
+def _squared_norms(gradients: Tensor) -> Tensor:
+    """U×… → U, float64."""
+    flat = gradients.flatten(1)
+    if flat.dtype is torch.float64:
+        return flat.square().sum(1)
+    return cast(Tensor, torch.linalg.vector_norm(flat, dim=1).double().square())
+
+
+class _Interception(TorchFunctionMode):
+    """Sees every torch function that is called with a managed parameter."""
+
+    def __init__(self, recorder: UnitGradients) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.batch_norm:
+            raise UnknownGradientError(
+                "expected no batch normalisation, which mixes the films of a batch in every mode: set model.norm "
+                "to group"
+            )
+        managed = next(
+            (tensor for tensor in _tensors((args, kwargs)) if self._recorder.manages(tensor)), None
+        )
+        if managed is None or _is_harmless(func):
+            return func(*args, **kwargs)
+        layer = _LAYERS.get(func)
+        if layer is None:
+            self._recorder.refuse(managed, func)
+        else:
+            return layer(self._recorder, *args, **kwargs)
+        return None
+
+
+def _tensors(values: object) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, dict):
+        for value in values.values():
+            yield from _tensors(value)
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _tensors(value)
+
+
+def _is_harmless(func: Any) -> bool:
+    if getattr(func, "__name__", "") == "__get__":
+        return getattr(func.__self__, "__name__", "") in _HARMLESS
+    return func in _HARMLESS_METHODS
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        geometry: Geometry,
+        recorder: UnitGradients,
+        is_standardised: bool,
+    ) -> Tensor:
+        ctx.recorder, ctx.geometry, ctx.standardised = recorder, geometry, None
+        ctx.weight_name = recorder.claim(weight) if recorder.manages(weight) else None
+        ctx.bias_name = recorder.claim(bias) if bias is not None and recorder.manages(bias) else None
+        used = weight if weight.ndim == 4 else weight[:, :, None, None]
+        if is_standardised:
+            ctx.standardised = StandardisedWeight.of(weight)
+            used = ctx.standardised.weight
+        output = geometry.forward(x, used, bias)
+        ctx.save_for_backward(x, used, *([output] if is_standardised else []))
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, *output = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=_layout(x))
+        grad_x = ctx.geometry.input_gradient(grad, x, weight) if ctx.needs_input_grad[0] else None
+        if ctx.bias_name is not None:
+            ctx.recorder.keep_films(ctx.bias_name, grad.sum((2, 3)))
+        if ctx.weight_name is not None:
+            use = ConvolutionUse(ctx.geometry, x, grad, weight, ctx.standardised, *output)
+            ctx.recorder.keep_use(ctx.weight_name, use)
+        return grad_x, None, None, None, None, None
+
+
+class _GroupNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        groups: int,
+        epsilon: float,
+        recorder: UnitGradients,
+    ) -> Tensor:
+        x = x.contiguous(memory_format=_layout(x))
+        films, channels = x.shape[:2]
+        positions = math.prod(x.shape[2:])
+        output, mean, scale = torch.ops.aten.native_group_norm(
+            x, weight, bias, films, channels, positions, groups, epsilon
+        )
+        ctx.recorder, ctx.groups = recorder, groups
+        ctx.names = tuple(
+            recorder.claim(parameter) if recorder.manages(parameter) else None for parameter in (weight, bias)
+        )
+        ctx.save_for_backward(x, weight, mean, scale)
+        return cast(Tensor, output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, scale = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=_layout(x))
+        grad_x, grad_weight, grad_bias = _group_norm_backward(grad, x, weight, mean, scale, ctx.groups)
+        for name, gradient in zip(ctx.names, (grad_weight, grad_bias), strict=True):
+            if name is not None:
+                ctx.recorder.keep_films(name, gradient)
+        return grad_x, None, None, None, None, None
+
+
+def _group_norm_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, scale: Tensor, groups: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, and of weight and bias by film (B×C)."""
+    films, channels = x.shape[:2]
+    positions = math.prod(x.shape[2:])
+    backward = torch.ops.aten.native_group_norm_backward
+    if _layout(x) is torch.contiguous_format:
+        # All films as groups of one large film, whose channels' gradients are then those of each film.
+        grad_x, grad_weight, grad_bias = backward(
+            grad.view(1, films * channels, -1),
+            x.view(1, films * channels, -1),
+            mean.view(1, -1),
+            scale.view(1, -1),
+            weight.repeat(films),
+            1,
+            films * channels,
+            positions,
+            films * groups,
+            [True, True, True],
+        )
+        return grad_x.view(x.shape), grad_weight.view(films, channels), grad_bias.view(films, channels)
+    mask = [True, False, False]
+    grad_x, _, _ = backward(grad, x, mean, scale, weight, films, channels, positions, groups, mask)
+    sums = grad.sum((2, 3))
+    mean, scale = (values.repeat_interleave(channels // groups, 1) for values in (mean, scale))
+    return grad_x, ((grad * x).sum((2, 3)) - sums * mean) * scale, sums
+
+
+class _AttendAndCompare(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, recorder: UnitGradients, x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        y, orthogonality, kept = forward_kept(x, *parameters)
+        ctx.recorder = recorder
+        ctx.names = [recorder.claim(p) if recorder.manages(p) else None for p in parameters]
+        ctx.save_for_backward(*kept)
+        return y, orthogonality
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor, grad_orthogonality: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = sample_backward(grad_y, grad_orthogonality, KeptForward(*ctx.saved_tensors))
+        for name, gradient in zip(ctx.names, gradients[1:], strict=True):
+            if name is not None:
+                ctx.recorder.keep_films(name, gradient)
+        return None, gradients.x, *[None] * len(ctx.names)
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    dense = x.ndim == 4 and is_channels_last(x) and not x.is_contiguous()
+    layout: torch.memory_format = torch.channels_last if dense else torch.contiguous_format
+    return layout
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
+
+
+def _conv2d(
+    recorder: UnitGradients,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Any:
+    if isinstance(padding, str):
+        raise UnknownGradientError(f"expected a convolution's padding in numbers, got {padding!r}")
+    geometry = Geometry(_pair(stride), _pair(padding), _pair(dilation), groups)
+    return _Convolution.apply(x, weight, bias, geometry, recorder, False)
+
+
+def _standardised_conv2d(
+    recorder: UnitGradients,
+    x: Tensor,
+    weight: Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+) -> Any:
+    return _Convolution.apply(x, weight, None, Geometry(stride, padding, (1, 1), 1), recorder, True)
+
+
+def _linear(recorder: UnitGradients, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A 1×1 convolution over the positions of each film: B×…×I."""
+    films, inputs = x.shape[0], x.shape[-1]
+    maps = x.reshape(films, -1, 1, inputs).permute(0, 3, 1, 2)
+    geometry = Geometry((1, 1), (0, 0), (1, 1), 1)
+    result: Tensor = _Convolution.apply(maps, weight, bias, geometry, recorder, False)
+    return result.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
+
+
+def _group_norm(
+    recorder: UnitGradients,
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Any:
+    if weight is None or bias is None:
+        raise UnknownGradientError("expected a group normalisation with weight and bias or with neither")
+    return _GroupNorm.apply(x, weight, bias, num_groups, eps, recorder)
+
+
+def _attend_and_compare(recorder: UnitGradients, *inputs: Tensor) -> Any:
+    return _AttendAndCompare.apply(recorder, *inputs)
+
+
+_LAYERS: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.conv2d: _conv2d,
+    standardised_conv2d: _standardised_conv2d,
+    F.linear: _linear,
+    F.group_norm: _group_norm,
+    attend_and_compare: _attend_and_compare,
+}
