@@ -32,9 +32,6 @@ def check_gradients(model: Classifier, findings: int, orthogonality: float) -> N
     Raises:
         UnknownGradientError: they differ, films are mixed, or a layer is not known: such a model must not be trained.
     """
-    side = min(
-        model.config.image_size, 96
-    )  # the layers are the same, and a large film takes minutes in float64
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(_UNITS.films, 1, _SIDE, _SIDE, generator=generator) * 4 - 2
     labels = torch.randint(0, 2, (_UNITS.films, findings), generator=generator).double()
