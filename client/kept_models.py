@@ -12,7 +12,7 @@ import torch
 
 from acm_core.config.sections import FederationConfig
 from acm_core.federated.update import Arrays
-from acm_core.files import write_atomically
+from acm_core.files import write_atomically, write_text_atomically
 from acm_core.training.weights import load_arrays, save_arrays
 
 
@@ -26,7 +26,9 @@ class SiteRun:
     @classmethod
     def of(cls, config: FederationConfig) -> Self:
         """The run that `config` describes."""
-        settings = config.model_dump(mode="json", include={"seed", "findings", "model", "training"})
+        settings = config.model_dump(
+            mode="json", include={"seed", "findings", "privacy", "model", "training"}
+        )
         settings["rounds"] = config.federation.rounds
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         return cls(config.name, digest[:12])
@@ -69,11 +71,66 @@ class KeptModels:
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Where local-only training stood, or None."""
-        if not self._checkpoint.exists():
-            return None
-        checkpoint: dict[str, Any] = torch.load(self._checkpoint, weights_only=True)
-        return checkpoint
+        return _load(self._checkpoint)
+
+    def save_update(self, number: int, request: str, arrays: Arrays) -> None:
+        """Keep what private training gave to a request of round `number`, and drop its checkpoint.
+
+        Whoever asks again gets the same weights: training again would cost privacy.
+        """
+        save_arrays(self._update(number, request), arrays)
+        for path in sorted(self._folder.glob("update-*.safetensors"))[:-2]:
+            path.unlink()
+        self._private_checkpoint.unlink(missing_ok=True)
+
+    def load_update(self, number: int, request: str) -> Arrays | None:
+        """What was given to the same request before, or None."""
+        path = self._update(number, request)
+        return load_arrays(path) if path.exists() else None
+
+    def save_private_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep where a round of private training stands."""
+        write_atomically(self._private_checkpoint, lambda path: torch.save(checkpoint, path))
+
+    def load_private_checkpoint(self) -> dict[str, Any] | None:
+        """Where a round of private training stood, or None."""
+        return _load(self._private_checkpoint)
+
+    def save_report(self, report: dict[str, Any]) -> None:
+        """Keep the noised figures that were released for this run: a run has one release."""
+        write_text_atomically(self._report, json.dumps(report))
+
+    def load_report(self) -> dict[str, Any] | None:
+        """The noised figures released, or None."""
+        return json.loads(self._report.read_text(encoding="utf-8")) if self._report.exists() else None
+
+    def save_gradient_check(self, versions: str) -> None:
+        """Keep that the model's gradients by unit were right with these libraries."""
+        write_text_atomically(self._folder / "gradients_checked", versions)
+
+    def load_gradient_check(self) -> str | None:
+        """With which libraries the gradients were right, or None."""
+        path = self._folder / "gradients_checked"
+        return path.read_text(encoding="utf-8") if path.exists() else None
+
+    def _update(self, number: int, request: str) -> Path:
+        return self._folder / f"update-{number:05d}-{request[:16]}.safetensors"
 
     @property
     def _checkpoint(self) -> Path:
         return self._folder / "local_only.checkpoint.pt"
+
+    @property
+    def _private_checkpoint(self) -> Path:
+        return self._folder / "private.checkpoint.pt"
+
+    @property
+    def _report(self) -> Path:
+        return self._folder / "noised_report.json"
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
+    return checkpoint

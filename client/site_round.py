@@ -15,6 +15,8 @@ from acm_core.data.site_films import SiteFilms, load_site
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
 from acm_core.federated.update import Arrays
 from acm_core.nn import Classifier, build_classifier, normalisation_names
+from acm_core.privacy.gradients import UnknownGradientError
+from acm_core.privacy.ledger import BudgetExceededError, LedgerError
 from acm_core.randomness import stream_seed
 from acm_core.training.local import (
     Proximal,
@@ -28,18 +30,13 @@ from acm_core.training.weights import ModelMismatchError, get_arrays, set_arrays
 from client.evaluation import evaluate_models
 from client.kept_models import KeptModels, SiteRun
 from client.local_only import train_local_only
+from client.private_round import PrivateRound, permitted
+from client.refusal import RefusedError
+from client.release import labelled_counts, released, reports_local_only
 
 log = logging.getLogger("acm_fed.client")
 
 _MIN_TRAINING_FILMS = 2
-
-
-class RefusedError(Exception):
-    """The site does not do this task; the code is what the server learns."""
-
-    def __init__(self, refusal: Refusal, text: str) -> None:
-        super().__init__(text)
-        self.refusal = refusal
 
 
 class SiteRound:
@@ -62,6 +59,12 @@ class SiteRound:
                 return self._answer(task)
         except RefusedError as error:
             return self._refuse(task, error.refusal, error)
+        except BudgetExceededError as error:
+            return self._refuse(task, Refusal.BUDGET, error)
+        except LedgerError as error:
+            return self._refuse(task, Refusal.LEDGER, error)
+        except UnknownGradientError as error:
+            return self._refuse(task, Refusal.MODEL, error)
         except LabelError as error:
             return self._refuse(task, Refusal.LABELS, error)
         except ModelMismatchError as error:
@@ -88,6 +91,9 @@ class SiteRound:
         if task.kind is TaskKind.TRAIN:
             return self._train(task, config, films, kept)
         if task.kind is TaskKind.LOCAL_ONLY:
+            privacy = permitted(config, self._site)
+            if privacy is not None and not reports_local_only(privacy[1]):
+                return Reply(self._site.site, task.round)  # nobody would learn how well it does
             model = self._model(config, task.arrays)
             train_local_only(
                 model, config, self._site.site, films.train, kept, self._device, self._site.workers
@@ -96,22 +102,42 @@ class SiteRound:
         return self._evaluate(task, config, films, kept)
 
     def _train(self, task: Task, config: FederationConfig, films: SiteFilms, kept: KeptModels) -> Reply:
-        if len(films.train) < _MIN_TRAINING_FILMS:
+        private = self._private(config, films, kept)
+        if private is None and len(films.train) < _MIN_TRAINING_FILMS:
             raise RefusedError(
                 Refusal.NO_FILMS if len(films.train) == 0 else Refusal.TOO_FEW_FILMS,
                 f"expected at least {_MIN_TRAINING_FILMS} labelled training films, got {len(films.train)}",
             )
         log.info("round %d: training on %d films", task.round, len(films.train))
         model, at_site = self._global_model(task, config, kept)
+        proximal = None
+        if config.federation.proximal_mu > 0:
+            reference = {name: p.detach().clone() for name, p in model.named_parameters()}
+            proximal = Proximal(reference, config.federation.proximal_mu)
+        if private is None:
+            reply = self._train_openly(task, config, films, model, proximal)
+        else:
+            reply = self._train_privately(task, config, private, model, proximal)
+        if not all(np.isfinite(array).all() for array in reply.arrays.values()):
+            raise TrainingDivergedError("expected finite weights after training")
+        if at_site:
+            kept.save_normalisation(task.round, {name: reply.arrays.pop(name) for name in at_site})
+        log.info("round %d: trained", task.round)
+        return reply
+
+    def _train_openly(
+        self,
+        task: Task,
+        config: FederationConfig,
+        films: SiteFilms,
+        model: Classifier,
+        proximal: Proximal | None,
+    ) -> Reply:
         metrics: dict[str, float] = {}
         if len(films.validation):
             metrics["validation_loss"] = predict(
                 model, films.validation, config.training.batch_size, self._device
             )[1]
-        proximal = None
-        if config.federation.proximal_mu > 0:
-            reference = {name: p.detach().clone() for name, p in model.named_parameters()}
-            proximal = Proximal(reference, config.federation.proximal_mu)
         epochs = config.training.epochs
         metrics["train_loss"] = train(
             model,
@@ -123,28 +149,53 @@ class SiteRound:
             proximal=proximal,
             workers=self._site.workers,
         )
-        arrays = get_arrays(model)
-        if not all(np.isfinite(array).all() for array in arrays.values()):
-            raise TrainingDivergedError("expected finite weights after training")
-        if at_site:
-            kept.save_normalisation(task.round, {name: arrays.pop(name) for name in at_site})
-        log.info("round %d: trained, loss %.4f", task.round, metrics["train_loss"])
         return Reply(
             self._site.site,
             task.round,
             films=len(films.train),
             labelled=tuple(int(count) for count in films.train.labelled()),
             metrics=metrics,
+            arrays=get_arrays(model),
+        )
+
+    def _train_privately(
+        self,
+        task: Task,
+        config: FederationConfig,
+        private: PrivateRound,
+        model: Classifier,
+        proximal: Proximal | None,
+    ) -> Reply:
+        """Noised weights, and besides them only numbers that are the same whatever films there are."""
+        arrays, metrics = private.train(task, model, proximal)
+        return Reply(
+            self._site.site,
+            task.round,
+            films=private.policy.population,
+            labelled=labelled_counts(config, private.policy),
+            metrics=metrics,
             arrays=arrays,
         )
 
+    def _private(self, config: FederationConfig, films: SiteFilms, kept: KeptModels) -> PrivateRound | None:
+        """What trains under differential privacy, or None for a run without it."""
+        privacy = permitted(config, self._site)
+        if privacy is None:
+            return None
+        return PrivateRound(self._site, config, *privacy, films, kept, self._device)
+
     def _evaluate(self, task: Task, config: FederationConfig, films: SiteFilms, kept: KeptModels) -> Reply:
         log.info("evaluating on %d test films", len(films.test))
+        private = self._private(config, films, kept)
         models = {"federated": self._global_model(task, config, kept)[0]}
         alone = kept.load_local_only()
         if config.evaluation.local_only and alone is not None:
             models["local_only"] = self._model(config, alone)
         report = evaluate_models(models, films, config, self._site.site, self._device)
+        if private is not None:
+            report = released(report, private.policy)
+            if private.policy.metrics == "noised":
+                report["models"] = {"federated": private.report(task.round, models["federated"])}
         return Reply(self._site.site, task.round, report=json.dumps(report))
 
     def _global_model(

@@ -8,7 +8,7 @@ from typing import Any
 
 from acm_core.config.sections import FederationConfig
 from acm_core.files import write_text_atomically
-from server.results import interval_text
+from server.results import interval_text, privacy_statement
 
 _HEADINGS = {"local_only": "local-only", "federated": "federated (this model)", "pooled": "pooled"}
 
@@ -41,7 +41,7 @@ def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
             "train its own"
         )
     lines += [
-        "- **no differential privacy**: the weights may reveal that a film was among the training films",
+        f"- {privacy_statement(config)}",
         "",
         "## Films",
         "| site | training films | test films | test patients | set aside |",
@@ -52,7 +52,8 @@ def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
             ", ".join(f"{count} {reason}" for reason, count in sorted(report["set_aside"].items())) or "none"
         )
         lines.append(
-            f"| {site} | {report['training_films']} | {report['films']} | {report['patients']} | {aside} |"
+            f"| {site} | {_count(report['training_films'])} | {_count(report['films'])} | "
+            f"{_count(report['patients'])} | {aside} |"
         )
     if metrics["not_evaluated"]:
         lines += ["", f"Not evaluated: {', '.join(metrics['not_evaluated'])}."]
@@ -84,12 +85,17 @@ def _results(metrics: dict[str, Any]) -> list[str]:
         for finding in metrics["findings"]:
             figures = {name: models[name]["findings"][finding] for name in models}
             counts = next(iter(figures.values()), {"positives": 0, "negatives": 0})
-            if counts["positives"] + counts["negatives"] == 0:
+            if counts["positives"] == counts["negatives"] == 0:
                 continue
             cells = " | ".join(
                 interval_text(figures[name]["auroc"]) if name in figures else "–" for name in names
             )
-            rows.append(f"| {site} | {finding} | {counts['positives']} / {counts['negatives']} | {cells} |")
+            both = f"{_count(counts['positives'])} / {_count(counts['negatives'])}"
+            rows.append(f"| {site} | {finding} | {both} | {cells} |")
     means = " | ".join(interval_text(metrics["mean_over_sites"][name]) for name in names)
     rows.append(f"| **mean over sites** | | | {means} |")
     return rows
+
+
+def _count(count: int | None) -> str:
+    return "withheld" if count is None else str(count)

@@ -28,6 +28,11 @@ def summarise(config: FederationConfig, state: RoundState, reports: Mapping[str,
             "context": config.model.context,
             "architecture": config.model.architecture,
             "findings": list(config.findings),
+            "privacy": {
+                "statement": privacy_statement(config),
+                "target": None if config.privacy is None else config.privacy.epsilon,
+                "spent": _spent(state),
+            },
             "seconds": round(sum(record["seconds"] for record in state.records), 1),
             "sites": dict(reports),
             "not_evaluated": [site for site in config.federation.sites if site not in reports],
@@ -44,6 +49,30 @@ def add_pooled(metrics: Metrics, pooled: Mapping[str, Any]) -> Metrics:
         for site, report in metrics["sites"].items()
     }
     return _with_means({**metrics, "sites": sites})
+
+
+def privacy_statement(config: FederationConfig) -> str:
+    """What the run promises about the sites' patients, and no more than that."""
+    privacy = config.privacy
+    if privacy is None:
+        return "no differential privacy: the weights may reveal that a film was among the training films"
+    unit = "patient" if privacy.unit == "patient" else "film (not of a patient with several)"
+    return (
+        f"differential privacy: each {unit}'s presence, films and labels at one site, (ε = {privacy.epsilon:g}, δ = "
+        f"{privacy.delta:g}) for the whole run under add/remove adjacency, against the server, the other sites and "
+        "whoever holds the model, if the site runs unmodified code. Not covered: which site it is, facts about a "
+        "cohort, a patient treated at several sites, figures that a site releases besides, side channels, poisoning"
+    )
+
+
+def _spent(state: RoundState) -> dict[str, float]:
+    """Site → ε that the run has cost there, as the site's ledger counts it."""
+    return {
+        site: metrics["epsilon"]
+        for record in state.records
+        for site, metrics in record["metrics"].items()
+        if "epsilon" in metrics
+    }
 
 
 def interval_text(estimate: Mapping[str, Any] | None) -> str:

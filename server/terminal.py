@@ -149,10 +149,11 @@ def results_table(metrics: dict[str, Any]) -> Table:
         for finding in metrics["findings"]:
             rows = {name: model["findings"][finding] for name, model in report["models"].items()}
             first = next(iter(rows.values()), {"positives": 0, "negatives": 0})
-            if first["positives"] + first["negatives"] == 0:
+            if first["positives"] == first["negatives"] == 0:
                 continue
             cells = [_cell(rows[name]["auroc"]) if name in rows else "–" for name in names]
-            table.add_row(Text(site), Text(finding), f"{first['positives']}/{first['negatives']}", *cells)
+            counts = "/".join("?" if n is None else str(n) for n in (first["positives"], first["negatives"]))
+            table.add_row(Text(site), Text(finding), counts, *cells)
         table.add_section()
     means = [_cell(metrics["mean_over_sites"][name]) for name in names]
     table.add_row("mean", "of sites", "", *means, style="bold")
@@ -178,6 +179,7 @@ def _bound(value: float) -> str:
 def print_results(console: Console, metrics: dict[str, Any], folder: Path) -> None:
     """The table, the answer in a sentence and where the files are."""
     console.print(results_table(metrics))
+    console.print(metrics["privacy"]["statement"], highlight=False, markup=False)
     if metrics["answer"]:
         console.print(metrics["answer"], highlight=False, markup=False)
     for name in ("metrics.json", "model.safetensors", "model_card.md", "rounds.jsonl", "tensorboard"):

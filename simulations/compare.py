@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from server.run_folder import RunFolder
@@ -28,6 +28,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, default=Path("configs/real_sites.yaml"))
     parser.add_argument("--contexts", default="none,se,cbam,acm", help="default: none,se,cbam,acm")
     parser.add_argument("--seeds", type=_seeds, default="0,1,2", help="default: 0,1,2")
+    parser.add_argument(
+        "--epsilons",
+        type=_epsilons,
+        default=[None],
+        help="ε of the whole run, such as off,8,3,1; default: as the configuration says",
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--without", default="", help="sites to leave out, comma-separated")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, each on cores of its own")
@@ -42,9 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         base = load_config(options.config, SimulationConfig)
         cells = [
-            variant(base, context, seed, _names(options.without))
+            variant(base, context, seed, _names(options.without), epsilon)
             for seed in options.seeds
             for context in options.contexts.split(",")
+            for epsilon in options.epsilons
         ]
     except (ConfigError, VariantError) as error:
         print(error, file=sys.stderr)  # noqa: T201  # the command's own output
@@ -76,8 +83,17 @@ class VariantError(ValueError):
     """A context module, seed or choice of sites that cannot be simulated."""
 
 
-def variant(base: SimulationConfig, context: str, seed: int, without: Sequence[str] = ()) -> SimulationConfig:
-    """The base configuration with another context module, seed and fewer sites, and a name that says so.
+def variant(
+    base: SimulationConfig,
+    context: str,
+    seed: int,
+    without: Sequence[str] = (),
+    epsilon: float | Literal["off"] | None = None,
+) -> SimulationConfig:
+    """The base configuration with another context module, seed, ε and fewer sites, and a name that says so.
+
+    Args:
+        epsilon: None: as in the base configuration.
 
     Raises:
         VariantError: what is not valid, what was expected and the nearest valid name.
@@ -94,8 +110,18 @@ def variant(base: SimulationConfig, context: str, seed: int, without: Sequence[s
     sites = tuple(site for site in base.federation.sites if site not in without)
     if not sites:
         raise VariantError(f"--without: expected at least one site to stay, got all of {', '.join(without)}")
+    if epsilon is not None and base.privacy is None:
+        raise VariantError(
+            f"--epsilons: expected a configuration with a privacy section, got privacy: off in {base.name}"
+        )
     settings = base.model_dump()
-    settings["name"] = "-".join([base.name, *(f"without_{site}" for site in without), context, str(seed)])
+    privacy = [] if epsilon is None else ["open" if epsilon == "off" else f"epsilon_{epsilon:g}"]
+    names = [base.name, *(f"without_{site}" for site in without), *privacy, context, str(seed)]
+    settings["name"] = "-".join(names)
+    if epsilon == "off":
+        settings["privacy"] = "off"
+    elif epsilon is not None:
+        settings["privacy"]["epsilon"] = epsilon
     settings["seed"] = seed
     settings["model"]["context"] = context
     settings["federation"]["sites"] = sites
@@ -156,6 +182,8 @@ def _run_side_by_side(cells: Sequence[SimulationConfig], options: argparse.Names
 
 def _command(cell: SimulationConfig, options: argparse.Namespace) -> list[str]:
     chosen = ["--contexts", cell.model.context, "--seeds", str(cell.seed), "--without", options.without]
+    if options.epsilons != [None]:
+        chosen += ["--epsilons", "off" if cell.privacy is None else str(cell.privacy.epsilon)]
     places = ["--config", str(options.config), "--runs", str(options.runs)]
     return [sys.executable, "-m", "simulations.compare", *places, *chosen]
 
@@ -189,7 +217,9 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the figures depend on: not where films lie, how long is waited or how many sites run at a time."""
     federation, simulation = config["federation"], config["simulation"]
     return {
-        **{key: config.get(key) for key in ("seed", "findings", "model", "training", "evaluation")},
+        **{
+            key: config.get(key) for key in ("seed", "findings", "privacy", "model", "training", "evaluation")
+        },
         **{key: federation.get(key) for key in ("sites", "rounds", "quorum", "proximal_mu", "local_norm")},
         "hospitals": simulation.get("hospitals"),
     }
@@ -197,16 +227,16 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def tables(results: Sequence[dict[str, Any]]) -> str:
     """Markdown: AUROC by site and finding, a row a context module and model: mean (smallest–largest) over seeds."""
-    contexts = list(dict.fromkeys(result["context"] for result in results))
+    labels = list(dict.fromkeys(map(_label, results)))
     columns = _columns(results)
     heads = [f"{site}: {finding}" for site, finding in columns]
     rows = [["context", "model", *heads, "mean over sites"]]
-    for context in contexts:
-        chosen = [result for result in results if result["context"] == context]
+    for label in labels:
+        chosen = [result for result in results if _label(result) == label]
         for model in (name for name in _MODELS if any(name in r["mean_over_sites"] for r in chosen)):
             cells = [_over_seeds(_aurocs(chosen, site, finding, model)) for site, finding in columns]
             means = [mean["value"] for r in chosen if (mean := r["mean_over_sites"].get(model)) is not None]
-            rows.append([context, model.replace("_", "-"), *cells, _over_seeds(means)])
+            rows.append([label, model.replace("_", "-"), *cells, _over_seeds(means)])
     return _markdown(rows)
 
 
@@ -227,8 +257,14 @@ def runs_table(results: Sequence[dict[str, Any]]) -> str:
             difference = f"{gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})" if gain else ""
             mean = interval_text(result["mean_over_sites"][model])
             name = model.replace("_", "-")
-            rows.append([result["context"], str(result["seed"]), name, *cells, mean, difference])
+            rows.append([_label(result), str(result["seed"]), name, *cells, mean, difference])
     return _markdown(rows)
+
+
+def _label(result: Mapping[str, Any]) -> str:
+    """The context module, and ε where there is one."""
+    context, epsilon = result["context"], result["privacy"]["target"]
+    return f"{context}" if epsilon is None else f"{context}, ε = {epsilon:g}"
 
 
 def _columns(results: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -270,6 +306,15 @@ def _seeds(text: str) -> list[int]:
         return [int(seed) for seed in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected integers with commas between, got {text!r}") from None
+
+
+def _epsilons(text: str) -> list[float | str]:
+    try:
+        return [word if word == "off" else float(word) for word in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected numbers or off with commas between, got {text!r}"
+        ) from None
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ def run(config: SimulationConfig, folder: RunFolder, *, resume: bool) -> int:
     console = Console()
     processes = config.simulation.processes or default_processes()
     try:
-        sites = prepare_sites(config, processes, _films_progress(console))
+        sites = prepare_sites(config, processes, _films_progress(console), resume=resume)
         with _Following(folder, console):
             metrics = _train(config, sites, folder, processes, resume=resume)
             EventLog(folder.events).write("simulation_finished")

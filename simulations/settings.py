@@ -18,6 +18,10 @@ class SimulationSection(Section):
         default_factory=dict, description="site → folder with labels.csv and the films it names"
     )
     data: Path = Field(Path("../data"), description="folder for synthetic films and for what the sites keep")
+    populations: dict[SiteName, int] = Field(
+        default_factory=dict,
+        description="site → training units that it makes public (`privacy.population` of its file); with privacy only",
+    )
     processes: int | None = Field(
         None, ge=1, description="sites trained at the same time; default: one a core"
     )
@@ -40,6 +44,13 @@ class SimulationConfig(FederationConfig):
             raise ValueError(
                 f"expected federation.sites ({', '.join(self.federation.sites)}) to be the simulated hospitals and "
                 f"folders ({', '.join(self.simulation.sites)})"
+            )
+        if self.privacy is not None and (
+            missing := set(self.simulation.sites) - set(self.simulation.populations)
+        ):
+            raise ValueError(
+                "expected simulation.populations for each site with differential privacy, got none for "
+                f"{', '.join(sorted(missing))}: about 70 % of the site's patients, in round numbers"
             )
         return self
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from acm_core.config.sections import SiteConfig
+from acm_core.config.sections import SiteConfig, SitePrivacy
 from acm_core.files import write_atomically
 from acm_core.randomness import stream
 from simulations.phantoms import write_hospital
@@ -18,10 +19,14 @@ class MissingFilmsError(RuntimeError):
     """A folder of real films is not there."""
 
 
-def prepare_sites(config: SimulationConfig, processes: int, progress: Progress) -> dict[str, SiteConfig]:
+def prepare_sites(
+    config: SimulationConfig, processes: int, progress: Progress, *, resume: bool
+) -> dict[str, SiteConfig]:
     """Write the synthetic hospitals that are not there yet and return each site's settings.
 
     Args:
+        resume: keep the sites' privacy ledgers. A simulation that starts anew is another history of the same hospitals,
+            in which nothing has been spent.
         progress: called with (site, films written, films in all).
 
     Raises:
@@ -43,7 +48,12 @@ def prepare_sites(config: SimulationConfig, processes: int, progress: Progress) 
             progress=lambda done, total, name=hospital.name: progress(name, done, total),  # type: ignore[misc]
         )
         folders[hospital.name] = folder
-    return {name: _site(config, name, folders[name], processes) for name in config.federation.sites}
+    sites = {name: _site(config, name, folders[name], processes) for name in config.federation.sites}
+    if config.privacy is not None and not resume:
+        for site in sites.values():
+            for kept in ("privacy", "runs"):
+                shutil.rmtree(site.state / kept, ignore_errors=True)
+    return sites
 
 
 def _site(config: SimulationConfig, name: str, folder: Path, processes: int) -> SiteConfig:
@@ -60,4 +70,19 @@ def _site(config: SimulationConfig, name: str, folder: Path, processes: int) -> 
         labels=folder / "labels.csv",
         state=state,
         threads=1 if processes > 1 else None,
+        privacy=_policy(config, name),
+    )
+
+
+def _policy(config: SimulationConfig, name: str) -> SitePrivacy | None:
+    """What the run needs and no more; figures leave as they are, since a simulation's films are not a hospital's."""
+    if config.privacy is None:
+        return None
+    return SitePrivacy(
+        unit=config.privacy.unit,
+        epsilon=config.privacy.epsilon,
+        delta=config.privacy.delta,
+        population=config.simulation.populations[name],
+        counts="exact",
+        metrics="exact",
     )

@@ -34,6 +34,9 @@ class Refusal(StrEnum):
     """Why a site did not do a task. A code leaves the site; the text and trace of the error stay in its log."""
 
     POLICY = "policy"  # the site's own file does not permit it
+    PRIVACY = "privacy"  # the site's file does not permit so little, or any, differential privacy
+    BUDGET = "budget"  # the run or round would spend more privacy than is permitted
+    LEDGER = "ledger"  # the privacy ledger cannot be trusted or written
     LABELS = "labels"  # the label file is missing or malformed
     NO_FILMS = "no_films"  # no readable film with a label for any of the run's findings
     TOO_FEW_FILMS = "too_few_films"  # not enough films to train on

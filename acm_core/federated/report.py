@@ -31,13 +31,13 @@ class EstimateReport(_Declared):
 
 
 class FindingReport(_Declared):
-    """One finding: no AUROC ("not defined") unless both classes are among the test films."""
+    """One finding: no AUROC ("not defined") unless both classes are among the test films. No counts: withheld."""
 
     defined: bool
     auroc: EstimateReport | None
     auprc: EstimateReport | None
-    positives: Count
-    negatives: Count
+    positives: Count | None
+    negatives: Count | None
 
 
 class ModelReport(_Declared):
@@ -49,13 +49,20 @@ class ModelReport(_Declared):
 
 
 class SiteReport(_Declared):
-    """One site. `set_aside`: reason code → files that cannot be used."""
+    """One site.
 
-    films: Count
-    patients: Count
-    training_films: Count
+    Attributes:
+        films, patients, training_films: of the test split, and of the training split; None: withheld.
+        set_aside: reason code → files that cannot be used; those that are withheld are missing.
+        metrics: how the site lets its figures leave under differential privacy.
+    """
+
+    films: Count | None
+    patients: Count | None
+    training_films: Count | None
     set_aside: dict[ReasonCode, Count]
     models: dict[ModelName, ModelReport]
+    metrics: Literal["withheld", "coarsened", "noised", "exact"] = "exact"
 
 
 def read_report(text: str, findings: Sequence[str]) -> SiteReport:

@@ -6,6 +6,7 @@ A linear layer is a 1×1 convolution of its positions.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
@@ -21,10 +22,9 @@ from acm_core.privacy.units import Units
 # What a processor of 2020 does in a second on one or two cores, for the choice between two exact ways; only the ratios
 # matter. A choice by the clock would differ from run to run.
 _MULTIPLICATIONS = 75e9
-_MULTIPLICATIONS_OF_ONE_FILM = 45e9
 _BYTES = 20e9
-_CALL = 30e-6
 _KEPT_BYTES = 96 * 2**20  # of one weight's gradients by unit, above which memory would grow with the units
+_PATCH_BYTES = 16 * 2**20  # of the patches that are copied out at a time
 
 
 class Geometry(NamedTuple):
@@ -83,32 +83,37 @@ class ConvolutionUse:
         """
         outputs, inputs, *kernel = self.weight.shape
         positions = prod(self.grad.shape[2:])
-        arithmetic = units.films * positions * self.weight.numel()
+        arithmetic = units.films * positions * self.weight.numel() / _MULTIPLICATIONS
         kept = 4 * len(units) * self.weight.numel()
-        pointwise = self._is_pointwise()
-        rate = _MULTIPLICATIONS if pointwise else _MULTIPLICATIONS_OF_ONE_FILM
-        calls = 1 if pointwise else len(units)
-        every = arithmetic / rate + 3 * kept / _BYTES + calls * _CALL
-        pairs = sum((size * positions) ** 2 for size in units.sizes) * self.geometry.groups
-        unfolded = not (pointwise or self._keeps_positions())
-        width = inputs * (prod(kernel) if unfolded else 1)
-        products = pairs * (width + outputs // self.geometry.groups) / _MULTIPLICATIONS
-        box = 0 if pointwise or unfolded else 3 * 4 * pairs * sum(kernel)
-        copied = 3 * 4 * units.films * positions * inputs * prod(kernel) * self.geometry.groups * unfolded
-        gradient = arithmetic / _MULTIPLICATIONS + 3 * self.grad.numel() * 4 / _BYTES
-        norms = products + (box + copied + 2 * 4 * pairs) / _BYTES + gradient
+        pairs = self.geometry.groups * sum((size * positions) ** 2 for size in units.sizes)
+        whole = self._is_pointwise() or self._keeps_positions()
+        patches = 2 * 4 * units.films * positions * inputs * prod(kernel) * self.geometry.groups
+        every = arithmetic + ((0 if self._is_pointwise() else patches) + 3 * kept) / _BYTES
+        width = inputs * (1 if whole else prod(kernel)) + outputs // self.geometry.groups
+        boxes = 3 * sum(kernel) if self._keeps_positions() and not self._is_pointwise() else 0
+        copies = (0 if whole else patches) + 4 * pairs * (2 + boxes) + 3 * 4 * self.grad.numel()
+        norms = pairs * width / _MULTIPLICATIONS + copies / _BYTES + arithmetic
         return norms < every or kept > _KEPT_BYTES
 
     def unit_gradients(self, units: Units) -> Tensor:
         """Gradient of the parameter by unit: U×O×(I/G)×k×k."""
-        if self._is_pointwise():
-            grads = self._pointwise_gradients(units)
-        else:
-            grads = torch.empty((len(units), *self.weight.shape), dtype=self.x.dtype, device=self.x.device)
-            for unit, (start, end) in enumerate(units.bounds):
-                films = slice(start, end)
-                grads[unit] = self.geometry.weight_gradient(self.grad[films], self.x[films], self.weight)
-        return grads if self.standardised is None else self.standardised.gradient(grads)
+        result: Tensor | None = None
+        for size, chosen in units.by_size.items():
+            for some in self._portions(chosen, size):
+                films = _films(units, some)
+                x = _by_unit(self._patches(self.x[films]), size)
+                grad = _by_unit(_tokens(self.grad[films], self.geometry.groups), size)
+                products = self._as_weights(torch.matmul(grad.transpose(-1, -2), x))
+                if len(some) == len(units):
+                    result = products
+                    break
+                if result is None:
+                    shape = (len(units), *products.shape[1:])
+                    result = products.new_empty_strided(shape, products.stride())
+                result[some] = products
+        if result is None:
+            raise ValueError("expected at least one unit")
+        return result if self.standardised is None else self.standardised.gradient(result)
 
     def squared_norms(self, units: Units) -> Tensor:
         """Squared norm of the parameter's gradient by unit, U, without that gradient: in T² instead of I·k²·O.
@@ -119,7 +124,7 @@ class ConvolutionUse:
         if self.standardised is not None:
             grad = grad * self.standardised.scale.view(1, -1, 1, 1)
         for size, chosen in units.by_size.items():
-            films = slice(None) if len(chosen) == len(units) else units.films_of(chosen)
+            films = _films(units, chosen)
             gram = self._input_gram(self.x[films], size, grad.shape[2:])
             tokens = _by_unit(_tokens(grad[films], self.geometry.groups), size)
             gram.mul_(torch.matmul(tokens, tokens.transpose(-1, -2)))
@@ -153,16 +158,49 @@ class ConvolutionUse:
         same = all(2 * pad == side - 1 for pad, side in zip(self.geometry.padding, kernel, strict=True))
         return same and self.geometry.stride == self.geometry.dilation == (1, 1)
 
-    def _pointwise_gradients(self, units: Units) -> Tensor:
+    def _portions(self, chosen: list[int], size: int) -> Iterator[list[int]]:
+        """The units, as many at a time as their patches may take memory."""
+        patches = self.x.element_size() * size * prod(self.grad.shape[2:]) * self.weight[0].numel()
+        at_once = max(1, _PATCH_BYTES // (patches * self.geometry.groups))
+        if self._is_pointwise():
+            at_once = len(chosen)
+        for start in range(0, len(chosen), at_once):
+            yield chosen[start : start + at_once]
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """What each output position sees: b×G×T×K, K = k·k·(I/G) in channels_last, (I/G)·k·k in contiguous layout."""
         groups = self.geometry.groups
-        x = _tokens(self._strided(self.x), groups)
-        grad = _tokens(self.grad, groups)
-        result = self.x.new_empty((len(units), *self.weight.shape))
-        for size, chosen in units.by_size.items():
-            films = slice(None) if len(chosen) == len(units) else units.films_of(chosen)
-            products = torch.matmul(_by_unit(grad[films], size).transpose(-1, -2), _by_unit(x[films], size))
-            result[chosen] = products.reshape(len(chosen), *self.weight.shape)
-        return result
+        if self._is_pointwise():
+            return _tokens(self._strided(x), groups)
+        kernel = (self.weight.shape[2], self.weight.shape[3])
+        stride, padding, dilation = self.geometry[:3]
+        if not is_channels_last(x):
+            columns = F.unfold(x, kernel, dilation, padding, stride)
+            return columns.view(len(x), groups, -1, columns.shape[-1]).transpose(2, 3)
+        padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, padding[1], padding[1], padding[0], padding[0]))
+        films, rows, columns_, channels = padded.stride()
+        patches = padded.as_strided(
+            (len(x), *self.grad.shape[2:], *kernel, x.shape[1]),
+            (
+                films,
+                rows * stride[0],
+                columns_ * stride[1],
+                rows * dilation[0],
+                columns_ * dilation[1],
+                channels,
+            ),
+        )
+        if groups == 1:
+            return patches.reshape(len(x), 1, -1, self.weight[0].numel())
+        by_group = patches.reshape(*patches.shape[:5], groups, -1).permute(0, 5, 1, 2, 3, 4, 6)
+        return by_group.reshape(len(x), groups, -1, self.weight[0].numel())
+
+    def _as_weights(self, products: Tensor) -> Tensor:
+        """u×G×(O/G)×K → u×O×(I/G)×k×k, without a copy."""
+        outputs, inputs, *kernel = self.weight.shape
+        if is_channels_last(self.x) and not self._is_pointwise():
+            return products.view(len(products), outputs, *kernel, inputs).permute(0, 1, 4, 2, 3)
+        return products.view(len(products), outputs, inputs, *kernel)
 
     def _strided(self, x: Tensor) -> Tensor:
         rows, columns = self.geometry.stride
@@ -171,9 +209,6 @@ class ConvolutionUse:
     def _input_gram(self, x: Tensor, size: int, outputs: torch.Size) -> Tensor:
         """Products of the inputs that two output positions see: u×G×mT×mT for u units of m = size films."""
         groups = self.geometry.groups
-        if self._is_pointwise():
-            tokens = _by_unit(_tokens(self._strided(x), groups), size)
-            return torch.matmul(tokens, tokens.transpose(-1, -2))
         if self._keeps_positions():
             tokens = _by_unit(_tokens(x, groups), size)
             gram = torch.matmul(tokens, tokens.transpose(-1, -2))
@@ -181,10 +216,7 @@ class ConvolutionUse:
             for axis, reach in enumerate(self.geometry.padding):
                 box = _diagonal_sums(box, axis + 2, axis + 5, reach)
             return box.view(gram.shape)
-        kernel = self.weight.shape[2:]
-        columns = F.unfold(x, kernel, self.geometry.dilation, self.geometry.padding, self.geometry.stride)
-        by_group = columns.view(len(x), groups, -1, columns.shape[-1]).transpose(2, 3)
-        tokens = _by_unit(by_group, size)
+        tokens = _by_unit(self._patches(x), size)
         return torch.matmul(tokens, tokens.transpose(-1, -2))
 
     def _removed_by_standardisation(self, grad: Tensor, units: Units) -> Tensor:
@@ -199,6 +231,13 @@ class ConvolutionUse:
         )
         constant = units.sum((grad * seen).sum((2, 3), dtype=torch.float64))
         return standardised.removed(constant, along_weight)
+
+
+def _films(units: Units, chosen: list[int]) -> slice | Tensor:
+    """What selects the chosen units' films: a slice where they lie side by side."""
+    if chosen[-1] - chosen[0] + 1 == len(chosen):
+        return slice(units.bounds[chosen[0]][0], units.bounds[chosen[-1]][1])
+    return units.films_of(chosen)
 
 
 def _tokens(maps: Tensor, groups: int) -> Tensor:

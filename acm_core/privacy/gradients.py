@@ -125,7 +125,7 @@ class UnitGradients:
                 squares += use.squared_norms(units)
             else:
                 self._kept[name] = use.unit_gradients(units)
-        squares += sum(_squared_norms(grads) for grads in self._kept.values())
+        squares += sum(_squared_norms(_rows(grads)[0]) for grads in self._kept.values())
         norms = squares.sqrt()
         finite = torch.isfinite(norms)
         factors = torch.where(finite, (clipping_norm / norms).clamp(max=1), 0.0)
@@ -138,18 +138,16 @@ class UnitGradients:
         gradients: dict[str, Tensor] = {}
         for name, parameter in self._parameters.items():
             if name in self._kept:
-                grads = self._kept.pop(name)
+                grads, restore = _rows(self._kept.pop(name))
                 if bad is not None:
-                    grads = grads.masked_fill(bad.view(-1, *[1] * (grads.ndim - 1)), 0)
-                summed = factors.to(grads.dtype) @ grads.flatten(1)
+                    grads = grads.masked_fill(bad[:, None], 0)
+                summed = restore(factors.to(grads.dtype) @ grads)
             else:
                 use = self._uses.pop(name)
                 if bad is not None:
                     use = use.without(units.per_film(bad, use.x.new_empty(0, dtype=torch.bool)))
                 summed = use.weighted_gradient(units.per_film(factors, use.x))
-            gradients[name] = (
-                summed.view(parameter.shape) if summed.ndim == 1 else summed.reshape(parameter.shape)
-            )
+            gradients[name] = summed.reshape(parameter.shape)
         return gradients
 
     def _recorded_units(self) -> Units:
@@ -200,12 +198,19 @@ class UnitGradients:
             raise UnknownGradientError(f"{name}: expected one backward pass, got a second one")
 
 
-def _squared_norms(gradients: Tensor) -> Tensor:
-    """U×… → U, float64."""
-    flat = gradients.flatten(1)
-    if flat.dtype is torch.float64:
-        return flat.square().sum(1)
-    return cast(Tensor, torch.linalg.vector_norm(flat, dim=1).double().square())
+def _rows(gradients: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """U×… as U×P in the order in which it lies in memory, and what makes a gradient of P numbers again."""
+    order = sorted(range(1, gradients.ndim), key=gradients.stride, reverse=True)
+    dense = gradients.permute(0, *order)
+    axes = [order.index(axis) for axis in range(1, gradients.ndim)]
+    return dense.reshape(len(gradients), -1), lambda summed: summed.view(dense.shape[1:]).permute(axes)
+
+
+def _squared_norms(rows: Tensor) -> Tensor:
+    """U×P → U, float64."""
+    if rows.dtype is torch.float64:
+        return rows.square().sum(1)
+    return cast(Tensor, torch.linalg.vector_norm(rows, dim=1).double().square())
 
 
 class _Interception(TorchFunctionMode):
@@ -327,30 +332,27 @@ class _GroupNorm(torch.autograd.Function):
 def _group_norm_backward(
     grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, scale: Tensor, groups: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, and of weight and bias by film (B×C)."""
+    """Gradients of x, and of weight and bias by film (B×C); two sums over positions serve all three.
+
+    With h = (x − μ)·s in a group of n numbers: ∂x = s·(γg − mean(γg) − h·mean(γg·h)) = a·g + b·x + c.
+    """
     films, channels = x.shape[:2]
-    positions = math.prod(x.shape[2:])
-    backward = torch.ops.aten.native_group_norm_backward
-    if _layout(x) is torch.contiguous_format:
-        # All films as groups of one large film, whose channels' gradients are then those of each film.
-        grad_x, grad_weight, grad_bias = backward(
-            grad.view(1, films * channels, -1),
-            x.view(1, films * channels, -1),
-            mean.view(1, -1),
-            scale.view(1, -1),
-            weight.repeat(films),
-            1,
-            films * channels,
-            positions,
-            films * groups,
-            [True, True, True],
-        )
-        return grad_x.view(x.shape), grad_weight.view(films, channels), grad_bias.view(films, channels)
-    mask = [True, False, False]
-    grad_x, _, _ = backward(grad, x, mean, scale, weight, films, channels, positions, groups, mask)
+    width = channels // groups
+    count = width * math.prod(x.shape[2:])
     sums = grad.sum((2, 3))
-    mean, scale = (values.repeat_interleave(channels // groups, 1) for values in (mean, scale))
-    return grad_x, ((grad * x).sum((2, 3)) - sums * mean) * scale, sums
+    products = (grad * x).sum((2, 3))
+    own_mean, own_scale = (values.repeat_interleave(width, 1) for values in (mean, scale))
+    grad_weight = (products - sums * own_mean) * own_scale
+    mean_of_grad, mean_of_product = (
+        (values * weight).view(films, groups, width).sum(2) / count for values in (sums, grad_weight)
+    )
+    of_x = -scale.square() * mean_of_product
+    constant = -scale * mean_of_grad - of_x * mean
+    of_x, constant = (
+        values.repeat_interleave(width, 1).view(films, channels, 1, 1) for values in (of_x, constant)
+    )
+    grad_x = torch.addcmul(constant, x, of_x).addcmul_(grad, (own_scale * weight).view(films, channels, 1, 1))
+    return grad_x, grad_weight, sums
 
 
 class _AttendAndCompare(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""`python -m simulations.benchmark op|step|profile|intake`: tables of times, in one run, against named rivals."""
+"""`python -m simulations.benchmark NAME`: tables of times, in one run, against named rivals."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "benchmark",
-        choices=("op", "step", "profile", "intake"),
-        help="the attend-and-compare operation, a training step, where the time of a step goes, or reading films",
+        choices=("op", "step", "profile", "intake", "privacy"),
+        help="the attend-and-compare operation, a training step, where the time of a step goes, reading films, or a "
+        "private training step",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
@@ -53,6 +54,11 @@ def main(arguments: list[str] | None = None) -> int:
     elif options.benchmark == "intake":
         document = intake.run(options.rounds, options.files)
         text = intake.table(document)
+    elif options.benchmark == "privacy":
+        from simulations.benchmark import privacy
+
+        document = privacy.run(device, options.rounds)
+        text = privacy.table(document)
     else:
         default = "acm" if options.benchmark == "profile" else ",".join(step.CONTENDERS[1:])
         wanted = (options.only or default).split(",")

@@ -61,7 +61,7 @@ def test_interrupted_and_resumed_on_ray_gives_the_model_of_an_undisturbed_run(tm
     assert set(metrics["mean_over_sites"]) == {"local_only", "federated", "pooled"}
 
     sites = {}
-    for name, settings in prepare_sites(config, 2, lambda *_: None).items():
+    for name, settings in prepare_sites(config, 2, lambda *_: None, resume=True).items():
         fresh = tmp_path / "fresh" / name
         fresh.mkdir(parents=True)
         shutil.copy(settings.state / "salt", fresh)

@@ -20,7 +20,7 @@ def prepared(
     config: SimulationConfig, processes: int = 2
 ) -> tuple[dict[str, SiteConfig], list[tuple[str, int, int]]]:
     progress: list[tuple[str, int, int]] = []
-    return prepare_sites(config, processes, lambda *seen: progress.append(seen)), progress
+    return prepare_sites(config, processes, lambda *seen: progress.append(seen), resume=False), progress
 
 
 def written(folder: Path) -> dict[str, tuple[int, bytes]]:

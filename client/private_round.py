@@ -1,0 +1,224 @@
+"""A round of private training at a site: its policy, its ledger, its films; noised weights come out."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+
+import torch
+
+from acm_core.config.sections import FederationConfig, PrivacyConfig, SiteConfig, SitePrivacy
+from acm_core.data.site_films import SiteFilms
+from acm_core.federated.messages import Refusal, Task
+from acm_core.federated.update import Arrays
+from acm_core.nn import Classifier
+from acm_core.privacy.accounting import Plan, epsilon, noise_multiplier
+from acm_core.privacy.gate import check_gradients
+from acm_core.privacy.ledger import Ledger, ledger_folder
+from acm_core.privacy.scores import noised_aurocs
+from acm_core.privacy.training import Mechanism, PrivateTraining, Steps
+from acm_core.training.local import Proximal, predict
+from acm_core.training.weights import arrays_digest, get_arrays
+from client.evaluation import Report
+from client.kept_models import KeptModels, SiteRun
+from client.refusal import RefusedError
+from client.release import noised_model
+
+log = logging.getLogger("acm_fed.client")
+
+_CHECKPOINT_SECONDS = 30.0
+_LIBRARIES = ("acm-fed", "torch", "opacus", "numba")
+
+
+def permitted(config: FederationConfig, site: SiteConfig) -> tuple[PrivacyConfig, SitePrivacy] | None:
+    """The run's privacy and the site's policy, or None where the run has no privacy and the site does not ask for it.
+
+    Raises:
+        RefusedError: the site's file does not permit the run; the text names the line.
+    """
+    privacy, policy = config.privacy, site.privacy
+    if privacy is None:
+        if policy is not None and policy.required:
+            raise RefusedError(
+                Refusal.PRIVACY,
+                "privacy.required: expected a run with differential privacy, got privacy: off in the federation file",
+            )
+        return None
+    if policy is None:
+        raise RefusedError(
+            Refusal.PRIVACY,
+            "privacy: expected what the site permits (epsilon, population), got nothing in its file: a run with "
+            "differential privacy needs both",
+        )
+    if policy.unit == "patient" and privacy.unit == "film":
+        raise RefusedError(
+            Refusal.PRIVACY,
+            "privacy.unit: expected a run that protects patients, got one that protects films",
+        )
+    return privacy, policy
+
+
+class PrivateRound:
+    """Trains rounds of one run with the films of one site.
+
+    Args:
+        privacy, policy: as `permitted` gave them.
+        kept: where the run's checkpoints and updates stay.
+    """
+
+    def __init__(
+        self,
+        site: SiteConfig,
+        config: FederationConfig,
+        privacy: PrivacyConfig,
+        policy: SitePrivacy,
+        films: SiteFilms,
+        kept: KeptModels,
+        device: torch.device,
+    ) -> None:
+        self._site, self._config, self._privacy, self.policy = site, config, privacy, policy
+        self._films, self._kept, self._device = films, kept, device
+
+    def train(
+        self, task: Task, model: Classifier, proximal: Proximal | None
+    ) -> tuple[Arrays, dict[str, float]]:
+        """The noised weights for `task`, whose model is `model`, and the figures that go with them.
+
+        A request that was answered before gets the same weights again and costs nothing; one that was interrupted goes
+        on from its last checkpoint.
+
+        Raises:
+            LedgerError: the ledger cannot be trusted, or the budget does not permit the run or the round.
+            UnknownGradientError: see `check_gradients`.
+        """
+        start = arrays_digest(get_arrays(model))
+        with self._ledger() as ledger:
+            plan = ledger.admit(self._plan())
+            arrays = self._kept.load_update(task.round, start)
+            if arrays is None:
+                arrays = self._trained(task, model, proximal, plan, ledger, start)
+                self._kept.save_update(task.round, start, arrays)
+            else:
+                log.info("round %d: asked again; the same weights, at no cost", task.round)
+            own = ledger.steps_of(plan.run, plan.settings)
+        spent = epsilon([step.noised for step in own], plan.delta, plan.accountant)
+        log.info("round %d: the run has cost ε = %.3f of %.3g", task.round, spent, plan.epsilon)
+        return arrays, {"epsilon": round(spent, 6), "noise_multiplier": plan.sigma}
+
+    def report(self, number: int, model: Classifier) -> Report:
+        """Noised AUROCs of the model after round `number` on the test patients: the one release of this run.
+
+        Raises:
+            LedgerError: the ledger cannot be trusted.
+        """
+        if (before := self._kept.load_report()) is not None:
+            return before
+        test = self._films.test
+        sigma = noise_multiplier(self.policy.metrics_epsilon, self.policy.delta, 1.0, 1)
+        with self._ledger() as ledger:
+            run = SiteRun.of(self._config)
+            ledger.record_release(
+                run=run.name,
+                settings=run.settings,
+                round=number,
+                sigma=sigma,
+                sensitivity=math.sqrt(len(self._config.findings)),
+                model=arrays_digest(get_arrays(model)),
+            )
+        scores, _ = predict(model, test, self._config.training.batch_size, self._device)
+        values = noised_aurocs(scores, test.labels, test.patients, sigma)
+        report = noised_model(dict(zip(self._config.findings, values, strict=True)))
+        self._kept.save_report(report)
+        return report
+
+    def _trained(
+        self,
+        task: Task,
+        model: Classifier,
+        proximal: Proximal | None,
+        plan: Plan,
+        ledger: Ledger,
+        start: str,
+    ) -> Arrays:
+        self._check_gradients(model)
+        training = PrivateTraining(
+            model, self._films.train, self._config.training, self._mechanism(plan), self._device, proximal
+        )
+        done = self._go_on(training, task.round, start)
+        before = (task.round - 1) * plan.steps_per_round
+        permit = ledger.begin_round(plan, task.round, steps=plan.steps_per_round - done, model=start)
+        steps = Steps(before + done, before + plan.steps_per_round, plan.rounds * plan.steps_per_round)
+        training.run(steps, permit.record, self._checkpoints(training, task.round, start, before))
+        return get_arrays(model)
+
+    def _go_on(self, training: PrivateTraining, number: int, start: str) -> int:
+        """Put a checkpoint of the same request in place; the steps it has behind it."""
+        checkpoint = self._kept.load_private_checkpoint()
+        if checkpoint is None or (checkpoint["round"], checkpoint["start"]) != (number, start):
+            return 0
+        training.model.load_state_dict(checkpoint["model"])
+        training.optimizer.load_state_dict(checkpoint["optimizer"])
+        done: int = checkpoint["steps"]
+        log.info("round %d: going on after step %d", number, done)
+        return done
+
+    def _checkpoints(
+        self, training: PrivateTraining, number: int, start: str, before: int
+    ) -> Callable[[int], None]:
+        saved = time.monotonic()
+
+        def after(step: int) -> None:
+            nonlocal saved
+            log.info("round %d: noised step %d", number, step - before + 1)
+            if time.monotonic() - saved > _CHECKPOINT_SECONDS:
+                self._kept.save_private_checkpoint(
+                    {
+                        "round": number,
+                        "start": start,
+                        "steps": step - before + 1,
+                        "model": training.model.state_dict(),
+                        "optimizer": training.optimizer.state_dict(),
+                    }
+                )
+                saved = time.monotonic()
+
+        return after
+
+    def _check_gradients(self, model: Classifier) -> None:
+        libraries = " ".join(f"{name} {version(name)}" for name in _LIBRARIES)
+        if self._kept.load_gradient_check() == libraries:
+            return
+        log.info("comparing the gradients of each unit with passes of one unit each")
+        check_gradients(model, len(self._config.findings), self._config.training.orthogonality)
+        self._kept.save_gradient_check(libraries)
+
+    def _plan(self) -> Plan:
+        try:
+            return Plan.of(self._config, self.policy, SiteRun.of(self._config).settings)
+        except ValueError as error:
+            raise RefusedError(Refusal.PRIVACY, str(error)) from error
+
+    def _mechanism(self, plan: Plan) -> Mechanism:
+        return Mechanism(
+            plan.unit,
+            plan.sigma,
+            plan.q,
+            plan.clipping_norm,
+            plan.expected_batch,
+            self._privacy.films_per_patient,
+            self._privacy.augmentations,
+        )
+
+    def _ledger(self) -> Ledger:
+        return Ledger.open(
+            ledger_folder(self._site),
+            site=self._site.site,
+            unit=self._privacy.unit,
+            fingerprint=self._films.fingerprint,
+            witness=self.policy.witness,
+            delta=self.policy.delta,
+            budget=self.policy.epsilon,
+        )

@@ -1,0 +1,92 @@
+"""What leaves a site under differential privacy besides noised weights: as its policy says, withheld by default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from acm_core.config.sections import FederationConfig, Release, SitePrivacy
+from client.evaluation import Report
+
+_STEP = 50  # films or patients that a coarsened count is rounded down to
+_DIGITS = 2
+
+
+def labelled_counts(config: FederationConfig, policy: SitePrivacy) -> tuple[int, ...]:
+    """The site's weight for each finding: its public population where it says that its films are labelled, else 0."""
+    labelled = config.findings if policy.labelled is None else policy.labelled
+    return tuple(policy.population if finding in labelled else 0 for finding in config.findings)
+
+
+def reports_local_only(policy: SitePrivacy) -> bool:
+    """Whether figures of the model that is trained without privacy, and so tell of its films, may leave."""
+    return policy.metrics in ("coarsened", "exact")
+
+
+def released(report: Report, policy: SitePrivacy) -> Report:
+    """The report as the policy lets it leave; nothing in it that the policy withholds."""
+    kept = deepcopy(report)
+    for name in ("films", "patients", "training_films"):
+        kept[name] = _count(report[name], policy.counts)
+    kept["set_aside"] = {
+        reason: count
+        for reason, files in report["set_aside"].items()
+        if (count := _count(files, policy.counts)) is not None
+    }
+    if policy.metrics in ("withheld", "noised"):
+        kept["models"] = {}
+    for model in kept["models"].values():
+        for finding in model["findings"].values():
+            for name in ("positives", "negatives"):
+                finding[name] = _count(finding[name], policy.counts)
+            for name in ("auroc", "auprc"):
+                finding[name] = _figure(finding[name], policy)
+        for name in ("mean_auroc", "gain"):
+            model[name] = _figure(model[name], policy)
+    return {**kept, "metrics": policy.metrics}
+
+
+def noised_model(findings: Mapping[str, float | None]) -> dict[str, Any]:
+    """A model's part of a report, of noised AUROCs (finding → value or None) alone."""
+    values = [value for value in findings.values() if value is not None]
+    return {
+        "findings": {
+            name: {
+                "defined": value is not None,
+                "auroc": _noised(value),
+                "auprc": None,
+                "positives": None,
+                "negatives": None,
+            }
+            for name, value in findings.items()
+        },
+        "mean_auroc": _noised(sum(values) / len(values)) if values else None,
+        "gain": None,
+    }
+
+
+def _count(count: int, policy: Release) -> int | None:
+    match policy:
+        case "withheld":
+            return None
+        case "coarsened":
+            return count // _STEP * _STEP
+        case "exact":
+            return count
+
+
+def _figure(estimate: Mapping[str, Any] | None, policy: SitePrivacy) -> dict[str, Any] | None:
+    if estimate is None or policy.metrics == "exact":
+        return None if estimate is None else dict(estimate)
+    rounded = {
+        name: None if estimate[name] is None else round(estimate[name], _DIGITS)
+        for name in ("value", "low", "high", "standard_error")
+    }
+    return {**rounded, "dropped": 0}
+
+
+def _noised(value: float | None) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    return {"value": value, "low": None, "high": None, "standard_error": None, "dropped": 0}
