@@ -71,8 +71,8 @@ class FederatedRun:
         self._loop.wait_for_sites()
         final = self._loop.run(state, save)
         curves.close()
-        save_arrays(self._folder.model, final.arrays, {"model": self._config.model.model_dump_json()})
-        metrics = summarise(self._config, final, self._evaluate(final.arrays))
+        save_arrays(self._folder.model, final.final, {"model": self._config.model.model_dump_json()})
+        metrics = summarise(self._config, final, self._evaluate(final.final))
         self._folder.write_metrics(metrics)
         write_model_card(self._folder.model_card, self._config, metrics)
         return metrics

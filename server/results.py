@@ -29,6 +29,7 @@ def summarise(config: FederationConfig, state: RoundState, reports: Mapping[str,
             "architecture": config.model.architecture,
             "findings": list(config.findings),
             "privacy": {
+                "short": privacy_in_short(config),
                 "statement": privacy_statement(config),
                 "target": None if config.privacy is None else config.privacy.epsilon,
                 "spent": _spent(state),
@@ -49,6 +50,16 @@ def add_pooled(metrics: Metrics, pooled: Mapping[str, Any]) -> Metrics:
         for site, report in metrics["sites"].items()
     }
     return _with_means({**metrics, "sites": sites})
+
+
+def privacy_in_short(config: FederationConfig) -> str:
+    """A line for the terminal."""
+    if config.privacy is None:
+        return "no differential privacy"
+    return (
+        f"differential privacy by {config.privacy.unit} and site: ε = {config.privacy.epsilon:g}, δ = "
+        f"{config.privacy.delta:g} for the whole run; the model card says what is not covered"
+    )
 
 
 def privacy_statement(config: FederationConfig) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from acm_core.config.sections import FederationConfig
-from acm_core.federated.aggregation import FedAvg
+from acm_core.federated.aggregation import FedAvg, moving_average
 from acm_core.federated.messages import MessageError, Reply, Task, TaskKind
 from acm_core.federated.update import Arrays, SiteUpdate, UpdateRefused
 from server.events import EventLog
@@ -162,7 +162,9 @@ class RoundLoop:
             )
             record = self._record(number, attempt, outcome, begun, time.monotonic() - started)
             if len(outcome.answered) >= self._quorum:
-                return RoundState(number, average.result(), (*state.records, record))
+                arrays, decay = average.result(), self._config.federation.average_decay
+                smooth = moving_average(state.average, arrays, decay) if decay > 0 else {}
+                return RoundState(number, arrays, (*state.records, record), smooth)
             self._events.write("round_below_quorum", quorum=self._quorum, attempts=attempts, **record)
         raise RunFailedError(
             f"round {number}: expected updates of at least {self._quorum} sites, got {len(outcome.answered)} in "

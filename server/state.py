@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,22 @@ from acm_core.training.weights import load_arrays, save_arrays
 from server.run_folder import expect_same_run, run_identity
 
 _KEPT_ROUNDS = 2
+_AVERAGE = "average/"
 
 
 @dataclass(frozen=True)
 class RoundState:
-    """The global model after `round` rounds, and the record of each of them."""
+    """The global model after `round` rounds, the record of each of them, and the moving average where one is kept."""
 
     round: int
     arrays: Arrays
     records: tuple[dict[str, Any], ...]
+    average: Arrays = field(default_factory=dict)
+
+    @property
+    def final(self) -> Arrays:
+        """The model that the run gives if this is its last round."""
+        return self.average or self.arrays
 
 
 class StateStore:
@@ -39,7 +46,8 @@ class StateStore:
     def save(self, state: RoundState) -> None:
         """Write `state` so that a crash at any point leaves it or an earlier one whole."""
         model, description = self._paths(state.round)
-        save_arrays(model, state.arrays)
+        average = {_AVERAGE + name: array for name, array in state.average.items()}
+        save_arrays(model, {**state.arrays, **average})
         write_text_atomically(
             description,
             json.dumps(
@@ -69,7 +77,13 @@ class StateStore:
                 saved = json.loads(description.read_text(encoding="utf-8"))
                 model = description.with_suffix(".safetensors")
                 whole = _sha256(model) == saved["sha256"]
-                state = RoundState(saved["round"], load_arrays(model), tuple(saved["records"]))
+                saved_arrays = load_arrays(model)
+                average = {
+                    name.removeprefix(_AVERAGE): saved_arrays.pop(name)
+                    for name in tuple(saved_arrays)
+                    if name.startswith(_AVERAGE)
+                }
+                state = RoundState(saved["round"], saved_arrays, tuple(saved["records"]), average)
                 identity = saved["run"]
             except (OSError, ValueError, KeyError, TypeError, SafetensorError):
                 whole = False

@@ -179,7 +179,7 @@ def _bound(value: float) -> str:
 def print_results(console: Console, metrics: dict[str, Any], folder: Path) -> None:
     """The table, the answer in a sentence and where the files are."""
     console.print(results_table(metrics))
-    console.print(metrics["privacy"]["statement"], highlight=False, markup=False)
+    console.print(metrics["privacy"]["short"], highlight=False, markup=False)
     if metrics["answer"]:
         console.print(metrics["answer"], highlight=False, markup=False)
     for name in ("metrics.json", "model.safetensors", "model_card.md", "rounds.jsonl", "tensorboard"):

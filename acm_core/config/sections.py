@@ -114,6 +114,13 @@ class FederationSection(Section):
     )
     proximal_mu: float = Field(0.0, ge=0, description="FedProx: weight of μ/2·‖w − w_global‖²; 0 is FedAvg")
     local_norm: bool = Field(False, description="FedBN: normalisation layers stay at the site")
+    average_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="the final model is a moving average of the rounds' models, of which each round keeps this share; "
+        "smooths private training's noise and costs no ε; 0: the last round's model",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> FederationSection:

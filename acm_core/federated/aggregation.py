@@ -10,6 +10,21 @@ from acm_core.federated.summation import MAX_TOTAL_WEIGHT, WeightedMean
 from acm_core.federated.update import Arrays, RefusalReason, SiteUpdate, UpdateRefused, validate_update
 
 
+def moving_average(average: Arrays, arrays: Arrays, decay: float) -> Arrays:
+    """decay·average + (1 − decay)·arrays, each array in its own dtype; `arrays` where there is no average yet.
+
+    Integers (`num_batches_tracked`) are taken from `arrays`.
+    """
+    if not average:
+        return arrays
+    return {
+        name: (decay * average[name].astype(np.float64) + (1 - decay) * array).astype(array.dtype)
+        if array.dtype.kind == "f"
+        else array
+        for name, array in arrays.items()
+    }
+
+
 class FedAvg:
     """The next global model of one round, as a streaming weighted mean of the sites' models.
 
