@@ -35,8 +35,8 @@ def make_app(find_site: Callable[[Context], SiteConfig]) -> ClientApp:
         except Exception:
             # Flower would send the exception's text to the server, and it names the site's files.
             log.exception("the site's configuration cannot be read")
-            return _to_message(Reply("", refusal=Refusal.INTERNAL), message)
-        return _to_message(_answer(message, site), message)
+            return Message(to_records(Reply("", refusal=Refusal.INTERNAL)), reply_to=message)
+        return Message(to_records(_answer(message, site)), reply_to=message)
 
     for register in (
         client_app.query(),
@@ -64,9 +64,10 @@ def _answer(message: Message, site: SiteConfig) -> Reply:
     return SiteRound(site).answer(task)
 
 
-def _to_message(reply: Reply, asked: Message) -> Message:
+def to_records(reply: Reply) -> RecordDict:
+    """All that leaves the site."""
     arrays = ArrayRecord({name: Array(array) for name, array in reply.arrays.items()})
-    return Message(RecordDict({"reply": ConfigRecord({**reply.to_wire()}), "arrays": arrays}), reply_to=asked)
+    return RecordDict({"reply": ConfigRecord({**reply.to_wire()}), "arrays": arrays})
 
 
 def _site_of_node(context: Context) -> SiteConfig:

@@ -13,7 +13,7 @@ from acm_core.privacy.gradients import UnitGradients, UnknownGradientError
 from acm_core.privacy.units import Units
 from acm_core.training.loss import film_losses
 
-_UNITS = Units((1, 3, 2))
+_UNITS = Units((1, 2))
 _SIDE = 40  # the layers are those of a large film, which would take minutes in float64
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-2}
 """Of a gradient's norm. In float32 a ReLU or a maximum on the verge tips over: up to 4e-3 without any fault."""
@@ -22,7 +22,8 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-2}
 def check_gradients(model: Classifier, findings: int, orthogonality: float) -> None:
     """Compare clipped sums of random films with passes of one unit each, and unclipped ones with the summed gradient.
 
-    In float64 both ways of clipping, then in float32 and the layout of training. The model is not changed.
+    In float64 both ways of clipping, then as training goes: in float32, its layout and whichever way is cheaper. The
+    model is not changed.
 
     Args:
         model: as it is trained.
@@ -38,7 +39,7 @@ def check_gradients(model: Classifier, findings: int, orthogonality: float) -> N
     device = next(model.parameters()).device
     ways = (
         (torch.float64, torch.contiguous_format, (True, False)),
-        (torch.float32, torch.channels_last, (True, False)),
+        (torch.float32, torch.channels_last, (None,)),
     )
     for dtype, layout, choices in ways:
         copy = deepcopy(model).to(device, dtype).to(memory_format=layout).train()
@@ -56,7 +57,7 @@ class _Check:
         self._norms = torch.stack([_norm(gradient) for gradient in self._alone])
 
     def run(self, norms_first: bool | None) -> None:
-        clipping_norm = float(self._norms.median())  # clips some and not others
+        clipping_norm = float(self._norms.mean())  # clips one and not the other
         factors = (clipping_norm / self._norms).clamp(max=1)
         self._expect(
             clipping_norm,

@@ -45,5 +45,7 @@ def report(**models: dict[str, Any]) -> dict[str, Any]:
 def metrics(sites: dict[str, dict[str, Any]], config: FederationConfig | None = None) -> Metrics:
     """`metrics.json` of a run of two rounds, 1.25 s and 2.5 s."""
     config = config or federation()
-    state = RoundState(2, {}, ({"seconds": 1.25}, {"seconds": 2.5}))
+    state = RoundState(
+        2, {}, ({"seconds": 1.25, "metrics": {}}, {"seconds": 2.5, "metrics": {"A": {"epsilon": 1.5}}})
+    )
     return summarise(config, state, sites)

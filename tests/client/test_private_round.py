@@ -1,0 +1,277 @@
+"""A site's private round: what its policy refuses, what it costs, what leaves."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.common.serde import recorddict_to_proto
+from hospitals import FINDINGS, federation, hospital, site
+
+from acm_core.config.sections import FederationConfig, SiteConfig
+from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
+from acm_core.nn import build_classifier
+from acm_core.privacy.accounting import NoisedSteps, epsilon
+from acm_core.privacy.ledger import ledger_folder
+from acm_core.randomness import stream_seed
+from acm_core.training.weights import get_arrays
+from client import private_round
+from client.app import to_records
+from client.site_round import SiteRound
+
+POLICY = {"epsilon": 8.0, "delta": 1e-3, "population": 40}
+PRIVACY = {"epsilon": 8.0, "delta": 1e-3, "expected_batch": 10}
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hospitals")
+    hospital(folder, "A", patients=40, films_per_patient=(1, 2))
+    return folder
+
+
+def private(**changes: Any) -> FederationConfig:
+    return federation(
+        privacy={**PRIVACY, **changes.pop("privacy", {})}, model={"norm": "group", "context": "se"}, **changes
+    )
+
+
+def at_site(films: Path, state: Path, **policy: Any) -> SiteConfig:
+    return site(films, "A", state=state, privacy={**POLICY, **policy})
+
+
+def task(config: FederationConfig, kind: TaskKind = TaskKind.TRAIN, number: int = 1) -> Task:
+    model = build_classifier(config.model, len(FINDINGS), seed=stream_seed(config.seed, "model"))
+    return Task(kind, number, config.model_dump_json(), get_arrays(model))
+
+
+def rows(settings: SiteConfig) -> list[dict[str, Any]]:
+    path = ledger_folder(settings) / "ledger.jsonl"
+    return (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    )
+
+
+def steps(settings: SiteConfig) -> list[dict[str, Any]]:
+    return [row for row in rows(settings) if row["kind"] == "step"]
+
+
+def wire(reply: Reply) -> bytes:
+    """The reply as it leaves the process, without the weights."""
+    return bytes(
+        recorddict_to_proto(to_records(replace(reply, arrays={}))).SerializeToString(deterministic=True)
+    )
+
+
+def test_the_whole_run_costs_what_was_planned_and_each_step_is_in_the_ledger(
+    films: Path, tmp_path: Path
+) -> None:
+    config, settings = private(), at_site(films, tmp_path)
+    runner = SiteRound(settings)
+    first = runner.answer(task(config))
+    assert first.refusal == ""
+    second = runner.answer(replace(task(config, number=2), arrays=first.arrays))
+    assert second.refusal == ""
+    written = steps(settings)
+    assert [row["round"] for row in written] == [1] * 4 + [2] * 4  # q = 10/40, one epoch
+    spent = epsilon([NoisedSteps(row["sigma"], row["q"], row["steps"]) for row in written], 1e-3)
+    assert 7.9 < spent <= 8.0
+    assert second.metrics == {"epsilon": round(spent, 6), "noise_multiplier": written[0]["sigma"]}
+    assert first.metrics["epsilon"] < 8.0
+    assert {row["unit"] for row in written} == {"patient"}
+    assert {row["expected_batch"] for row in written} == {10}
+
+
+def test_who_asks_again_gets_the_same_weights_at_no_cost(films: Path, tmp_path: Path) -> None:
+    config, settings = private(), at_site(films, tmp_path)
+    first = SiteRound(settings).answer(task(config))
+    before = rows(settings)
+    again = SiteRound(settings).answer(task(config))
+    assert rows(settings) == before
+    assert wire(again) == wire(first)
+    assert all(np.array_equal(again.arrays[name], first.arrays[name]) for name in first.arrays)
+    other = replace(task(config), arrays={name: array + 0 for name, array in first.arrays.items()})
+    SiteRound(settings).answer(other)
+    assert len(steps(settings)) == 8
+
+
+def test_a_round_that_would_overspend_is_refused_before_any_noise(films: Path, tmp_path: Path) -> None:
+    config, settings = private(), at_site(films, tmp_path)
+    runner = SiteRound(settings)
+    arrays = [runner.answer(task(config)).arrays]
+    for number in (
+        1,
+        2,
+    ):  # from other weights: round 1 again, then round 2, and the two planned rounds are spent
+        arrays.append(runner.answer(replace(task(config, number=number), arrays=arrays[-1])).arrays)
+    before = rows(settings)
+    refused = runner.answer(replace(task(config, number=2), arrays=arrays[0]))
+    assert len(steps(settings)) == 8
+    assert (refused.refusal, refused.arrays) == (Refusal.BUDGET, {})
+    assert rows(settings) == before
+
+
+def test_a_run_that_would_overspend_is_refused_before_it_starts(films: Path, tmp_path: Path) -> None:
+    settings = at_site(films, tmp_path, epsilon=4.0)
+    assert SiteRound(settings).answer(task(private())).refusal == Refusal.BUDGET
+    assert steps(settings) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "policy", "line"),
+    [
+        (federation(), POLICY, "privacy.required"),
+        (private(), None, "privacy: expected what the site permits"),
+        (private(privacy={"unit": "film"}), POLICY, "privacy.unit"),
+        (private(privacy={"delta": 0.5}), POLICY, "delta"),
+        (private(privacy={"epsilon": 1e-6}), POLICY, "noise multiplier"),
+    ],
+)
+def test_what_the_policy_does_not_permit(
+    films: Path,
+    tmp_path: Path,
+    config: FederationConfig,
+    policy: dict[str, Any] | None,
+    line: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = site(films, "A", state=tmp_path, privacy=policy)
+    reply = SiteRound(settings).answer(task(config))
+    assert wire(reply) == wire(Reply("A", 1, refusal=Refusal.PRIVACY))
+    assert line in caplog.text
+    assert rows(settings) == [] or steps(settings) == []
+
+
+def test_a_site_may_permit_runs_without_privacy_too(films: Path, tmp_path: Path) -> None:
+    settings = at_site(films, tmp_path, required=False)
+    assert SiteRound(settings).answer(task(federation())).refusal == ""
+
+
+def test_a_ledger_that_cannot_be_trusted_stops_the_round(films: Path, tmp_path: Path) -> None:
+    settings = at_site(films, tmp_path)
+    SiteRound(settings).answer(task(private()))
+    path = ledger_folder(settings) / "ledger.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:-2]), encoding="utf-8")
+    reply = SiteRound(settings).answer(task(private(), number=2))
+    assert (reply.refusal, reply.arrays) == (Refusal.LEDGER, {})
+
+
+def test_changed_films_stop_the_run(films: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "films"
+    hospital(folder, "A", patients=20)
+    settings = at_site(folder, tmp_path / "state", population=20)
+    config = private(privacy={"expected_batch": 5})
+    assert SiteRound(settings).answer(task(config)).refusal == ""
+    table = (folder / "A" / "labels.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    (folder / "A" / "labels.csv").write_text("".join(table[:-1]), encoding="utf-8")
+    assert SiteRound(settings).answer(task(config, number=2)).refusal == Refusal.LEDGER
+
+
+def test_an_interrupted_round_goes_on_from_its_checkpoint(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(private_round, "_CHECKPOINT_SECONDS", -1.0)
+    config, settings = private(), at_site(films, tmp_path)
+
+    class Killed(BaseException):
+        pass
+
+    original = private_round.KeptModels.save_private_checkpoint
+
+    def kill_after_three(kept: Any, checkpoint: dict[str, Any]) -> None:
+        original(kept, checkpoint)
+        if checkpoint["steps"] == 3:
+            raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(private_round.KeptModels, "save_private_checkpoint", kill_after_three)
+        SiteRound(settings).answer(task(config))
+    assert len(steps(settings)) == 3
+    assert SiteRound(settings).answer(task(config)).refusal == ""
+    assert [row["attempt"] for row in steps(settings)] == [1, 1, 1, 2]
+
+
+def test_a_site_without_training_films_sends_noise(films: Path, tmp_path: Path) -> None:
+    """A refusal would say that there is nobody."""
+    folder = tmp_path / "films"
+    hospital(folder, "A", patients=1)
+    settings = at_site(folder, tmp_path / "state", population=40)
+    reply = SiteRound(settings).answer(task(private()))
+    assert (reply.refusal, reply.films) == ("", 40)
+    assert len(steps(settings)) == 4
+    start = task(private()).arrays
+    assert not np.array_equal(reply.arrays["head.weight"], start["head.weight"])
+
+
+@pytest.fixture(scope="module")
+def neighbours(films: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The same hospital with and without some patients and with other labels."""
+    other = tmp_path_factory.mktemp("neighbour")
+    hospital(other, "A", patients=40, films_per_patient=(1, 2))
+    path = other / "A" / "labels.csv"
+    with path.open(newline="", encoding="utf-8") as file:
+        table = list(csv.reader(file))
+    column = table[0].index(FINDINGS[0])
+    for row in table[1:10]:
+        row[column] = "1" if row[column] == "0" else "0"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(table[:-6])
+    return films, other
+
+
+@pytest.mark.parametrize("kind", [TaskKind.TRAIN, TaskKind.LOCAL_ONLY, TaskKind.EVALUATE])
+def test_besides_weights_the_bytes_on_the_wire_are_the_same_whoever_the_patients_are(
+    neighbours: tuple[Path, Path], tmp_path: Path, kind: TaskKind
+) -> None:
+    config = private()
+    replies = [
+        SiteRound(at_site(folder, tmp_path / str(index))).answer(task(config, kind, 2))
+        for index, folder in enumerate(neighbours)
+    ]
+    assert [reply.refusal for reply in replies] == ["", ""]
+    assert wire(replies[0]) == wire(replies[1])
+    if kind is TaskKind.TRAIN:
+        assert replies[0].arrays.keys() == replies[1].arrays.keys()
+        assert replies[0].labelled == (40, 40)
+    else:
+        assert replies[0].arrays == {}
+
+
+def test_the_comparison_would_see_what_an_open_run_tells(
+    neighbours: tuple[Path, Path], tmp_path: Path
+) -> None:
+    config = federation()
+    for kind in (TaskKind.TRAIN, TaskKind.EVALUATE):
+        first, second = (
+            wire(
+                SiteRound(site(folder, "A", state=tmp_path / f"{kind}{index}")).answer(task(config, kind, 1))
+            )
+            for index, folder in enumerate(neighbours)
+        )
+        assert first != second
+
+
+def test_noised_metrics_are_released_once_a_run_and_are_in_the_ledger(films: Path, tmp_path: Path) -> None:
+    config, settings = private(), at_site(films, tmp_path, metrics="noised", metrics_epsilon=3.0)
+    runner = SiteRound(settings)
+    asked = task(config, TaskKind.EVALUATE, 2)
+    first, again = runner.answer(asked), runner.answer(asked)
+    assert first.report == again.report
+    report = json.loads(first.report)
+    assert set(report["models"]) == {"federated"}
+    assert report["training_films"] is None
+    released = [row for row in steps(settings) if row["population"] == "test"]
+    assert len(released) == 1
+    assert released[0]["clipping_norm"] == pytest.approx(len(FINDINGS) ** 0.5)
+    assert epsilon([NoisedSteps(released[0]["sigma"], 1.0, 1)], 1e-3) <= 3.0
+
+
+def test_public_weights_per_finding_are_the_sites_own_statement(films: Path, tmp_path: Path) -> None:
+    settings = at_site(films, tmp_path, labelled=["Pleural Effusion"])
+    assert SiteRound(settings).answer(task(private())).labelled == (0, 40)

@@ -1,0 +1,89 @@
+"""What of a report may leave under each policy."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hospitals import FINDINGS
+from reports import estimate, model
+
+from acm_core.config.sections import SitePrivacy
+from acm_core.federated.report import read_report
+from client.release import noised_model, released, reports_local_only
+
+REPORT: dict[str, Any] = {
+    "films": 123,
+    "patients": 99,
+    "training_films": 512,
+    "set_aside": {"blank": 3, "lateral": 77},
+    "models": {
+        "federated": model(estimate(0.81234, 0.0345), estimate(0.0123)),
+        "local_only": model(estimate(0.7)),
+    },
+}
+
+
+def policy(**changes: Any) -> SitePrivacy:
+    return SitePrivacy.model_validate({"epsilon": 1.0, "population": 100, **changes})
+
+
+def test_by_default_nothing_leaves() -> None:
+    kept = released(REPORT, policy())
+    assert kept == {
+        "films": None,
+        "patients": None,
+        "training_films": None,
+        "set_aside": {},
+        "models": {},
+        "metrics": "withheld",
+    }
+    assert read_report(json.dumps(kept), FINDINGS).films is None
+
+
+def test_coarsened_counts_are_rounded_down() -> None:
+    kept = released(REPORT, policy(counts="coarsened", metrics="coarsened"))
+    assert (kept["films"], kept["patients"], kept["training_films"]) == (100, 50, 500)
+    assert kept["set_aside"] == {"blank": 0, "lateral": 50}
+    figure = kept["models"]["federated"]["findings"][FINDINGS[0]]
+    assert (figure["positives"], figure["negatives"]) == (0, 0)
+    assert figure["auroc"] == {"value": 0.81, "low": 0.74, "high": 0.88, "standard_error": 0.03, "dropped": 0}
+
+
+def test_exact_is_as_it_was() -> None:
+    assert released(REPORT, policy(counts="exact", metrics="exact")) == {**REPORT, "metrics": "exact"}
+
+
+def test_counts_are_withheld_beside_exact_figures() -> None:
+    kept = released(REPORT, policy(metrics="exact"))
+    finding = kept["models"]["federated"]["findings"][FINDINGS[0]]
+    assert (finding["positives"], finding["negatives"]) == (None, None)
+    assert finding["auroc"] == REPORT["models"]["federated"]["findings"][FINDINGS[0]]["auroc"]
+
+
+def test_the_report_given_is_not_changed() -> None:
+    before = json.dumps(REPORT)
+    released(REPORT, policy(counts="coarsened", metrics="coarsened"))
+    assert json.dumps(REPORT) == before
+
+
+@pytest.mark.parametrize(
+    ("metrics", "reported"), [("withheld", False), ("noised", False), ("coarsened", True), ("exact", True)]
+)
+def test_the_open_local_model_is_measured_only_where_figures_leave_without_noise(
+    metrics: str, reported: bool
+) -> None:
+    assert reports_local_only(policy(metrics=metrics)) is reported
+
+
+def test_a_noised_model_has_values_and_nothing_else() -> None:
+    report = noised_model({"Lung Opacity": 0.8, "Pleural Effusion": None})
+    assert report["mean_auroc"]["value"] == 0.8
+    assert report["findings"]["Pleural Effusion"] == {
+        "defined": False,
+        "auroc": None,
+        "auprc": None,
+        "positives": None,
+        "negatives": None,
+    }
