@@ -129,7 +129,7 @@ def test_a_run_that_would_overspend_is_refused_before_it_starts(films: Path, tmp
         (private(), None, "privacy: expected what the site permits"),
         (private(privacy={"unit": "film"}), POLICY, "privacy.unit"),
         (private(privacy={"delta": 0.5}), POLICY, "delta"),
-        (private(privacy={"epsilon": 1e-6}), POLICY, "noise multiplier"),
+        (private(privacy={"epsilon": 1e-6, "delta": 1e-12}), POLICY, "noise multiplier"),
     ],
 )
 def test_what_the_policy_does_not_permit(
