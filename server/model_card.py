@@ -41,7 +41,7 @@ def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
             "train its own"
         )
     lines += [
-        f"- {privacy_statement(config)}",
+        *_privacy(config, metrics),
         "",
         "## Films",
         "| site | training films | test films | test patients | set aside |",
@@ -95,6 +95,15 @@ def _results(metrics: dict[str, Any]) -> list[str]:
     means = " | ".join(interval_text(metrics["mean_over_sites"][name]) for name in names)
     rows.append(f"| **mean over sites** | | | {means} |")
     return rows
+
+
+def _privacy(config: FederationConfig, metrics: dict[str, Any]) -> list[str]:
+    head, _, rest = privacy_statement(config).partition(":")
+    lines = [f"- **{head}**:{rest}"]
+    if spent := metrics["privacy"]["spent"]:
+        sites = ", ".join(f"{site} {epsilon:.3g}" for site, epsilon in sorted(spent.items()))
+        lines.append(f"- ε that the run has cost, by the ledger of each site: {sites}")
+    return lines
 
 
 def _count(count: int | None) -> str:

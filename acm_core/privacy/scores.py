@@ -22,7 +22,7 @@ def noised_aurocs(
     patients: NDArray[np.int64],
     noise_multiplier: float,
 ) -> list[float | None]:
-    """AUROC by finding from two histograms each (present, absent) of ten bins with Gaussian noise.
+    """AUROC by finding from two histograms each (present, absent) of eighteen bins with Gaussian noise.
 
     A patient counts with the first of the films: in one bin of each finding, so that adding or removing one changes all
     counts together by at most √F in L2 norm. One release is one step of the Gaussian mechanism with this σ and q = 1.

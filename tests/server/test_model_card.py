@@ -95,3 +95,18 @@ def test_the_card_is_written_as_utf_8(tmp_path: Path) -> None:
     found = metrics(sites(), config)
     write_model_card(tmp_path / "model_card.md", config, found)
     assert (tmp_path / "model_card.md").read_text(encoding="utf-8") == model_card(config, found)
+
+
+def test_a_private_run_says_what_is_promised_what_is_not_and_what_it_cost() -> None:
+    privacy = {"epsilon": 3, "delta": 1e-6, "expected_batch": 10}
+    config = federation(privacy=privacy, model={"norm": "group"})
+    withheld = {**report(), "films": None, "patients": None, "training_films": None, "metrics": "withheld"}
+    text = card(config, A=withheld)
+    assert "- **differential privacy**: each patient's presence" in text
+    assert "(ε = 3, δ = 1e-06) for the whole run" in text
+    assert "Not covered: which site it is" in text
+    assert "ε that the run has cost, by the ledger of each site: A 1.5" in text
+    assert "| A | withheld | withheld | withheld | none |" in text
+    assert "each film (not of a patient with several)" in card(
+        federation(privacy={**privacy, "unit": "film"}, model={"norm": "group"})
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,15 @@ def test_waiting_times_and_addresses_may_change(tmp_path: Path) -> None:
         federation={"sites": ["A", "B"], "rounds": 9, "round_deadline": 1.0}, server={"port": 1234}
     )
     assert StateStore(tmp_path, changed).load(no_damage) is not None
+
+
+def test_a_moving_average_is_kept_beside_the_model(tmp_path: Path) -> None:
+    average = {"weight": np.full((2, 3), 0.5, np.float32), "count": np.array(4, np.int64)}
+    store = StateStore(tmp_path, config())
+    store.save(replace(state(1), average=average))
+    loaded = store.load(no_damage)
+    assert loaded is not None
+    assert set(loaded.arrays) == set(loaded.average) == {"weight", "count"}
+    assert np.array_equal(loaded.average["weight"], average["weight"])
+    assert loaded.final is loaded.average
+    assert state(1).final["weight"].flat[0] == 1

@@ -272,3 +272,31 @@ def test_a_pooled_model_without_a_defined_auroc_is_finished_all_the_same(compari
     folder.write_metrics(metrics({"A": report(**nothing)}, variant(comparison.base, "se", 0)))
     assert comparison.go("--contexts", "se", "--seeds", "0") == 0
     assert "| se | pooled | not defined |\n" in comparison.output.read_text(encoding="utf-8")
+
+
+def private(folder: Path) -> SimulationConfig:
+    settings = simulation_settings(folder, populations={"A": 2, "B": 2})
+    settings |= {"privacy": {"epsilon": 2, "expected_batch": 1}, "model": {"norm": "group"}}
+    return SimulationConfig.model_validate(settings)
+
+
+def test_a_variant_may_have_another_epsilon_or_none(tmp_path: Path) -> None:
+    config = private(tmp_path)
+    assert variant(config, "acm", 1).name == "test-acm-1"
+    eight, off = variant(config, "acm", 1, (), 8.0), variant(config, "acm", 1, (), "off")
+    assert eight.privacy is not None
+    assert config.privacy is not None
+    assert (eight.name, eight.privacy.epsilon) == ("test-epsilon_8-acm-1", 8)
+    assert eight.privacy.model_copy(update={"epsilon": 2}) == config.privacy
+    assert (off.name, off.privacy) == ("test-open-acm-1", None)
+    with pytest.raises(VariantError, match="expected a configuration with a privacy section"):
+        variant(simulation(tmp_path), "acm", 1, (), 8.0)
+
+
+def test_the_tables_tell_private_runs_apart(tmp_path: Path) -> None:
+    made = [metrics({"A": report(federated=model(estimate(value)))}) for value in (0.9, 0.6)]
+    made[1]["privacy"]["target"] = 1.0
+    text = tables(made)
+    assert "| acm | federated | 0.900" in text
+    assert "| acm, ε = 1 | federated | 0.600" in text
+    assert "| acm, ε = 1 | 3 | federated |" in runs_table(made)

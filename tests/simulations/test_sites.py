@@ -6,7 +6,8 @@ import stat
 from pathlib import Path
 
 import pytest
-from simulated import simulation, spec
+from pydantic import ValidationError
+from simulated import simulation, simulation_settings, spec
 
 from acm_core.config import SiteConfig
 from acm_core.data.site_films import load_site
@@ -121,3 +122,29 @@ def test_sites_that_train_at_the_same_time_take_one_thread_each(tmp_path: Path) 
     config = simulation(tmp_path, sites=("A",))
     assert prepared(config, processes=2)[0]["A"].threads == 1
     assert prepared(config, processes=1)[0]["A"].threads is None
+
+
+def test_a_simulation_that_starts_anew_has_spent_nothing_and_one_that_goes_on_has(tmp_path: Path) -> None:
+    settings = simulation_settings(tmp_path, populations={"A": 2, "B": 3})
+    settings["privacy"] = {"epsilon": 2, "expected_batch": 1}
+    settings["model"] = {"norm": "group"}
+    config = SimulationConfig.model_validate(settings)
+    sites, _ = prepared(config)
+    policy = sites["B"].privacy
+    assert policy is not None
+    assert (policy.population, policy.epsilon, policy.unit) == (3, 2, "patient")
+    ledger = sites["A"].state / "privacy" / "ledger.jsonl"
+    ledger.parent.mkdir(parents=True)
+    ledger.write_text("", encoding="utf-8")
+    prepare_sites(config, 2, lambda *_: None, resume=True)
+    assert ledger.exists()
+    prepare_sites(config, 2, lambda *_: None, resume=False)
+    assert not ledger.exists()
+
+
+def test_with_privacy_every_site_needs_a_population(tmp_path: Path) -> None:
+    settings = simulation_settings(tmp_path, populations={"A": 2})
+    settings["privacy"] = {"epsilon": 2, "expected_batch": 1}
+    settings["model"] = {"norm": "group"}
+    with pytest.raises(ValidationError, match=r"expected simulation.populations .* got none for B"):
+        SimulationConfig.model_validate(settings)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acm_core.federated.aggregation import FedAvg
+from acm_core.federated.aggregation import FedAvg, moving_average
 from acm_core.federated.summation import MAX_TOTAL_WEIGHT
 from acm_core.federated.update import MAX_FILMS, Arrays, RefusalReason, SiteUpdate, UpdateRefused
 
@@ -217,3 +217,15 @@ def test_memory_does_not_grow_with_the_sites() -> None:
     finally:
         tracemalloc.stop()
     assert many - few < size  # bytes; one more copy of the model would be 4 × size
+
+
+def test_a_moving_average_by_hand() -> None:
+    def arrays(value: float, count: int) -> Arrays:
+        return {"w": np.full(3, value, np.float32), "n": np.array(count, np.int64)}
+
+    average = moving_average({}, arrays(1.0, 1), 0.75)
+    for value, count in ((2.0, 2), (4.0, 3)):
+        average = moving_average(average, arrays(value, count), 0.75)
+    assert average["w"].dtype == np.float32
+    assert average["w"].tolist() == [1.9375] * 3  # 0.75·(0.75·1 + 0.25·2) + 0.25·4
+    assert average["n"] == 3
