@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from acm_core.privacy.noise import GaussianNoise
 
-_EDGES = np.linspace(
-    -4, 4, 9
-)  # of the score's logit: fixed, since edges that follow the scores would tell of them
+# Of the score's logit; fixed, since edges that follow the scores would tell of them.
+_EDGES = np.linspace(-4, 4, 17)
 _CERTAIN = 3.0  # standard errors by which a class must be there
 
 
