@@ -37,7 +37,7 @@ class FederatedRun:
         model = build_classifier(config.model, len(config.findings), seed=stream_seed(config.seed, "model"))
         if config.model.weights is not None:
             report = load_weights(model, config.model.weights)
-            self._events.write("weights_loaded", report=str(report))
+            self._events.write("weights_loaded", report=report.summary)
         at_site = normalisation_names(model) if config.federation.local_norm else frozenset()
         self._initial = get_arrays(model)
         self._companions = {name: self._initial[name] for name in at_site}

@@ -13,6 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 
+_SHOWN = 4
+
+
 class WeightsError(ValueError):
     """A weight file that cannot be used; the message says what to do."""
 
@@ -34,6 +37,14 @@ class LoadReport:
     unexpected: tuple[str, ...]
     mismatched: tuple[str, ...]
     folded: tuple[str, ...]
+
+    @property
+    def summary(self) -> str:
+        """How much of the model came from the file, and what did not: `120 of 122 arrays; not head.bias, …`."""
+        left = sorted((*self.missing, *self.mismatched))
+        more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
+        names = f"; not {', '.join(left[:_SHOWN])}{more}" if left else ""
+        return f"{len(self.loaded)} of {len(self.loaded) + len(left)} arrays{names}"
 
 
 def load_weights(model: nn.Module, path: Path) -> LoadReport:

@@ -81,6 +81,7 @@ def test_other_shapes_and_kinds_of_number_are_reported_and_left(model: Classifie
     before = model.head.weight.detach().clone()
     report = load_weights(model, save(state, tmp_path / "five.safetensors"))
     assert report.mismatched == ("bn1.weight", "head.bias", "head.weight")
+    assert report.summary.endswith(" arrays; not bn1.weight, head.bias, head.weight")
     assert torch.equal(model.head.weight, before)
 
 
