@@ -125,11 +125,11 @@ def _show(console: Console, found: Audit, plan: Plan, whole: Claim) -> None:
         f"at {CONFIDENCE:.0%} confidence"
     )
     limit = lower_bound(CANARIES, CANARIES, CANARIES, plan.delta)
+    beyond = f": they alone could not refute {found.epsilon:.3g}" if guesses.most <= found.epsilon else ""
     console.print(
         f"power: {guesses.made} guesses show ε ≥ {guesses.most:.3g} at most, all right, and {CANARIES} would show "
-        f"{limit:.3g}; half of the claimed noise would have shown about {guesses.at_half_noise:.3g}. The canaries prove "
-        f"nothing about more than that"
-        + (f", so they alone could not refute {found.epsilon:.3g}" if guesses.most <= found.epsilon else "")
+        f"{limit:.3g}; with half of the claimed noise they would have shown about {guesses.at_half_noise:.3g}. The "
+        f"canaries prove nothing about more than that{beyond}"
     )
     for check in found.failed:
         console.print(f"{check.name}: {check.meaning}")

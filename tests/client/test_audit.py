@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from acm_core.privacy.audit import Audit, Check, Claim, Guesses
 from client import audit
 
 ROOT = Path(__file__).resolve().parents[2]
-PRIVACY = {"epsilon": 8.0, "expected_batch": 16}
+PRIVACY = {"epsilon": 8.0, "expected_batch": 16, "accountant": "rdp"}
 
 
 def files(folder: Path, privacy: object = PRIVACY, policy: object = None, **more: Any) -> list[str]:
@@ -98,11 +97,13 @@ def test_wrong_configurations(
 
 
 def test_help_is_light() -> None:
-    start = time.process_time()
-    loaded = "import sys; from client import audit\ntry: audit.main(['--help'])\nexcept SystemExit: print(sorted(sys.modules))"
+    loaded = (
+        "import sys; from client import audit\n"
+        "try: audit.main(['--help'])\n"
+        "except SystemExit: print(*sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", loaded], capture_output=True, text=True, cwd=ROOT, check=True
     )
-    assert time.process_time() - start < 1
     assert "exit codes: 0" in done.stdout
-    assert not {"torch", "numpy", "pydantic", "rich"} & set(eval(done.stdout.splitlines()[-1]))
+    assert not {"torch", "numpy", "pydantic", "rich"} & set(done.stdout.splitlines()[-1].split())
