@@ -6,8 +6,9 @@ A linear layer is a 1×1 convolution of its positions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from acm_core.privacy.units import Units
 _MULTIPLICATIONS = 75e9
 _BYTES = 20e9
 _KEPT_BYTES = 96 * 2**20  # of one weight's gradients by unit, above which memory would grow with the units
+_TRUSTED = 4e5  # units of rounding by which a squared norm may be raised before it is computed the dear way
 _PATCH_BYTES = 16 * 2**20  # of the patches that are copied out at a time
 
 
@@ -120,18 +122,47 @@ class ConvolutionUse:
 
         ‖Σ_t g_t x_tᵀ‖² = Σ_tt' (g_t·g_t')(x_t·x_t'), over all positions of a unit's films (Goodfellow, 1510.01799).
         """
-        grad, norms = self.grad, self.x.new_empty(len(units), dtype=torch.float64)
+        grad = self.grad
+        norms, bounds = (self.x.new_empty(len(units), dtype=torch.float64) for _ in range(2))
         if self.standardised is not None:
             grad = grad * self.standardised.scale.view(1, -1, 1, 1)
         for size, chosen in units.by_size.items():
             films = _films(units, chosen)
             gram = self._input_gram(self.x[films], size, grad.shape[2:])
             tokens = _by_unit(_tokens(grad[films], self.geometry.groups), size)
-            gram.mul_(torch.matmul(tokens, tokens.transpose(-1, -2)))
-            norms[chosen] = gram.flatten(1).sum(1, dtype=torch.float64)
+            of_grad = torch.matmul(tokens, tokens.transpose(-1, -2))
+            lengths = (_diagonal(gram) * _diagonal(of_grad)).clamp_(min=0).sqrt_()
+            bounds[chosen] = lengths.sum(-1, dtype=torch.float64).square().sum(1)
+            norms[chosen] = gram.mul_(of_grad).flatten(1).sum(1, dtype=torch.float64)
         if self.standardised is not None:
             norms -= self._removed_by_standardisation(grad, units)
-        return norms.clamp_(min=0)
+        rounding = self._rounding() * bounds
+        if bool((rounding > _TRUSTED * torch.finfo(grad.dtype).eps * norms).any()):
+            return self._squared_norms_of_gradients(units)
+        return norms + rounding
+
+    def _rounding(self) -> float:
+        """Error of a squared norm over (Σ_t ‖g_t‖‖x_t‖)², as if the rounding of all its products had one sign.
+
+        It is added, so that a norm that is the small rest of large numbers is not understated and C holds.
+        """
+        terms = self.weight[0].numel() + self.weight.shape[0] // self.geometry.groups
+        return math.sqrt(terms) * torch.finfo(self.x.dtype).eps * (1 if self.standardised is None else 3)
+
+    def _squared_norms_of_gradients(self, units: Units) -> Tensor:
+        """The same by every unit's gradient, none of which is kept."""
+        norms = self.x.new_empty(len(units), dtype=torch.float64)
+        for unit, (start, end) in enumerate(units.bounds):
+            films = slice(start, end)
+            alone = replace(
+                self,
+                x=self.x[films],
+                grad=self.grad[films],
+                output=None if self.output is None else self.output[films],
+            )
+            gradient = alone.unit_gradients(Units((end - start,)))
+            norms[unit] = gradient.double().square().sum()
+        return norms
 
     def weighted_gradient(self, factors: Tensor) -> Tensor:
         """Σ over films of factor · gradient: as the parameter. factors: B."""
@@ -246,6 +277,11 @@ def _tokens(maps: Tensor, groups: int) -> Tensor:
     if is_channels_last(maps):
         return maps.permute(0, 2, 3, 1).reshape(films, -1, groups, channels // groups).transpose(1, 2)
     return maps.reshape(films, groups, channels // groups, -1).transpose(2, 3)
+
+
+def _diagonal(gram: Tensor) -> Tensor:
+    """u×G×T×T → u×G×T."""
+    return gram.diagonal(dim1=-2, dim2=-1)
 
 
 def _by_unit(tokens: Tensor, size: int) -> Tensor:

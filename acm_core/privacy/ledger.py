@@ -39,6 +39,7 @@ _START = "0" * 64
 _ROUNDING = 1 + 1e-9
 _TRIES = 100
 _MOST_STEPS = 10**9
+_LONGEST_ROW = 2**14  # bytes, far more than any has: what is longer is no row that a crash cut short
 _LOST = (
     "what the patients have spent can no longer be shown; keep the folder as it is, and train on them again only when "
     "its newest copy is back"
@@ -327,7 +328,7 @@ def _parse_rows(ledger: bytes, marked: int) -> tuple[list[Row], int]:
             return rows, length
         rows.append(_checked(values, line, number, rows[-1].hash if rows else _START))
         length += len(line) + 1
-    if rest and marked != len(lines):
+    if rest and (marked != len(lines) or len(rest) > _LONGEST_ROW):
         raise _broken(len(lines))
     return rows, length
 

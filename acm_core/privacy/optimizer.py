@@ -46,11 +46,17 @@ class PrivateOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]  
         self._by_name = parameters
         self._noise = GaussianNoise()
 
+    @torch.no_grad()
     def add_sums(self, gradients: dict[str, Tensor]) -> None:
         """Add the clipped sums of one physical batch (parameter name → sum) to the step that comes."""
         for name, parameter in self._by_name.items():
             summed = parameter.summed_grad  # type: ignore[attr-defined]  # Opacus keeps it there
-            parameter.summed_grad = gradients[name] if summed is None else summed.add_(gradients[name])  # type: ignore[attr-defined]
+            if summed is not None:
+                summed.add_(gradients[name])
+            elif gradients[name].stride() == parameter.stride():
+                parameter.summed_grad = gradients[name]  # type: ignore[attr-defined]
+            else:  # fused optimizers take a gradient's numbers in the order in which they lie in memory
+                parameter.summed_grad = torch.empty_like(parameter).copy_(gradients[name])  # type: ignore[attr-defined]
 
     def accumulate(self) -> None:
         """What Opacus calls first in a step: zeros where no unit was drawn."""

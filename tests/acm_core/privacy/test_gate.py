@@ -1,0 +1,140 @@
+"""The gate lets every model of ours through, and nothing whose films mix or whose gradients are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from acm_core.config.sections import ModelConfig
+from acm_core.nn import Classifier, build_classifier, resnet
+from acm_core.privacy.convolution import ConvolutionUse
+from acm_core.privacy.gate import check_gradients
+from acm_core.privacy.gradients import UnknownGradientError
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ResNet as deep as ever, of few numbers."""
+    monkeypatch.setattr(resnet, "_STAGE_WIDTHS", (64, 64, 64, 64))
+
+
+def classifier(**changes: Any) -> Classifier:
+    settings = {"architecture": "resnet18", "context": "none", "norm": "group", **changes}
+    return build_classifier(ModelConfig.model_validate(settings), 2, seed=1)
+
+
+@pytest.mark.parametrize("context", ["acm", "se", "cbam", "self_attention", "none"])
+def test_every_context_module_passes(context: str) -> None:
+    check_gradients(classifier(context=context), 2, 0.1)
+
+
+def test_standardised_weights_pass() -> None:
+    check_gradients(classifier(standardise_weights=True), 2, 0.1)
+
+
+def test_a_model_with_its_gates_open_and_another_head_passes() -> None:
+    check_gradients(classifier(context="acm", initialisation="identity", head="average"), 2, 0.1)
+
+
+def test_a_bottleneck_passes() -> None:
+    check_gradients(classifier(context="acm", architecture="resnet50"), 2, 0.1)
+
+
+def test_the_model_and_the_random_state_are_as_before() -> None:
+    model = classifier(context="se").eval()
+    before = {name: values.clone() for name, values in model.state_dict().items()}
+    state = torch.get_rng_state()
+    check_gradients(model, 2, 0.1)
+    assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not model.training
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class MixingHead(nn.Conv2d):
+    """Takes a share of the batch's mean from every film's scores: no parameter, no layer of its own."""
+
+    share = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = super().forward(x)
+        return scores - self.share * scores.mean(0, keepdim=True)
+
+
+@pytest.mark.parametrize("share", [1.0, 1e-2, 1e-6])
+def test_a_head_that_mixes_films_is_refused(share: float) -> None:
+    model = classifier()
+    head = MixingHead(model.channels, 2, 1)
+    head.load_state_dict(model.head.state_dict())
+    head.share = share
+    model.head = head
+    with pytest.raises(
+        UnknownGradientError, match="a layer mixes films or is not known; nothing was trained"
+    ):
+        check_gradients(model, 2, 0.1)
+
+
+@pytest.mark.parametrize("settings", [{}, {"affine": False}, {"track_running_stats": False}])
+def test_batch_normalisation_of_any_kind_is_refused(settings: dict[str, bool]) -> None:
+    model = classifier()
+    model.bn1 = nn.BatchNorm2d(64, **settings)
+    with pytest.raises(UnknownGradientError, match=r"set model\.norm to group"):
+        check_gradients(model, 2, 0.1)
+
+
+def test_dropout_is_refused() -> None:
+    """Its draws differ from pass to pass, so that nothing can be compared."""
+    model = classifier()
+    model.bn1 = nn.Sequential(model.bn1, nn.Dropout(0.5))
+    with pytest.raises(UnknownGradientError, match="expected gradients by unit within"):
+        check_gradients(model, 2, 0.1)
+
+
+FAULTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "a millionth too large": lambda values: values * (1 + 1e-6),
+    "of the unit beside it": lambda values: values.roll(1, 0),
+}
+
+
+@pytest.mark.parametrize("method", ["squared_norms", "unit_gradients"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_wrong_gradients_and_wrong_norms_are_refused(
+    method: str, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = getattr(ConvolutionUse, method)
+    monkeypatch.setattr(ConvolutionUse, method, lambda self, units: FAULTS[fault](right(self, units)))
+    with pytest.raises(UnknownGradientError, match="expected gradients by unit within"):
+        check_gradients(classifier(), 2, 0.1)
+
+
+def test_a_wrong_sum_with_right_norms_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = ConvolutionUse.weighted_gradient
+    monkeypatch.setattr(
+        ConvolutionUse, "weighted_gradient", lambda self, factors: right(self, torch.ones_like(factors))
+    )
+    with pytest.raises(UnknownGradientError, match="expected gradients by unit within"):
+        check_gradients(classifier(), 2, 0.1)
+
+
+def test_a_fault_in_float32_alone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels that train are not those of float64."""
+    right = ConvolutionUse.squared_norms
+
+    def wrong(self: ConvolutionUse, units: Any) -> Tensor:
+        return right(self, units) * (1.2 if self.x.dtype is torch.float32 else 1.0)
+
+    monkeypatch.setattr(ConvolutionUse, "squared_norms", wrong)
+    with pytest.raises(UnknownGradientError, match="expected gradients by unit within 2e-02"):
+        check_gradients(classifier(), 2, 0.1)
