@@ -190,7 +190,7 @@ class Plan:
                     "mechanism that publishes one unit at random would keep it; set privacy.delta lower"
                 )
         q = min(1.0, privacy.expected_batch / site.population)
-        steps = max(1, round(config.training.epochs / q))
+        steps = round(config.training.epochs / q)  # at least 1, as q is at most 1
         rounds = config.federation.rounds
         return cls(
             run=config.name,

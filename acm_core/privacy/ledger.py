@@ -200,12 +200,12 @@ class _Chain:
             _flush(folder)
             if found.unfinished:
                 os.ftruncate(self._file, found.length)
-                os.fsync(self._file)
                 log.warning(
                     "privacy ledger: cut off %d bytes of an unfinished row %d, which was never spent",
                     found.unfinished,
                     len(self.rows),
                 )
+            os.fsync(self._file)  # whoever was killed had perhaps not come to that, and the marks build on it
             self._tidy(found)
             self._opened = opening.pop_all()
         self._sound = True
