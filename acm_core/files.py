@@ -24,7 +24,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    _flush_folder(path.parent)
+    flush_folder(path.parent)
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -57,7 +57,15 @@ class LineTail:
                 yield line.decode("utf-8", "replace").rstrip("\r\n")
 
 
-def _flush_folder(folder: Path) -> None:
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that only its owner may read (mode 0600)."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the disk hold the names of a folder's files."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

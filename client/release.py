@@ -19,8 +19,8 @@ def labelled_counts(config: FederationConfig, policy: SitePrivacy) -> tuple[int,
     return tuple(policy.population if finding in labelled else 0 for finding in config.findings)
 
 
-def reports_local_only(policy: SitePrivacy) -> bool:
-    """Whether figures of the model that is trained without privacy, and so tell of its films, may leave."""
+def figures_leave(policy: SitePrivacy) -> bool:
+    """Whether figures leave as they are measured, and so also those of the model that is trained without privacy."""
     return policy.metrics in ("coarsened", "exact")
 
 
@@ -34,7 +34,7 @@ def released(report: Report, policy: SitePrivacy) -> Report:
         for reason, files in report["set_aside"].items()
         if (count := _count(files, policy.counts)) is not None
     }
-    if policy.metrics in ("withheld", "noised"):
+    if not figures_leave(policy):
         kept["models"] = {}
     for model in kept["models"].values():
         for finding in model["findings"].values():

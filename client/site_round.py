@@ -32,7 +32,7 @@ from client.kept_models import KeptModels, SiteRun
 from client.local_only import train_local_only
 from client.private_round import PrivateRound, permitted
 from client.refusal import RefusedError
-from client.release import labelled_counts, released, reports_local_only
+from client.release import figures_leave, labelled_counts, released
 
 log = logging.getLogger("acm_fed.client")
 
@@ -92,7 +92,7 @@ class SiteRound:
             return self._train(task, config, films, kept)
         if task.kind is TaskKind.LOCAL_ONLY:
             privacy = permitted(config, self._site)
-            if privacy is not None and not reports_local_only(privacy[1]):
+            if privacy is not None and not figures_leave(privacy[1]):
                 return Reply(self._site.site, task.round)  # nobody would learn how well it does
             model = self._model(config, task.arrays)
             train_local_only(
@@ -191,7 +191,8 @@ class SiteRound:
         alone = kept.load_local_only()
         if config.evaluation.local_only and alone is not None:
             models["local_only"] = self._model(config, alone)
-        report = evaluate_models(models, films, config, self._site.site, self._device)
+        measured = models if private is None or figures_leave(private.policy) else {}
+        report = evaluate_models(measured, films, config, self._site.site, self._device)
         if private is not None:
             report = released(report, private.policy)
             if private.policy.metrics == "noised":

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 
-from acm_core.files import write_atomically
+from acm_core.files import write_atomically, write_private
 
 _SALT_BYTES = 32
 _SHARES = 2**64
@@ -58,7 +58,7 @@ def load_or_create_salt(state: Path) -> bytes:
         # Two processes that start together must not split the patients by two salts.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            write_atomically(path, _write_salt)
+            write_atomically(path, lambda temporary: write_private(temporary, os.urandom(_SALT_BYTES)))
     salt = path.read_bytes()
     if len(salt) < _SALT_BYTES:
         raise ValueError(
@@ -66,12 +66,6 @@ def load_or_create_salt(state: Path) -> bytes:
             "patients anew, and films that were trained on would be tested on"
         )
     return salt
-
-
-def _write_salt(path: Path) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(os.urandom(_SALT_BYTES))
 
 
 def _digest(patient: str, salt: bytes) -> bytes:

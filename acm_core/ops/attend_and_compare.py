@@ -6,7 +6,7 @@ Shapes: B batch, C channels, G groups, c = C/G channels of a group, N = H·W pos
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
@@ -82,24 +82,6 @@ def attend_and_compare(
     return outputs[0], outputs[1]
 
 
-class KeptForward(NamedTuple):
-    """What a backward pass by sample reads: the inputs of `attend_and_compare` and vectors of size B×C."""
-
-    x: Tensor
-    key_weight: Tensor
-    query_weight: Tensor
-    gate1_weight: Tensor
-    gate1_bias: Tensor
-    gate2_weight: Tensor
-    gate2_bias: Tensor
-    mean: Tensor
-    key: Tensor
-    query: Tensor
-    gate: Tensor
-    hidden: Tensor
-    log_sums: Tensor
-
-
 class SampleGradients(NamedTuple):
     """Gradients of one loss a sample: x as x; each parameter's B×(its shape), not summed over the batch."""
 
@@ -112,24 +94,28 @@ class SampleGradients(NamedTuple):
     gate2_bias: Tensor
 
 
-def forward_kept(x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor, KeptForward]:
-    """`attend_and_compare` without autograd: y, the orthogonality term, and what `sample_backward` reads."""
+def forward_kept(x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """`attend_and_compare` without autograd: y, the orthogonality term, and what `sample_backward` reads: the inputs
+    and vectors of size B×C.
+    """
     check_arguments(x, *parameters, dtypes=_DTYPES)
     x = _dense(x)
     y, orthogonality, *vectors = _forward(x, *parameters)
-    return y, orthogonality, KeptForward(x, *parameters, *vectors)
+    return y, orthogonality, (x, *parameters, *vectors)
 
 
-def sample_backward(grad_y: Tensor, grad_orthogonality: Tensor, kept: KeptForward) -> SampleGradients:
+def sample_backward(grad_y: Tensor, grad_orthogonality: Tensor, kept: Sequence[Tensor]) -> SampleGradients:
     """What the backward pass yields before the sum over the batch, for private training: at its cost.
 
     Args:
         grad_y: B×C×H×W, gradient of the summed loss with respect to y.
         grad_orthogonality: B, the same for the orthogonality term.
+        kept: of `forward_kept`.
     """
     parameters = Parameters(*kept[1:7])
     gradients = Backward(*_backward(grad_y, grad_orthogonality, *kept))
-    mean, hidden = _by_group(kept.mean, parameters), _by_group(kept.hidden, parameters)
+    passed = Forward(kept[0], *kept[7:])
+    mean, hidden = _by_group(passed.mean, parameters), _by_group(passed.hidden, parameters)
     gate1, gate2 = _by_group(gradients.gate1, parameters), _by_group(gradients.gate2, parameters)
     return SampleGradients(
         gradients.x,

@@ -81,7 +81,7 @@ class ConvolutionUse:
     def prefers_norms(self, units: Units) -> bool:
         """Whether norms first and one weighted gradient then is cheaper than every unit's gradient.
 
-        By a static model of arithmetic, memory traffic and calls: the same for the same shapes on every machine.
+        By a static model of arithmetic and memory traffic: the same for the same shapes on every machine.
         """
         outputs, inputs, *kernel = self.weight.shape
         positions = prod(self.grad.shape[2:])
@@ -172,13 +172,7 @@ class ConvolutionUse:
     def without(self, films: Tensor) -> ConvolutionUse:
         """Zeros in place of these films (B, true where they go)."""
         mask = films.view(-1, 1, 1, 1)
-        return ConvolutionUse(
-            self.geometry,
-            self.x.masked_fill(mask, 0),
-            self.grad.masked_fill(mask, 0),
-            self.weight,
-            self.standardised,
-        )
+        return replace(self, x=self.x.masked_fill(mask, 0), grad=self.grad.masked_fill(mask, 0))
 
     def _is_pointwise(self) -> bool:
         return tuple(self.weight.shape[2:]) == (1, 1) and self.geometry.padding == (0, 0)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from acm_core.nn.standardised import StandardisedWeight, standardised_conv2d
-from acm_core.ops.attend_and_compare import KeptForward, attend_and_compare, forward_kept, sample_backward
+from acm_core.ops.attend_and_compare import attend_and_compare, forward_kept, sample_backward
 from acm_core.ops.passes import is_channels_last
 from acm_core.privacy.convolution import ConvolutionUse, Geometry
 from acm_core.privacy.units import Units
@@ -71,12 +71,10 @@ class UnitGradients:
 
     def __init__(self, model: nn.Module, *, norms_first: bool | None = None) -> None:
         self._norms_first = norms_first
-        self._names = {
-            id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad
-        }
         self._parameters = {
             name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
         }
+        self._names = {id(parameter): name for name, parameter in self._parameters.items()}
         self._units: Units | None = None
         self._claimed: set[str] = set()
         self._uses: dict[str, ConvolutionUse] = {}
@@ -370,7 +368,7 @@ class _AttendAndCompare(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor, grad_orthogonality: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = sample_backward(grad_y, grad_orthogonality, KeptForward(*ctx.saved_tensors))
+        gradients = sample_backward(grad_y, grad_orthogonality, ctx.saved_tensors)
         for name, gradient in zip(ctx.names, gradients[1:], strict=True):
             if name is not None:
                 ctx.recorder.keep_films(name, gradient)

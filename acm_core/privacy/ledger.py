@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from acm_core.config.sections import PrivacyUnit, SiteConfig
-from acm_core.files import write_atomically
+from acm_core.files import flush_folder, write_atomically, write_private
 from acm_core.privacy.accounting import Accountant, NoisedSteps, Plan, epsilon
 
 log = logging.getLogger("acm_fed.client")
@@ -191,13 +191,13 @@ class _Chain:
                 )
             folder.parent.mkdir(parents=True, exist_ok=True)
             folder.mkdir(mode=0o700, exist_ok=True)
-            _flush(folder.parent)
+            flush_folder(folder.parent)
             self._lock(opening)
             found = _read(folder, witness)
             self.rows = found.rows
             self._file = os.open(folder / "ledger.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             opening.callback(os.close, self._file)
-            _flush(folder)
+            flush_folder(folder)
             if found.unfinished:
                 os.ftruncate(self._file, found.length)
                 log.warning(
@@ -262,7 +262,7 @@ class _Chain:
     def _write_marks(self) -> None:
         content = f"{_head_of(self.rows).model_dump_json()}\n".encode()
         for path in self._marks:
-            write_atomically(path, partial(_write_private, content))
+            write_atomically(path, partial(write_private, content=content))
 
 
 class _Found(NamedTuple):
@@ -382,20 +382,6 @@ def _head_of(rows: Sequence[Row]) -> Head:
 def _hash(values: dict[str, Any]) -> str:
     text = _ENCODER.encode({name: value for name, value in values.items() if name != "hash"})
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _write_private(content: bytes, path: Path) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from acm_core.config.sections import SiteConfig
 from acm_core.data.batches import training_batches
 from acm_core.data.intake.reading import read_file
 from acm_core.data.site_films import FilmSet, load_site
-from simulations.benchmark.measurement import Timing, machine, take_turns
+from simulations.benchmark.measurement import Timing, machine, peak_resident_bytes, take_turns
 from simulations.phantoms import HospitalSpec, write_hospital
 from simulations.phantoms.scanner import SCANNERS
 
@@ -193,7 +192,7 @@ def _private_bytes() -> int:
     """Pages that no other process shares (Linux; elsewhere the peak)."""
     rollup = Path("/proc/self/smaps_rollup")
     if not rollup.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return peak_resident_bytes()
     lines = rollup.read_text(encoding="ascii").splitlines()
     return 1024 * sum(
         int(line.split()[1]) for line in lines if line.startswith(("Private_Clean", "Private_Dirty"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -54,6 +56,12 @@ def copy_bandwidth(device: torch.device, mebibytes: int = 64) -> float:
     target = torch.empty_like(source)
     timing = take_turns({"copy": lambda: target.copy_(source)}, rounds=9)["copy"]
     return 2 * source.nbytes / timing.median
+
+
+def peak_resident_bytes() -> int:
+    """The most memory that this process has held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
-import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +25,7 @@ from acm_core.privacy.units import Units
 from acm_core.processes import keep_freed_memory
 from acm_core.training.local import make_optimizer
 from acm_core.training.loss import film_losses
-from simulations.benchmark.measurement import Timing, machine, take_turns
+from simulations.benchmark.measurement import Timing, machine, peak_resident_bytes, take_turns
 
 _PLAIN, _HOOKS, _GHOST = "plain", "Opacus hooks", "Opacus ghost"
 _FILM, _PATIENT = "ours, per film", "ours, per patient"
@@ -103,10 +101,7 @@ def _peak_memory(device: str, threads: int, side: int, films: int, context: str,
     work = step(name, torch.device(device), side, films, context)
     for _ in range(3):
         work()
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return torch.cuda.max_memory_allocated() if device.startswith("cuda") else peak_resident_bytes()
 
 
 def step(name: str, device: torch.device, side: int, films: int, context: str) -> Callable[[], None]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +16,7 @@ from acm_core.processes import keep_freed_memory
 from acm_core.training.local import make_optimizer
 from acm_core.training.loss import masked_bce, orthogonality_penalty
 from simulations.benchmark.authors_formula import AttendAndCompareAsWritten
-from simulations.benchmark.measurement import Timing, machine, take_turns
+from simulations.benchmark.measurement import Timing, machine, peak_resident_bytes, take_turns
 from simulations.benchmark.op import LAYOUTS
 
 _PLAIN = "plain (torchvision)"
@@ -107,10 +105,7 @@ def _peak_memory(
     work = step(name, torch.device(device), precision, batch, side, layout)
     for _ in range(3):
         work()
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return torch.cuda.max_memory_allocated() if device.startswith("cuda") else peak_resident_bytes()
 
 
 def step(

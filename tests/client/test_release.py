@@ -11,7 +11,7 @@ from reports import estimate, model
 
 from acm_core.config.sections import SitePrivacy
 from acm_core.federated.report import read_report
-from client.release import noised_model, released, reports_local_only
+from client.release import figures_leave, noised_model, released
 
 REPORT: dict[str, Any] = {
     "films": 123,
@@ -74,7 +74,7 @@ def test_the_report_given_is_not_changed() -> None:
 def test_the_open_local_model_is_measured_only_where_figures_leave_without_noise(
     metrics: str, reported: bool
 ) -> None:
-    assert reports_local_only(policy(metrics=metrics)) is reported
+    assert figures_leave(policy(metrics=metrics)) is reported
 
 
 def test_a_noised_model_has_values_and_nothing_else() -> None:

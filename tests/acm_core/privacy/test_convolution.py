@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -14,14 +13,6 @@ from torch import Tensor
 from acm_core.nn.standardised import StandardisedWeight
 from acm_core.privacy.convolution import ConvolutionUse, Geometry
 from acm_core.privacy.units import Units
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

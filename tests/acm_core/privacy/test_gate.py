@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,24 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from acm_core.config.sections import ModelConfig
-from acm_core.nn import Classifier, build_classifier, resnet
+from acm_core.nn import Classifier, build_classifier
 from acm_core.privacy.convolution import ConvolutionUse
 from acm_core.privacy.gate import check_gradients
 from acm_core.privacy.gradients import UnknownGradientError
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ResNet as deep as ever, of few numbers."""
-    monkeypatch.setattr(resnet, "_STAGE_WIDTHS", (64, 64, 64, 64))
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 def classifier(**changes: Any) -> Classifier:

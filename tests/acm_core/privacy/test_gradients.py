@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from itertools import product
 
@@ -27,14 +27,6 @@ PATIENTS = Units((1, 2, 1))
 SINGLE_FILMS = Units((1,) * FILMS)
 SIDE = 33  # the smallest whose last maps have more than one position
 WEIGHT = 0.5  # of the orthogonality term, large enough to be seen
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

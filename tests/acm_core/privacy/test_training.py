@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from acm_core.config.sections import ModelConfig, TrainingConfig
 from acm_core.data.batches import batch_of
 from acm_core.data.site_films import FilmSet
-from acm_core.nn import Classifier, build_classifier, resnet
+from acm_core.nn import Classifier, build_classifier
 from acm_core.privacy.gradients import UnknownGradientError
 from acm_core.privacy.noise import GaussianNoise
 from acm_core.privacy.training import Mechanism, PrivateTraining, Steps
@@ -30,18 +30,7 @@ KINKS = 2e-2
 """In float32 a ReLU on the verge tips over, and with it a part of a gradient."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ResNet as deep as ever, of few numbers."""
-    monkeypatch.setattr(resnet, "_STAGE_WIDTHS", (64, 64, 64, 64))
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 def classifier(norm: str = "group", context: str = "acm") -> Classifier:
