@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
@@ -188,7 +188,7 @@ class PrivateRound:
         return after
 
     def _check_gradients(self, model: Classifier) -> None:
-        libraries = " ".join(f"{name} {version(name)}" for name in _LIBRARIES)
+        libraries = " ".join(f"{name} {_version(name)}" for name in _LIBRARIES)
         if self._kept.load_gradient_check() == libraries:
             return
         log.info("comparing the gradients of each unit with passes of one unit each")
@@ -222,3 +222,10 @@ class PrivateRound:
             delta=self.policy.delta,
             budget=self.policy.epsilon,
         )
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # numba, on a Python newer than it supports
+        return "absent"
