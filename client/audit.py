@@ -104,7 +104,7 @@ def _steps(claim: Claim) -> str:
 
 
 def _show(console: Console, found: Audit, plan: Plan, whole: Claim) -> None:
-    from acm_core.privacy.audit import CANARIES, CONFIDENCE, lower_bound
+    from acm_core.privacy.canaries import CANARIES, CONFIDENCE, lower_bound
 
     guesses = found.guesses
     part = (

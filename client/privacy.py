@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from acm_core.config.sections import FederationConfig, SiteConfig, SitePrivacy
-    from acm_core.privacy.ledger import Record, Step
+    from acm_core.privacy.chain import Step
+    from acm_core.privacy.ledger import Record
 
 OK, UNSOUND, WRONG, NOT_PERMITTED = 0, 1, 2, 3
 _FILE_WIDTH = 160
@@ -74,7 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _answer(site: SiteConfig, policy: SitePrivacy, config: FederationConfig | None, accept: bool) -> int:
     from rich.console import Console
 
-    from acm_core.privacy.ledger import LedgerError, ledger_folder, verify
+    from acm_core.privacy.chain import LedgerError
+    from acm_core.privacy.ledger import ledger_folder, verify
 
     # A table that is cut to the width of a terminal which is not there would lose figures.
     console = Console(
@@ -156,7 +158,7 @@ def _show(console: Console, site: SiteConfig, policy: SitePrivacy, record: Recor
 
 
 def _show_datasets(console: Console, policy: SitePrivacy, record: Record) -> None:
-    from acm_core.privacy.ledger import Dataset
+    from acm_core.privacy.chain import Dataset
 
     rows = []
     for fingerprint in dict.fromkeys(row.fingerprint for row in record.rows if isinstance(row, Dataset)):
@@ -167,7 +169,7 @@ def _show_datasets(console: Console, policy: SitePrivacy, record: Record) -> Non
 
 
 def _show_runs(console: Console, policy: SitePrivacy, record: Record) -> None:
-    from acm_core.privacy.ledger import Planned
+    from acm_core.privacy.chain import Planned
 
     rows = []
     for planned in (row for row in record.rows if isinstance(row, Planned)):
@@ -202,7 +204,7 @@ def _show_releases(console: Console, policy: SitePrivacy, record: Record) -> Non
 
 def _show_plan(console: Console, policy: SitePrivacy, record: Record, config: FederationConfig) -> int:
     from acm_core.privacy.accounting import Plan, epsilon
-    from acm_core.privacy.ledger import LedgerError
+    from acm_core.privacy.chain import LedgerError
     from client.kept_models import SiteRun
 
     if config.privacy is None:

@@ -15,8 +15,9 @@ from acm_core.data.site_films import SiteFilms, load_site
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
 from acm_core.federated.update import Arrays
 from acm_core.nn import Classifier, build_classifier, normalisation_names
-from acm_core.privacy.gradients import UnknownGradientError
-from acm_core.privacy.ledger import BudgetExceededError, LedgerError
+from acm_core.privacy.chain import LedgerError
+from acm_core.privacy.layers import UnknownGradientError
+from acm_core.privacy.ledger import BudgetExceededError
 from acm_core.randomness import stream_seed
 from acm_core.training.local import (
     Proximal,

@@ -25,11 +25,9 @@ from acm_core.data.site_films import FilmSet
 from acm_core.nn import Classifier
 from acm_core.nn.classifier import ClassifierOutput
 from acm_core.privacy.accounting import Accountant, NoisedSteps, epsilon
+from acm_core.privacy.canaries import CANARIES, Guesses, Values, guess
 from acm_core.privacy.training import Mechanism, PrivateTraining, Steps
 
-CANARIES = 1000
-CONFIDENCE = 0.95
-"""Of the canaries' lower bound on ε."""
 FALSE_ALARM = 1e-3
 """Chance that any measurement of a sound mechanism lies outside its interval, all measurements together."""
 MOST_STEPS, _FEWEST_STEPS = 500, 20
@@ -43,10 +41,6 @@ _ROUNDING = 1e-5
 _FILMS_AT_ONCE = 128
 _MOST_FILMS, _MOST_VIEWS = 8, 2
 _ABOVE = 1000.0  # times C: the gradients before clipping
-_SIMULATED = 8
-_GUESSED = (0, 5, 10, 20, 35, 50, 75, 100, 150, 200, 300, 400, 500)
-
-Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -104,24 +98,6 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Guesses:
-    """The canary audit.
-
-    Attributes:
-        made, right: guesses, and those that were right.
-        bound: ε is at least this, at the claimed δ and CONFIDENCE.
-        most: the bound if all guesses had been right, which no audit of so many guesses can exceed.
-        at_half_noise: the bound that a simulated mechanism with half of the claimed noise gave.
-    """
-
-    made: int
-    right: int
-    bound: float
-    most: float
-    at_half_noise: float
-
-
-@dataclass(frozen=True)
 class Audit:
     """What an audit found.
 
@@ -161,7 +137,7 @@ def _audit(claim: Claim, training: type[PrivateTraining]) -> Audit:
     noise, sigmas = _noise(seen)
     clipping, norm = _clipping(seen)
     sampling, rate = _sampling(seen)
-    guesses = _guesses(seen)
+    guesses = guess(seen.canaries, seen.included, claim.mechanism, claim.delta)
     claimed = claim.epsilon
     measured = math.inf
     if sigmas[0] > 0:
@@ -442,6 +418,16 @@ def _correlation(seen: _Seen) -> Check:
     return Check("correlation", claimed, f"at most {largest:.2g}", meaning)
 
 
+def _canaries(guesses: Guesses, claimed: float, delta: float) -> Check:
+    meaning = ""
+    if guesses.bound > claimed:
+        meaning = (
+            f"{guesses.right} of {guesses.made} guesses who was in the data were right, more than ε = "
+            f"{claimed:.3g} permits: what is released tells more about patients than is claimed"
+        )
+    return Check("canaries", f"ε = {claimed:.4g} at δ = {delta:g}", f"ε ≥ {guesses.bound:.4g}", meaning)
+
+
 def _two_sided(distribution: Any, value: Any, freedom: float) -> Any:
     """The chance of a value as far out on its side, doubled."""
     return 2 * np.minimum(distribution.cdf(value, freedom), distribution.sf(value, freedom))
@@ -470,91 +456,3 @@ def _spread(counts: NDArray[np.int64], trials: int, rate: float) -> float:
 
     found = optimize.minimize_scalar(log_bound, bounds=(-12.0, 6.0), method="bounded")
     return min(1.0, 2 * math.exp(min(0.0, float(found.fun))))
-
-
-# One-run audit: Steinke, Nasr and Jagielski, "Privacy auditing with one (1) training run", NeurIPS 2023.
-
-
-def lower_bound(
-    right: int, guesses: int, canaries: int, delta: float, confidence: float = CONFIDENCE
-) -> float:
-    """ε that (ε, δ) privacy must have at least, where so many guesses about independent canaries were right.
-
-    Theorem 5.2: δ > 0 raises the binomial's tail, which bounds the chance of so many right guesses, by at most 2·m·δ
-    times the largest mean of its probabilities just below. 0 where nothing can be said.
-
-    Args:
-        guesses: made on `canaries` = m, each included by a fair coin; the others were abstained from.
-    """
-    if not 0 <= right <= guesses <= canaries:
-        raise ValueError(f"expected right ≤ guesses ≤ canaries, got {right}, {guesses}, {canaries}")
-
-    def chance(epsilon_: float) -> float:
-        each = float(special.expit(epsilon_))
-        below = np.cumsum(stats.binom.pmf(np.arange(right - 1, -1, -1), guesses, each))
-        raised = float((below / np.arange(1, right + 1)).max(initial=0.0))
-        return float(stats.binom.sf(right - 1, guesses, each)) + 2 * canaries * delta * raised
-
-    if chance(0.0) >= 1 - confidence:
-        return 0.0
-    low, high = 0.0, 1.0
-    while chance(high) < 1 - confidence:
-        low, high = high, 2 * high
-    while high - low > 1e-4:
-        middle = (low + high) / 2
-        low, high = (middle, high) if chance(middle) < 1 - confidence else (low, middle)
-    return low
-
-
-def _guesses(seen: _Seen) -> Guesses:
-    """Guess "in" for the most suspicious canaries and "out" for the least; how many was decided on a simulated run."""
-    mechanism, delta = seen.claim.mechanism, seen.claim.delta
-    most_in, most_out, at_half_noise = _numbers(mechanism, len(seen.released), delta)
-    right = _right(_scores(seen.canaries, mechanism), seen.included, most_in, most_out)
-    made = most_in + most_out
-    bound, most = (lower_bound(number, made, CANARIES, delta) for number in (right, made))
-    return Guesses(made, right, bound, most, at_half_noise)
-
-
-def _canaries(guesses: Guesses, claimed: float, delta: float) -> Check:
-    meaning = ""
-    if guesses.bound > claimed:
-        meaning = (
-            f"{guesses.right} of {guesses.made} guesses who was in the data were right, more than ε = "
-            f"{claimed:.3g} permits: what is released tells more about patients than is claimed"
-        )
-    return Check("canaries", f"ε = {claimed:.4g} at δ = {delta:g}", f"ε ≥ {guesses.bound:.4g}", meaning)
-
-
-def _scores(noised: Values, mechanism: Mechanism) -> Values:
-    """T×M → M: log-likelihood ratio of in and out, were each step's sum what is claimed."""
-    rate, sigma = mechanism.sampling_rate, mechanism.noise_multiplier
-    evidence = (noised - 0.5) / sigma**2
-    if rate < 1:
-        evidence = np.logaddexp(math.log1p(-rate), math.log(rate) + evidence)
-    scores: Values = evidence.sum(0)
-    return scores
-
-
-def _right(scores: Values, included: NDArray[np.bool_], most_in: int, most_out: int) -> int:
-    order = np.argsort(scores)
-    return int(included[order[len(order) - most_in :]].sum() + (~included[order[:most_out]]).sum())
-
-
-def _numbers(mechanism: Mechanism, steps: int, delta: float) -> tuple[int, int, float]:
-    """Guesses "in" and "out" that show most of a mechanism with half of the noise, and the bound they show."""
-    rng = np.random.default_rng()
-    runs = []
-    for _ in range(_SIMULATED):
-        included = rng.random(CANARIES) < 0.5
-        noised = rng.standard_normal((steps, CANARIES)) * mechanism.noise_multiplier / 2
-        noised += (rng.random((steps, CANARIES)) < mechanism.sampling_rate) & included
-        runs.append((_scores(noised, mechanism), included))
-
-    choices = [(most_in, most_out) for most_in in _GUESSED for most_out in _GUESSED if most_in + most_out]
-    made = np.array([sum(choice) for choice in choices])
-    rights = [[_right(scores, included, *choice) for choice in choices] for scores, included in runs]
-    right = np.sum(rights, axis=0) // _SIMULATED
-    # The bound for δ = 0 orders them as well, and is quick: Clopper and Pearson's.
-    best = int(stats.beta.ppf(1 - CONFIDENCE, right, made - right + 1).argmax())
-    return *choices[best], lower_bound(int(right[best]), int(made[best]), CANARIES, delta)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from acm_core.nn import Classifier
-from acm_core.privacy.gradients import UnitGradients, UnknownGradientError
+from acm_core.privacy.gradients import UnitGradients
+from acm_core.privacy.layers import UnknownGradientError
 from acm_core.privacy.units import Units
 from acm_core.training.loss import film_losses
 

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from acm_core.privacy import audit as module
-from acm_core.privacy.audit import Audit, Check, Claim, Guesses
+from acm_core.privacy.audit import Audit, Check, Claim
+from acm_core.privacy.canaries import Guesses
 from client import audit
 
 ROOT = Path(__file__).resolve().parents[2]

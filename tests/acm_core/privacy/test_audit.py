@@ -20,7 +20,8 @@ from scipy import stats
 from torch import Tensor
 
 from acm_core.privacy import audit as module
-from acm_core.privacy.audit import FALSE_ALARM, Audit, Claim, audit, lower_bound
+from acm_core.privacy.audit import FALSE_ALARM, Audit, Claim, audit
+from acm_core.privacy.canaries import Guesses, lower_bound
 from acm_core.privacy.gradients import ClippedSum
 from acm_core.privacy.noise import GaussianNoise
 from acm_core.privacy.training import Mechanism, PrivateTraining, Steps
@@ -310,10 +311,10 @@ def test_no_noise_is_seen_by_the_canaries_alone() -> None:
 def test_a_bound_above_the_claim_is_looked_at_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     bounds = iter([9.0, 0.0, 9.0, 9.0])
 
-    def guesses(seen: object) -> module.Guesses:
-        return module.Guesses(10, 10, next(bounds), 9.0, 9.0)
+    def guess(*seen: object) -> Guesses:
+        return Guesses(10, 10, next(bounds), 9.0, 9.0)
 
-    monkeypatch.setattr(module, "_guesses", guesses)
+    monkeypatch.setattr(module, "guess", guess)
     small = claim(rounds=2, steps=5)
     assert "canaries" not in names(audit(small))
     assert "canaries" in names(audit(small))

@@ -13,7 +13,7 @@ from acm_core.config.sections import ModelConfig
 from acm_core.nn import Classifier, build_classifier
 from acm_core.privacy.convolution import ConvolutionUse
 from acm_core.privacy.gate import check_gradients
-from acm_core.privacy.gradients import UnknownGradientError
+from acm_core.privacy.layers import UnknownGradientError
 
 pytestmark = pytest.mark.usefixtures("narrow")
 

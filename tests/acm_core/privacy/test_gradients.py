@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from acm_core.config.sections import ModelConfig
 from acm_core.nn import Classifier, build_classifier, resnet
 from acm_core.nn.standardised import StandardisedConv2d
-from acm_core.privacy.gradients import ClippedSum, UnitGradients, UnknownGradientError
+from acm_core.privacy.gradients import ClippedSum, UnitGradients
+from acm_core.privacy.layers import UnknownGradientError
 from acm_core.privacy.units import Units
 from acm_core.training.loss import film_losses
 

@@ -24,18 +24,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acm_core.privacy.accounting import NoisedSteps, Plan, epsilon, noise_multiplier
-from acm_core.privacy.ledger import (
-    BudgetExceededError,
-    DatasetChangedError,
-    Ledger,
+from acm_core.privacy.chain import (
     LedgerBrokenError,
     LedgerBusyError,
     LedgerError,
     LedgerMissingError,
     LedgerRolledBackError,
+    Step,
+)
+from acm_core.privacy.ledger import (
+    BudgetExceededError,
+    DatasetChangedError,
+    Ledger,
     PlanChangedError,
     Record,
-    Step,
     UnitChangedError,
     accept_dataset,
     verify,

@@ -15,7 +15,7 @@ from acm_core.config.sections import ModelConfig, TrainingConfig
 from acm_core.data.batches import batch_of
 from acm_core.data.site_films import FilmSet
 from acm_core.nn import Classifier, build_classifier
-from acm_core.privacy.gradients import UnknownGradientError
+from acm_core.privacy.layers import UnknownGradientError
 from acm_core.privacy.noise import GaussianNoise
 from acm_core.privacy.training import Mechanism, PrivateTraining, Steps
 from acm_core.training.local import Proximal, learning_rate

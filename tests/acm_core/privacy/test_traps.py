@@ -18,7 +18,8 @@ from acm_core.data.site_films import FilmSet
 from acm_core.nn import Classifier, build_classifier, resnet
 from acm_core.privacy.accounting import NoisedSteps, epsilon
 from acm_core.privacy.convolution import ConvolutionUse, Geometry
-from acm_core.privacy.gradients import UnitGradients, UnknownGradientError
+from acm_core.privacy.gradients import UnitGradients
+from acm_core.privacy.layers import UnknownGradientError
 from acm_core.privacy.noise import GaussianNoise
 from acm_core.privacy.sampling import PoissonSampler
 from acm_core.privacy.training import Mechanism, PrivateTraining, Steps
@@ -250,6 +251,16 @@ def test_batch_normalisation_is_refused_in_every_mode(
     before = {name: model.double().get_buffer(name).clone() for name in statistics}
     expect_a_refusal(model, r"expected no batch normalisation.*set model\.norm to group")
     assert all(torch.equal(model.get_buffer(name), values) for name, values in before.items())
+
+
+class FunctionalBatchNorm(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.batch_norm(x, None, None, None, None, True, 0.1, 1e-5, False)
+
+
+def test_batch_normalisation_without_its_module_is_refused() -> None:
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(2, 4, 3), FunctionalBatchNorm()))
+    expect_a_refusal(model, r"expected no batch normalisation")
 
 
 # Grouped convolutions.
