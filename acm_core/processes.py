@@ -8,11 +8,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
 _GRACE_SECONDS = 10.0
+_SHORT_LIFE_SECONDS, _LONGEST_PAUSE_SECONDS = 20.0, 30.0
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _LARGE = -1, -3, 2**30  # mallopt(3)
 
@@ -68,6 +70,50 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+
+class KeptChild:
+    """A child that is started again when it ends: at once, and ever later while it ends as soon as it is started.
+
+    Attributes:
+        name: for people.
+        short_lives: how often in a row it ended as soon as it was started.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+        self.name, self.log, self.short_lives = name, log, 0
+        self._start: Callable[[], Child] = lambda: Child(command, log, environment)
+        self._child: Child | None = None
+        self._started = 0.0
+        self._again: float | None = None
+
+    @property
+    def exit_code(self) -> int | None:
+        """The last exit code, or None while it runs or has not been started."""
+        return None if self._child is None else self._child.exit_code
+
+    def tend(self) -> bool:
+        """Start it if it does not run and its time has come; True where it had run before."""
+        if self._child is None:
+            self._child, self._started = self._start(), time.monotonic()
+            return False
+        if self._child.exit_code is None:
+            return False
+        if self._again is None:
+            short = time.monotonic() - self._started < _SHORT_LIFE_SECONDS
+            self.short_lives = self.short_lives + 1 if short else 0
+            pause = min(2.0**self.short_lives, _LONGEST_PAUSE_SECONDS) if self.short_lives > 1 else 0.0
+            self._again = time.monotonic() + pause
+        if time.monotonic() < self._again:
+            return False
+        self._child.stop()  # what it had started
+        self._child, self._started, self._again = self._start(), time.monotonic(), None
+        return True
+
+    def stop(self) -> None:
+        """End it and all it started."""
+        if self._child is not None:
+            self._child.stop()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 
 from acm_core.config.loading import load_config
 from acm_core.config.sections import SiteConfig
-from acm_core.federated.messages import MessageError, Refusal, Reply, Task, TaskKind
+from acm_core.federated.messages import MessageError, Refusal, Reply, Task
 from acm_core.processes import keep_freed_memory
 
 log = logging.getLogger("acm_fed.client")
@@ -39,7 +39,6 @@ def make_app(find_site: Callable[[Context], SiteConfig]) -> ClientApp:
         return Message(to_records(_answer(message, site)), reply_to=message)
 
     for register in (
-        client_app.query(),
         client_app.train(),
         client_app.train("local_only"),
         client_app.evaluate(),
@@ -56,12 +55,11 @@ def _answer(message: Message, site: SiteConfig) -> Reply:
         task = Task.from_wire(dict(message.content.config_records["task"]), arrays)
     except (MessageError, KeyError, ValueError, TypeError):
         return Reply(site.site, refusal=Refusal.POLICY)
-    if task.kind is TaskKind.IDENTIFY:
-        return Reply(site.site)
-    # Imported here: a message that only asks who this is need not wait seconds for torch and MONAI.
+    # Imported here: a message that cannot be read need not wait seconds for torch and MONAI.
+    from client.audited import answer_audited
     from client.site_round import SiteRound
 
-    return SiteRound(site).answer(task)
+    return answer_audited(task, site, SiteRound(site).answer)
 
 
 def to_records(reply: Reply) -> RecordDict:

@@ -1,5 +1,7 @@
 """`python -m client.audit --site=A`: does private training at this site do what it claims?
 
+`python -m client.audit verify` and `show` read the site's audit log instead: see `client.audit_log`.
+
 Exit codes: 0 nothing speaks against the claim; 1 it does not hold; 2 the site file or the federation file is wrong, or
 the run has no privacy.
 """
@@ -25,6 +27,11 @@ PASSED, FAILED, WRONG = 0, 1, 2
 
 def main(arguments: list[str] | None = None) -> int:
     """Audit the training loop at the site's own noise, sampling rate and clipping norm; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] in (["verify"], ["show"]):
+        from client.audit_log import read_log
+
+        return read_log(arguments)
     parser = argparse.ArgumentParser(
         prog="python -m client.audit",
         description="Run the loop that trains with differential privacy at the noise, sampling rate and clipping norm "
@@ -32,7 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
         "hidden, and a measurement of the noise, the clipping and the sampling. It takes seconds, reads none of the "
         "site's films and costs no privacy.",
         epilog="exit codes: 0 nothing speaks against the claim; 1 it does not hold; 2 the site file or the federation "
-        "file is wrong, or the run has no privacy",
+        "file is wrong, or the run has no privacy. The site's audit log is another thing: "
+        "python -m client.audit verify --site=A checks it, and show prints it",
     )
     add_site_arguments(parser)
     parser.add_argument(

@@ -33,39 +33,11 @@ _CHECKPOINT_SECONDS = 30.0
 _LIBRARIES = ("acm-fed", "torch", "opacus", "numba")
 
 
-def permitted(config: FederationConfig, site: SiteConfig) -> tuple[PrivacyConfig, SitePrivacy] | None:
-    """The run's privacy and the site's policy, or None where the run has no privacy and the site does not ask for it.
-
-    Raises:
-        RefusedError: the site's file does not permit the run; the text names the line.
-    """
-    privacy, policy = config.privacy, site.privacy
-    if privacy is None:
-        if policy is not None and policy.required:
-            raise RefusedError(
-                Refusal.PRIVACY,
-                "privacy.required: expected a run with differential privacy, got privacy: off in the federation file",
-            )
-        return None
-    if policy is None:
-        raise RefusedError(
-            Refusal.PRIVACY,
-            "privacy: expected what the site permits (epsilon, population), got nothing in its file: a run with "
-            "differential privacy needs both",
-        )
-    if policy.unit == "patient" and privacy.unit == "film":
-        raise RefusedError(
-            Refusal.PRIVACY,
-            "privacy.unit: expected a run that protects patients, got one that protects films",
-        )
-    return privacy, policy
-
-
 class PrivateRound:
     """Trains rounds of one run with the films of one site.
 
     Args:
-        privacy, policy: as `permitted` gave them.
+        privacy, policy: as `client.policy.permitted_privacy` gave them.
         kept: where the run's checkpoints and updates stay.
     """
 

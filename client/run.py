@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
+import hashlib
 import logging
+import os
+import secrets
 import socket
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +21,10 @@ from client.site_arguments import add_site_arguments
 
 if TYPE_CHECKING:
     from acm_core.config.sections import SiteConfig
-    from acm_core.processes import Child
+    from client.membership import Membership
 
-_RETRY_SECONDS = 2.0
-_REMIND_SECONDS = 30.0
+_POLL_SECONDS = 0.5
+_LOOK_SECONDS = 5.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,81 +38,138 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     from acm_core.config.loading import ConfigError
+    from client.membership import Membership, NotEnrolledError
     from client.site_file import SiteFileError, load_site_file
 
     try:
         site = load_site_file(options.sites, options.site)
-    except (ConfigError, SiteFileError) as error:
+        membership = Membership.load(site)
+    except (ConfigError, SiteFileError, NotEnrolledError) as error:
         print(error, file=sys.stderr)  # noqa: T201  # the command's own output
         return 2
-    return _serve(site, (options.sites / f"{options.site}.yaml").resolve())
+    return _serve(site, membership, (options.sites / f"{options.site}.yaml").resolve())
 
 
-def _serve(site: SiteConfig, path: Path) -> int:
+def _serve(site: SiteConfig, membership: Membership, path: Path) -> int:
+    from acm_core.audit_log import AuditError
     from acm_core.processes import interruptible
     from client.site_log import LOG_NAME, LogTail, open_site_log
 
     open_site_log(site.state)
-    host, _, port = site.server.rpartition(":")
     tail = LogTail(site.state / LOG_NAME)
-    _say(f"site {site.site}: films in {site.films}, log in {site.state / LOG_NAME}")
-    node: Child | None = None
-    reachable: bool | None = None
-    reminded = 0.0
+    _say(
+        f"site {site.site} of {membership.federation}: films in {site.films}, log in {site.state / LOG_NAME}"
+    )
+    try:
+        link = _Link(site, membership, path)
+    except BlockingIOError:
+        _say(f"site {site.site} runs already on this machine: one client.run a site")
+        return 2
     with interruptible():
         try:
+            link.note_start()
             while True:
                 for line in tail.read():
                     _say(line)
-                answers = _answers(host, int(port))
-                if answers != reachable or (not answers and time.monotonic() - reminded > _REMIND_SECONDS):
-                    reachable, reminded = answers, time.monotonic()
-                    _say(
-                        f"server {site.server} answers; waiting for tasks. Ctrl-C leaves."
-                        if answers
-                        else f"server {site.server} is not there yet; trying again every {_RETRY_SECONDS:.0f} s"
-                    )
-                if node is not None and node.exit_code is not None:
-                    _say(f"Flower's SuperNode ended with code {node.exit_code}; starting it again")
-                    node.stop()
-                    node = None
-                if node is None and answers:
-                    node = _start_node(site, path)
-                time.sleep(_RETRY_SECONDS if not answers else 0.5)
+                link.tend()
+                time.sleep(_POLL_SECONDS)
         except KeyboardInterrupt:
             _say("leaving")
             return 0
+        except AuditError as error:
+            _say(str(error))
+            return 1
         finally:
-            if node is not None:
-                node.stop()
+            link.stop()
 
 
-def _start_node(site: SiteConfig, path: Path) -> Child:
-    from acm_core.processes import Child
-    from client.app import SITE_FILE
+class _Link:
+    """The two processes that hold the connection, and what a person should know of it.
 
-    return Child(
-        [
-            str(Path(sys.executable).parent / "flower-supernode"),
-            "--insecure",
-            "--superlink",
-            site.server,
-            "--port",
-            str(_free_port()),
-            "--node-config",
-            f'{SITE_FILE}="{path}"',
-        ],
-        site.state / "supernode.log",
-        {"FLWR_HOME": str(site.state / "flower")},
-    )
+    Raises:
+        BlockingIOError: another process holds this site's connection.
+    """
 
+    def __init__(self, site: SiteConfig, membership: Membership, path: Path) -> None:
+        from acm_core.audit_log import AuditLog, audit_folder
+        from acm_core.files import write_private
+        from acm_core.processes import KeptChild
+        from client.app import SITE_FILE
 
-def _answers(host: str, port: int) -> bool:
-    try:
-        with socket.create_connection((host, port), timeout=2):
-            return True
-    except OSError:
-        return False
+        self._site, self._membership = site, membership
+        self._audit = AuditLog(audit_folder(site.state))
+        self._lock = os.open(membership.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        secret = membership.folder / "superexec.secret"
+        write_private(secret, secrets.token_bytes(32))
+        runtime = f"127.0.0.1:{_free_port()}"
+        environment = {
+            "FLWR_HOME": str(site.state / "flower"),
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+        }
+        isolation = ["--superexec-auth-secret-file", str(secret)]
+        node = [sys.executable, "-m", "client.site_node", str(membership.folder)]
+        node += ["--superlink", membership.address, "--root-certificates", str(membership.authority)]
+        node += ["--auth-supernode-private-key", str(membership.key), "--isolation", "process", *isolation]
+        node += ["--host", "127.0.0.1", "--port", runtime.rpartition(":")[2]]
+        node += ["--node-config", f'{SITE_FILE}="{path}"']
+        execute = ["flower-superexec", "--insecure", "--runtime-api-address", runtime, *isolation]
+        self._node = KeptChild("SuperNode", node, site.state / "supernode.log", environment)
+        self._execute = KeptChild("SuperExec", execute, site.state / "superexec.log", environment)
+        self._said = ""
+        self._looking = ThreadPoolExecutor(1)
+        self._state = self._looking.submit(self._look)
+
+    def note_start(self) -> None:
+        """Write down what this site lets the server have run, and what its file permits."""
+        from acm_core.audit_events import ClientStarted
+        from acm_core.processes import OFFLINE
+
+        os.environ.update(OFFLINE)
+        from acm_core.bundle import build_bundle
+
+        permits = self._site.model_dump_json(include={"policy", "privacy"})
+        self._audit.append(
+            ClientStarted(
+                site=self._site.site,
+                version=version("acm-fed"),
+                bundle=hashlib.sha256(build_bundle()).hexdigest(),
+                policy=hashlib.sha256(permits.encode()).hexdigest(),
+            )
+        )
+
+    def tend(self) -> None:
+        """Start again what has ended; now and then look whether the server is there, and say it when that changes."""
+        for child in (self._node, self._execute):
+            if child.tend():
+                _say(f"Flower's {child.name} ended; started again")
+        if self._state.done():
+            if (state := self._state.result()) != self._said:
+                self._said = state
+                _say(state)
+            self._state = self._looking.submit(self._look)
+
+    def stop(self) -> None:
+        """End both."""
+        from acm_core.audit_events import ClientStopped
+        from acm_core.audit_log import AuditError
+
+        self._looking.shutdown(wait=False, cancel_futures=True)
+        with contextlib.suppress(AuditError):
+            self._audit.append(ClientStopped())
+        for child in (self._node, self._execute):
+            child.stop()
+
+    def _look(self) -> str:
+        from client.connection import examine
+
+        if self._said:
+            time.sleep(_LOOK_SECONDS)
+        address = self._membership.address
+        for check in examine(self._membership):
+            if not check.passed:
+                return f"server {address} cannot be reached yet: {check.name}: {check.found}; {check.fix}"
+        return f"server {address} answers; waiting for tasks. Ctrl-C leaves."
 
 
 def _free_port() -> int:

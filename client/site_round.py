@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from datetime import datetime
 
 import numpy as np
 import torch
@@ -31,7 +32,8 @@ from acm_core.training.weights import ModelMismatchError, get_arrays, set_arrays
 from client.evaluation import evaluate_models
 from client.kept_models import KeptModels, SiteRun
 from client.local_only import train_local_only
-from client.private_round import PrivateRound, permitted
+from client.policy import expect_permitted, permitted_privacy
+from client.private_round import PrivateRound
 from client.refusal import RefusedError
 from client.release import figures_leave, labelled_counts, released
 
@@ -53,8 +55,6 @@ class SiteRound:
 
     def answer(self, task: Task) -> Reply:
         """Do `task` and return its reply; never raises for anything that goes wrong with films, labels or training."""
-        if task.kind is TaskKind.IDENTIFY:
-            return Reply(self._site.site)
         try:
             with deterministic_kernels():
                 return self._answer(task)
@@ -87,12 +87,13 @@ class SiteRound:
             raise RefusedError(Refusal.POLICY, "expected a valid configuration with the task") from error
         if self._site.site not in config.federation.sites:
             raise RefusedError(Refusal.POLICY, f"the run is not for site {self._site.site}")
+        expect_permitted(config, self._site, datetime.now())  # the site's own clock time
         films = load_site(self._site, config.findings, config.model.image_size)
         kept = KeptModels(self._site.state, SiteRun.of(config))
         if task.kind is TaskKind.TRAIN:
             return self._train(task, config, films, kept)
         if task.kind is TaskKind.LOCAL_ONLY:
-            privacy = permitted(config, self._site)
+            privacy = permitted_privacy(config, self._site)
             if privacy is not None and not figures_leave(privacy[1]):
                 return Reply(self._site.site, task.round)  # nobody would learn how well it does
             model = self._model(config, task.arrays)
@@ -180,7 +181,7 @@ class SiteRound:
 
     def _private(self, config: FederationConfig, films: SiteFilms, kept: KeptModels) -> PrivateRound | None:
         """What trains under differential privacy, or None for a run without it."""
-        privacy = permitted(config, self._site)
+        privacy = permitted_privacy(config, self._site)
         if privacy is None:
             return None
         return PrivateRound(self._site, config, *privacy, films, kept, self._device)

@@ -10,7 +10,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from acm_core.config.loading import load_config
 from acm_core.config.sections import FederationConfig
-from server.superlink import RUN_FOLDER_VARIABLE
+from server.superlink import AUDIT_VARIABLE, RUN_FOLDER_VARIABLE
 
 app = ServerApp()
 
@@ -18,11 +18,13 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:  # noqa: ARG001  # Flower calls it with both
     """Execute or continue the run whose folder the environment names."""
+    from acm_core.audit_log import AuditLog
     from server.federation import FederatedRun
     from server.flower_transport import FlowerTransport
     from server.run_folder import RunFolder
 
     folder = RunFolder(Path(os.environ[RUN_FOLDER_VARIABLE]))
     config = load_config(folder.config, FederationConfig)
-    run = FederatedRun(FlowerTransport(grid, config.federation.sites), config, folder)
+    audit = AuditLog(Path(os.environ[AUDIT_VARIABLE]))
+    run = FederatedRun(FlowerTransport(grid, config.federation.sites), config, folder, audit)
     run.execute(resume=folder.state.exists())

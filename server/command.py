@@ -28,16 +28,35 @@ def add_run_options(parser: argparse.ArgumentParser, default_config: str) -> Non
     parser.add_argument("--resume", action="store_true", help="continue the run after its last saved round")
 
 
-def open_run(options: argparse.Namespace, kind: type[Config]) -> tuple[Config, RunFolder] | None:
-    """The run's configuration and its folder, made ready; None where that is impossible, which stderr then explains."""
+def add_state_option(parser: argparse.ArgumentParser) -> None:
+    """--state."""
+    parser.add_argument(
+        "--state",
+        type=Path,
+        default=Path("server_state"),
+        help="folder of the consortium's keys, certificates and registry (default: server_state)",
+    )
+
+
+def load_run(options: argparse.Namespace, kind: type[Config]) -> Config | None:
+    """The run's configuration; None where it is wrong, which stderr then explains."""
     from acm_core.config.loading import ConfigError, load_config
-    from server.run_folder import ResumeError, RunExistsError, RunFolder
 
     try:
-        config = load_config(options.config, kind)
-        folder = RunFolder((options.runs / config.name).resolve())
-        folder.open(config, resume=options.resume)
-    except (ConfigError, ResumeError, RunExistsError) as error:
+        return load_config(options.config, kind)
+    except ConfigError as error:
         print(error, file=sys.stderr)  # noqa: T201  # the command's own output
         return None
-    return config, folder
+
+
+def open_run(options: argparse.Namespace, config: FederationConfig) -> RunFolder | None:
+    """The run's folder, made ready; None where that is impossible, which stderr then explains."""
+    from server.run_folder import ResumeError, RunExistsError, RunFolder
+
+    folder = RunFolder((options.runs / config.name).resolve())
+    try:
+        folder.open(config, resume=options.resume)
+    except (ResumeError, RunExistsError) as error:
+        print(error, file=sys.stderr)  # noqa: T201  # the command's own output
+        return None
+    return folder

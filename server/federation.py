@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
+from acm_core.audit_events import AnyEvent, RunFailed, RunFailure, RunFinished, RunResumed, RunStarted
+from acm_core.audit_log import AuditLog
 from acm_core.config.sections import FederationConfig
+from acm_core.federated.encoding import fingerprint
 from acm_core.federated.messages import Reply, Task, TaskKind
 from acm_core.federated.report import read_report
 from acm_core.federated.update import Arrays
@@ -28,10 +32,17 @@ class FederatedRun:
         transport: the connection to the sites.
         config: the run.
         folder: an opened run folder.
+        audit: where to write down what is asked and taken; a simulation has none.
     """
 
-    def __init__(self, transport: Transport, config: FederationConfig, folder: RunFolder) -> None:
-        self._config = config
+    def __init__(
+        self,
+        transport: Transport,
+        config: FederationConfig,
+        folder: RunFolder,
+        audit: AuditLog | None = None,
+    ) -> None:
+        self._config, self._audit = config, audit
         self._folder = folder
         self._events = EventLog(folder.events)
         model = build_classifier(config.model, len(config.findings), seed=stream_seed(config.seed, "model"))
@@ -39,9 +50,10 @@ class FederatedRun:
             report = load_weights(model, config.model.weights)
             self._events.write("weights_loaded", report=report.summary)
         at_site = normalisation_names(model) if config.federation.local_norm else frozenset()
+        self._rounds_done = 0
         self._initial = get_arrays(model)
         self._companions = {name: self._initial[name] for name in at_site}
-        self._loop = RoundLoop(transport, config, finding_rows(model), self._companions, self._events)
+        self._loop = RoundLoop(transport, config, finding_rows(model), self._companions, self._events, audit)
 
     def execute(self, *, resume: bool) -> dict[str, Any]:
         """Run or continue, and return what stands in `metrics.json`; how it ended is the last event.
@@ -54,6 +66,8 @@ class FederatedRun:
             metrics = self._execute(resume)
         except Exception as error:
             self._events.write("run_failed", message=str(error))
+            reason = RunFailure.QUORUM if isinstance(error, RunFailedError) else RunFailure.INTERNAL
+            self._note(RunFailed(run=self._config.name, round=self._rounds_done, reason=reason))
             raise
         self._events.write("run_finished")
         return metrics
@@ -65,6 +79,7 @@ class FederatedRun:
 
         def save(state: RoundState) -> None:
             store.save(state)
+            self._rounds_done = state.round
             self._folder.write_rounds(state)
             curves.add(state)
 
@@ -75,19 +90,30 @@ class FederatedRun:
         metrics = summarise(self._config, final, self._evaluate(final.final))
         self._folder.write_metrics(metrics)
         write_model_card(self._folder.model_card, self._config, metrics)
+        self._note(RunFinished(run=self._config.name, round=final.round, model=fingerprint(final.final)))
         return metrics
 
+    def _note(self, event: AnyEvent) -> None:
+        if self._audit is not None:
+            self._audit.append(event)
+
     def _start(self, store: StateStore, resume: bool) -> RoundState:
+        name = self._config.name
+        config = hashlib.sha256(self._config.model_dump_json().encode()).hexdigest()
         if resume:
             saved = store.load(lambda number: self._events.write("state_damaged", round=number))
             if saved is not None:
                 self._folder.write_rounds(saved)
                 self._events.write("run_resumed", round=saved.round, rounds=self._config.federation.rounds)
+                self._note(RunResumed(run=name, config=config, round=saved.round))
+                self._rounds_done = saved.round
                 return saved
         store.clear()
         self._events.write(
             "run_started", rounds=self._config.federation.rounds, sites=self._config.federation.sites
         )
+        federation = self._config.federation
+        self._note(RunStarted(run=name, config=config, sites=len(federation.sites), rounds=federation.rounds))
         shared = {name: array for name, array in self._initial.items() if name not in self._companions}
         return RoundState(0, shared, ())
 
@@ -97,7 +123,7 @@ class FederatedRun:
         if self._config.evaluation.local_only:
             self._events.write("local_only_started", sites=federation.sites)
             self._loop.ask(
-                Task(TaskKind.LOCAL_ONLY, federation.rounds, config, self._initial),
+                Task(TaskKind.LOCAL_ONLY, federation.rounds, config, arrays=self._initial),
                 federation.round_deadline * federation.rounds,
                 lambda _: None,
                 quorum=federation.quorum,
@@ -110,7 +136,7 @@ class FederatedRun:
             reports[reply.site] = report.model_dump(mode="json")
 
         self._loop.ask(
-            Task(TaskKind.EVALUATE, federation.rounds, config, {**arrays, **self._companions}),
+            Task(TaskKind.EVALUATE, federation.rounds, config, arrays={**arrays, **self._companions}),
             federation.round_deadline,
             accept,
             quorum=federation.quorum,

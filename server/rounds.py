@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from acm_core.audit_events import (
+    AnyEvent,
+    ReplyFault,
+    ReplyRefused,
+    ReplyTaken,
+    SiteConnected,
+    SiteDisconnected,
+    SiteMissing,
+    SiteRefused,
+    TaskSent,
+)
+from acm_core.audit_log import AuditLog
 from acm_core.config.sections import FederationConfig
 from acm_core.federated.aggregation import FedAvg, moving_average
-from acm_core.federated.messages import MessageError, Reply, Task, TaskKind
-from acm_core.federated.update import Arrays, SiteUpdate, UpdateRefused
+from acm_core.federated.encoding import fingerprint
+from acm_core.federated.messages import MessageError, Refusal, Reply, Task, TaskKind
+from acm_core.federated.update import Arrays, RefusalReason, SiteUpdate, UpdateRefused
 from server.events import EventLog
 from server.state import RoundState
-from server.transport import Answer, Ticket, Transport
+from server.transport import Answer, Connection, Ticket, Transport
 
 _POLL_SECONDS = 0.2
 _REMIND_SECONDS = 30.0
+_TRIES_OF_LOST = 3
 
 
 class RunFailedError(RuntimeError):
@@ -47,6 +62,7 @@ class RoundLoop:
         finding_rows: names of the arrays whose first axis is the finding.
         companions: arrays sent along with the global model that every site keeps its own of (FedBN).
         events: where to say what happens.
+        audit: where to write down what is asked and taken; a simulation has none.
     """
 
     def __init__(
@@ -56,6 +72,7 @@ class RoundLoop:
         finding_rows: frozenset[str],
         companions: Arrays,
         events: EventLog,
+        audit: AuditLog | None = None,
     ) -> None:
         self._transport = transport
         self._config = config
@@ -63,7 +80,8 @@ class RoundLoop:
         self._quorum = config.federation.quorum
         self._finding_rows = finding_rows
         self._companions = companions
-        self._events = events
+        self._events, self._audit = events, audit
+        self._here: set[str] = set()
         self._config_json = config.model_dump_json()
 
     def wait_for_sites(self) -> None:
@@ -100,7 +118,8 @@ class RoundLoop:
     ) -> Outcome:
         """Send `task` to every connected site and take replies until all have come or the time is up.
 
-        A site that reconnects is asked again; one that was away may still join. The wait ends early when nobody who
+        A site that reconnects, or whose process ended before it answered, is asked again; one that was away may still
+        join. The wait ends early when nobody who
         was asked is still at work and at least `quorum` sites have answered.
 
         Args:
@@ -109,9 +128,10 @@ class RoundLoop:
         outcome = Outcome()
         tickets: dict[str, Ticket] = {}
         working: set[str] = set()
+        lost: Counter[str] = Counter()
         started = reminded = time.monotonic()
         while (now := time.monotonic()) - started < seconds:
-            connected = self._transport.connected()
+            connected = self._connected()
             fresh = {
                 site: connected[site]
                 for site in self._sites
@@ -119,18 +139,26 @@ class RoundLoop:
                 and (site not in tickets or tickets[site].connection != connected[site])
                 and site not in outcome.answered
             }
-            for ticket in self._transport.send(task, fresh, seconds) if fresh else ():
+            for ticket in self._send(task, fresh, seconds) if fresh else ():
                 tickets[ticket.site] = ticket
                 working.add(ticket.site)
                 outcome.asked.add(ticket.site)
                 outcome.refused.pop(ticket.site, None)
                 outcome.bytes_sent += ticket.sent_bytes
             for answer in self._transport.receive([tickets[site] for site in sorted(working)]):
-                working.discard(answer.ticket.site)
+                site = answer.ticket.site
+                working.discard(site)
+                if answer.reply.refusal == Refusal.LOST and lost[site] < _TRIES_OF_LOST:
+                    lost[site] += 1
+                    del tickets[site]
                 outcome.bytes_received += answer.received_bytes
                 self._take(task, answer, accept, outcome, now - started)
             missing = outcome.missing(self._sites)
-            if not missing or (not working and len(outcome.answered) >= quorum):
+            again = [site for site in outcome.refused if site not in tickets]
+            if len(outcome.answered) >= quorum:
+                if not working and not any(site in connected for site in again):
+                    break
+            elif not missing and not again:
                 break
             if now - reminded >= _REMIND_SECONDS:
                 reminded = now
@@ -142,7 +170,34 @@ class RoundLoop:
                     seconds=seconds - (now - started),
                 )
             time.sleep(_POLL_SECONDS)
+        for site in outcome.asked.intersection(outcome.missing(self._sites)):
+            self._note(SiteMissing(run=self._config.name, round=task.round, task=task.kind, site=site))
         return outcome
+
+    def _connected(self) -> dict[str, Connection]:
+        connected = self._transport.connected()
+        for site in connected.keys() - self._here:
+            self._note(SiteConnected(site=site, address=None))
+        for site in self._here - connected.keys():
+            self._note(SiteDisconnected(site=site))
+        self._here = set(connected)
+        return connected
+
+    def _send(self, task: Task, sites: dict[str, Connection], seconds: float) -> list[Ticket]:
+        """Write down, then send: the sites write the log's head down in turn."""
+        model = fingerprint(task.arrays) if task.arrays else None
+        size = sum(array.nbytes for array in task.arrays.values())
+        head = ""
+        for site in sorted(sites):
+            sent = TaskSent(
+                run=self._config.name, round=task.round, task=task.kind, site=site, model=model, bytes=size
+            )
+            head = self._note(sent)
+        return self._transport.send(replace(task, audit=head), sites, seconds)
+
+    def _note(self, event: AnyEvent) -> str:
+        """The audit log's head after `event`, "" without a log."""
+        return "" if self._audit is None else self._audit.append(event).hash
 
     def _round(self, state: RoundState) -> RoundState:
         number = state.round + 1
@@ -155,7 +210,7 @@ class RoundLoop:
             begun, started = time.time(), time.monotonic()
             average = FedAvg(state.arrays, self._config.findings, self._finding_rows)
             outcome = self.ask(
-                Task(TaskKind.TRAIN, number, self._config_json, {**state.arrays, **self._companions}),
+                Task(TaskKind.TRAIN, number, self._config_json, arrays={**state.arrays, **self._companions}),
                 self._config.federation.round_deadline,
                 lambda reply, average=average: self._add(reply, average),  # type: ignore[misc]
                 quorum=self._quorum,
@@ -189,12 +244,32 @@ class RoundLoop:
                 reason, detail = str(refused.reason), refused.detail
             except MessageError as error:
                 reason, detail = "unreadable", str(error)
+        run, number, kind = self._config.name, task.round, task.kind
         if reason:
             outcome.refused[site] = reason
+            if reply.refusal in set(Refusal):
+                code = Refusal(reply.refusal)
+                self._note(SiteRefused(run=run, round=number, task=kind, site=site, reason=code))
+            else:
+                fault = _fault(reason)
+                self._note(ReplyRefused(run=run, round=number, task=kind, site=site, reason=fault))
             self._events.write(
                 "site_refused", task=task.kind, round=task.round, site=site, reason=reason, detail=detail
             )
             return
+        digest, size = reply.content
+        self._note(
+            ReplyTaken(
+                run=run,
+                round=number,
+                task=kind,
+                site=site,
+                sha256=digest,
+                bytes=size,
+                films=reply.films,
+                site_head=reply.audit or None,
+            )
+        )
         # The arrays are in the running sum by now: holding them would make memory grow with the number of sites.
         outcome.answered[site] = Reply(
             site, reply.round, "", reply.films, reply.labelled, reply.metrics, reply.report
@@ -214,7 +289,7 @@ class RoundLoop:
         started, reminded = time.monotonic(), 0.0
         said: list[str] | None = None
         while True:
-            connected = self._transport.connected()
+            connected = self._connected()
             absent = [site for site in self._sites if site not in connected]
             if enough(absent):
                 return
@@ -250,6 +325,10 @@ class RoundLoop:
             "bytes_sent": outcome.bytes_sent,
             "bytes_received": outcome.bytes_received,
         }
+
+
+def _fault(reason: str) -> RefusalReason | ReplyFault:
+    return ReplyFault(reason) if reason in set(ReplyFault) else RefusalReason(reason)
 
 
 def _reasons(outcome: Outcome, sites: Collection[str]) -> str:

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 import json
 import os
 import sys
 import time
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from server.command import add_run_options, open_run
+from server.command import add_run_options, add_state_option, load_run, open_run
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from acm_core.config.sections import ServerSection
+    from server.authority import ServerState
+    from server.events import Event
     from server.run_folder import RunFolder
 
 _POLL_SECONDS = 0.3
+_STARTS = 3  # of the server application without a round in between
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,25 +37,36 @@ def main(arguments: list[str] | None = None) -> int:
         "Ctrl-C ends it; --resume goes on after the last finished round.",
     )
     add_run_options(parser, "configs/federation.yaml")
+    add_state_option(parser)
     options = parser.parse_args(arguments)
 
     from acm_core.config.sections import FederationConfig
+    from acm_core.trust import TrustError
+    from server.authority import ServerState, server_names
 
-    opened = open_run(options, FederationConfig)
-    if opened is None:
+    config = load_run(options, FederationConfig)
+    if config is None:
         return 2
-    config, folder = opened
+    state = ServerState(options.state)
+    try:
+        state.expect_ready(server_names(config.server))
+    except TrustError as error:
+        print(error, file=sys.stderr)  # noqa: T201  # the command's own output
+        return 2
+    folder = open_run(options, config)
+    if folder is None:
+        return 2
     from acm_core.processes import interruptible
 
     with interruptible():
         try:
-            return _supervise(config.server.host, config.server.port, folder)
+            return _supervise(config.server, state, folder)
         except KeyboardInterrupt:
             print(f"interrupted; continue with --resume. Run folder: {folder.folder}", file=sys.stderr)  # noqa: T201
             return 130
 
 
-def _supervise(host: str, port: int, folder: RunFolder) -> int:
+def _supervise(server: ServerSection, state: ServerState, folder: RunFolder) -> int:
     from rich.console import Console
 
     from acm_core.processes import OFFLINE
@@ -51,41 +74,96 @@ def _supervise(host: str, port: int, folder: RunFolder) -> int:
     from server.terminal import Terminal, print_results
 
     os.environ.update(OFFLINE)
+    from acm_core.audit_events import ServerStarted, ServerStopped
+    from acm_core.audit_log import AuditError, AuditLog
+    from acm_core.bundle import build_bundle
+    from acm_core.trust import TrustError
+    from acm_core.trust.certificates import fingerprint
     from server.superlink import SuperLink, SuperLinkError
 
-    console = Console()
-    events = EventReader(folder.events, from_end=True)
-    link = SuperLink(host, port, folder.folder, folder.logs)
-    run: int | None = None
+    console, audit = Console(), AuditLog(state.audit)
+    link: SuperLink | None = None
     ended = None
     try:
+        link = SuperLink(server, state, folder.folder, folder.logs)
+        bundle = hashlib.sha256(build_bundle()).hexdigest()
+        certificate = fingerprint(state.certificate.read_bytes())
+        audit.append(ServerStarted(version=version("acm-fed"), bundle=bundle, certificate=certificate))
+        events = EventReader(folder.events, from_end=True)
         with Terminal(console) as terminal:
             link.wait_until_healthy()
             run = link.start_run()
-            console.print(
-                f"server on {host}:{port}; run folder {folder.folder}", highlight=False, soft_wrap=True
-            )
+            _say(console, f"server on {server.host}:{server.port}; run folder {folder.folder}")
+            for warning in state.warnings():
+                _say(console, warning)
+            starts = _Starts()
             while ended is None:
-                ended = terminal.show(events.read())
+                for name in link.tend():
+                    _say(console, f"Flower's {name} ended and was started again")
+                _show_sites(console, *link.register())
+                ended = terminal.show(starts.seen(events.read()))
                 if ended is None and (status := link.ended(run)) is not None:
-                    ended = terminal.show(events.read()) or {"event": "run_failed"}
-                    if ended["event"] == "run_failed":
-                        console.print(f"Flower ended the run ({status}): see {folder.logs / 'superlink.log'}")
+                    ended = terminal.show(starts.seen(events.read()))
+                    if ended is None:
+                        starts.expect_another(status, folder.logs)
+                        _say(
+                            console,
+                            f"the server application ended ({status}): going on after the last saved round",
+                        )
+                        run = link.start_run()
                 time.sleep(_POLL_SECONDS)
-    except SuperLinkError as error:
-        console.print(
-            f"{error}\nThe rounds so far are saved: continue with --resume.",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+    except (SuperLinkError, AuditError, TrustError) as error:
+        _say(console, f"{error}\nThe rounds so far are saved: continue with --resume.")
         return 1
     finally:
-        link.stop(run)
+        if link is not None:
+            link.stop()
+            with contextlib.suppress(AuditError):
+                audit.append(ServerStopped())
     if ended["event"] == "run_failed":
         return 1
     print_results(console, json.loads(folder.metrics.read_text(encoding="utf-8")), folder.folder)
     return 0
+
+
+class _Starts:
+    """How often the server application may be started without a round in between."""
+
+    def __init__(self) -> None:
+        self._left = _STARTS
+
+    def seen(self, events: Iterable[Event]) -> Iterator[Event]:
+        """The events as they come; a finished round is progress."""
+        for event in events:
+            if event["event"] == "round_finished":
+                self._left = _STARTS
+            yield event
+
+    def expect_another(self, status: str, logs: Path) -> None:
+        """Count a start.
+
+        Raises:
+            SuperLinkError: there were too many.
+        """
+        from server.superlink import SuperLinkError
+
+        self._left -= 1
+        if self._left < 0:
+            raise SuperLinkError(
+                f"the server application ended {_STARTS + 1} times without a round in between (last: {status}): see "
+                f"{logs}"
+            )
+
+
+def _show_sites(console: Console, came: list[str], gone: list[str]) -> None:
+    if gone:
+        _say(console, f"removed: {', '.join(gone)}")
+    if came:
+        _say(console, f"may join: {', '.join(came)}")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ def run_identity(config: FederationConfig) -> dict[str, Any]:
     settings = config.model_dump(mode="json")
     federation = settings["federation"]
     return {
-        **{key: settings[key] for key in ("name", "seed", "findings", "model", "training")},
-        **{key: federation[key] for key in ("rounds", "proximal_mu", "local_norm")},
+        **{key: settings[key] for key in ("name", "seed", "findings", "privacy", "model", "training")},
+        **{key: federation[key] for key in ("rounds", "proximal_mu", "local_norm", "average_decay")},
     }
 
 

@@ -1,144 +1,211 @@
-"""Flower's SuperLink as a child process, and the run that is started on it."""
+"""Flower's SuperLink and SuperExec as child processes that are started again when they end, and the run on them."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import http.client
+import os
+import secrets
+import shutil
+import socket
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
-from flwr.cli.build import build_fab_from_files
+import httpx
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from flwr.common.serde import fab_to_proto
-from flwr.proto.control_pb2 import ListRunsRequest, StartRunRequest, StopRunRequest
+from flwr.proto.control_pb2 import (
+    ListRunsRequest,
+    RegisterNodeRequest,
+    StartRunRequest,
+    UnregisterNodeRequest,
+)
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 
-from acm_core.processes import Child
+from acm_core.bundle import build_bundle
+from acm_core.config.sections import ServerSection
+from acm_core.files import write_private
+from acm_core.processes import KeptChild
+from server.authority import ServerState
+from server.gates import CONTROL_HEADER
+from server.registry import Registry, RegistryError
+from server.superlink_program import LOOPBACK, Settings
 
-RUN_FOLDER_VARIABLE = "ACM_FED_RUN_FOLDER"
+RUN_FOLDER_VARIABLE, AUDIT_VARIABLE = "ACM_FED_RUN_FOLDER", "ACM_FED_AUDIT"
 _HEALTHY_SECONDS = 60.0
-
-# The bundle names the applications and holds no code: the server and every site run what they installed themselves.
-_BUNDLE = """
-[project]
-name = "acm-fed"
-version = "{version}"
-description = "Names the installed applications; holds no code."
-license = {{ file = "LICENSE" }}
-dependencies = ["flwr>={flower}"]
-
-[tool.flwr.app]
-publisher = "acm-fed"
-fab-format-version = 1
-flwr-version-target = "{flower}"
-
-[tool.flwr.app.components]
-serverapp = "server.app:app"
-clientapp = "client.app:app"
-"""
+_SHORT_LIVES = 3
+_ASK_SECONDS = 2.0
 
 
 class SuperLinkError(RuntimeError):
-    """The SuperLink did not start, or does not answer."""
-
-
-def build_bundle() -> bytes:
-    """The Flower app bundle: the same bytes wherever the same versions are installed."""
-    text = _BUNDLE.format(version=version("acm-fed"), flower=version("flwr"))
-    bundle, _ = build_fab_from_files(
-        {
-            "pyproject.toml": text.encode(),
-            "LICENSE": b"Apache-2.0\n",
-            "README.md": b"See the installed package.\n",
-        }
-    )
-    return bundle
+    """The SuperLink did not start, ends again and again, or does not answer."""
 
 
 class SuperLink:
-    """A SuperLink on a loopback address, from `__init__` to `stop`."""
+    """Both processes, from `__init__` to `stop`: sites reach `server.host`, everything else stays on loopback.
 
-    def __init__(self, host: str, port: int, folder: Path, logs: Path) -> None:
-        self._host, self._port = host, port
-        self._log = logs / "superlink.log"
-        self._child = Child(
-            [
-                str(Path(sys.executable).parent / "flower-superlink"),
-                "--insecure",
-                "--host",
-                host,
-                "--port",
-                str(port),
-                "--disable-runtime-dependency-installation",
-            ],
-            self._log,
-            {"FLWR_HOME": str(folder / "flower"), RUN_FOLDER_VARIABLE: str(folder)},
+    A run begins with an empty database: what an earlier one left unfinished is in its own folder, and sites that are
+    connected are known by their keys.
+
+    Args:
+        server: where to listen.
+        state: the consortium's keys and registry.
+        run_folder: of the run that the ServerApp will execute.
+        logs: folder of the processes' output.
+
+    Attributes:
+        loopback: address of the Control and Runtime APIs.
+    """
+
+    def __init__(self, server: ServerSection, state: ServerState, run_folder: Path, logs: Path) -> None:
+        self._logs, self._registry = logs, Registry.load(state.registry)
+        self._registered: dict[str, tuple[str, int]] = {}
+        self._asked = time.monotonic()
+        self.loopback = f"{LOOPBACK}:{_free_port()}"
+        folder = state.folder / "superlink"
+        self._lock = _locked(folder)
+        for leftover in folder.glob("state.db*"):
+            leftover.unlink()
+        shutil.rmtree(folder / "flower", ignore_errors=True)
+        secret = secrets.token_hex(32)
+        settings = Settings(
+            host=server.host,
+            port=server.port,
+            loopback_port=int(self.loopback.rpartition(":")[2]),
+            certificate=state.certificate,
+            key=state.key,
+            database=folder / "state.db",
+            secret=secret,
+            superexec_secret=state.superexec_secret,
+            audit=state.audit,
+            most_bytes=server.message_limit * 2**20,
         )
-        self._control: ControlHttpClient | None = None
+        settings_file = folder / "settings.json"
+        write_private(settings_file, settings.model_dump_json().encode())
+        environment = {"FLWR_HOME": str(folder / "flower")}
+        self._children = [
+            KeptChild(
+                "SuperLink",
+                [sys.executable, "-m", "server.superlink_program", str(settings_file)],
+                logs / "superlink.log",
+                environment,
+            ),
+            KeptChild(
+                "SuperExec",
+                [
+                    "flower-superexec",
+                    "--insecure",
+                    "--runtime-api-address",
+                    self.loopback,
+                    "--superexec-auth-secret-file",
+                    str(state.superexec_secret),
+                ],
+                logs / "superexec.log",
+                {
+                    **environment,
+                    RUN_FOLDER_VARIABLE: str(run_folder),
+                    AUDIT_VARIABLE: str(state.audit.resolve()),
+                    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+                },
+            ),
+        ]
+        self._control = ControlHttpClient.from_server_address(
+            self.loopback,
+            True,
+            None,
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI"), _Secret(secret)],
+        )
 
     def wait_until_healthy(self) -> None:
-        """Wait until the SuperLink answers.
+        """Wait until the SuperLink answers, and register the sites.
 
         Raises:
-            SuperLinkError: it ended or did not answer within a minute.
+            SuperLinkError: it ends again and again, or did not answer within a minute.
         """
         started = time.monotonic()
         while time.monotonic() - started < _HEALTHY_SECONDS:
-            if self._child.exit_code is not None:
-                raise SuperLinkError(
-                    f"Flower's SuperLink ended with code {self._child.exit_code}: is port {self._port} taken? "
-                    f"Its log: {self._log}"
-                )
+            self.tend()
             if self._answers():
+                self.register()
                 return
             time.sleep(0.1)
         raise SuperLinkError(
-            f"Flower's SuperLink did not answer within {_HEALTHY_SECONDS:.0f} s: see {self._log}"
+            f"Flower's SuperLink did not answer within {_HEALTHY_SECONDS:.0f} s: see {self._logs}"
         )
+
+    def tend(self) -> list[str]:
+        """Start again what has ended; returns the names.
+
+        Raises:
+            SuperLinkError: a process ends as soon as it is started.
+        """
+        again = [child.name for child in self._children if child.tend()]
+        for child in self._children:
+            if child.short_lives >= _SHORT_LIVES:
+                raise SuperLinkError(
+                    f"Flower's {child.name} ends as soon as it is started: is the port taken? Its log: {child.log}"
+                )
+        return again
+
+    def register(self) -> tuple[list[str], list[str]]:
+        """Bring the SuperLink's keys to what the registry says; returns the sites that came and those that went.
+
+        What the SuperLink, being away, does not take is tried again by the next call; a registry that cannot be read
+        changes nothing.
+        """
+        with contextlib.suppress(
+            RegistryError
+        ):  # the commands that wrote it, and the next start, say what is wrong
+            self._registry = self._registry.newest()
+        wanted = {site.name: site.public_key for site in self._registry.active()}
+        new: list[str] = []
+        gone: list[str] = []
+        with contextlib.suppress(httpx.TransportError):
+            for site, (key, node) in list(self._registered.items()):
+                if wanted.get(site) != key:
+                    self._control.UnregisterNode(UnregisterNodeRequest(node_id=node))
+                    del self._registered[site]
+                    gone.append(site)
+            for site in sorted(wanted.keys() - self._registered.keys()):
+                request = RegisterNodeRequest(public_key=_flower_key(wanted[site]), name=site)
+                self._registered[site] = (wanted[site], self._control.RegisterNode(request).node_id)
+                new.append(site)
+        return new, gone
 
     def start_run(self) -> int:
         """Submit the run and return its Flower id."""
         bundle = build_bundle()
         fab = Fab(hashlib.sha256(bundle).hexdigest(), bundle, {})
-        response = self._client().StartRun(StartRunRequest(fab=fab_to_proto(fab)))
-        return int(response.run_id)
+        return int(self._control.StartRun(StartRunRequest(fab=fab_to_proto(fab))).run_id)
 
     def ended(self, run: int) -> str | None:
-        """Flower's word for how the run ended, or None while it goes on.
-
-        Raises:
-            SuperLinkError: the SuperLink itself ended.
-        """
-        if self._child.exit_code is not None:
-            raise SuperLinkError(
-                f"Flower's SuperLink ended with code {self._child.exit_code}: see {self._log}"
-            )
-        status = self._client().ListRuns(ListRunsRequest(run_id=run)).run_dict[run].status
+        """Flower's word for how the run ended, asked now and then; None while it goes on or the SuperLink is away."""
+        if time.monotonic() - self._asked < _ASK_SECONDS:
+            return None
+        self._asked = time.monotonic()
+        try:
+            status = self._control.ListRuns(ListRunsRequest(run_id=run)).run_dict[run].status
+        except httpx.HTTPError:
+            return None
         return str(status.sub_status) if status.status == "finished" else None
 
-    def stop(self, run: int | None) -> None:
-        """End the run, the SuperLink and all they started."""
-        if self._control is not None:
-            if run is not None and self._child.exit_code is None:
-                self._control.StopRun(StopRunRequest(run_id=run))
-            self._control.close()
-        self._child.stop()
-
-    def _client(self) -> ControlHttpClient:
-        if self._control is None:
-            self._control = ControlHttpClient.from_server_address(
-                f"{self._host}:{self._port}",
-                True,
-                None,
-                interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
-            )
-        return self._control
+    def stop(self) -> None:
+        """End both processes and all they started, the run with them."""
+        self._control.close()
+        for child in reversed(self._children):
+            child.stop()
+        os.close(self._lock)
 
     def _answers(self) -> bool:
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=2)
+        connection = http.client.HTTPConnection(self.loopback, timeout=2)
         try:
             connection.request("GET", "/health")
             return connection.getresponse().status == http.client.OK
@@ -146,3 +213,41 @@ class SuperLink:
             return False
         finally:
             connection.close()
+
+
+class _Secret:
+    """Shows the loopback gate that it is `server.run` that steers."""
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        context.request.headers[CONTROL_HEADER] = self._secret
+        return call_next(context)
+
+
+def _flower_key(openssh: str) -> bytes:
+    key = load_ssh_public_key(openssh.encode())
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise TypeError(f"expected an elliptic-curve key in the registry, got {type(key).__name__}")
+    return public_key_to_bytes(key)
+
+
+def _locked(folder: Path) -> int:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise SuperLinkError(
+            f"expected nobody else at the server's state in {folder.parent}, got another server.run: end it first, or "
+            "give this one a --state of its own"
+        ) from None
+    return lock
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])

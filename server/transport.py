@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from acm_core.federated.messages import Reply, Task
+
+
+class Connection(NamedTuple):
+    """A site's connection: the number that the network knows the site by, and since when; another time is another."""
+
+    node: int
+    since: str = ""
 
 
 @dataclass(frozen=True)
@@ -15,7 +22,7 @@ class Ticket:
 
     message: str
     site: str
-    connection: int
+    connection: Connection
     sent_bytes: int
 
 
@@ -31,11 +38,11 @@ class Answer:
 class Transport(Protocol):
     """Carries tasks to sites and replies back."""
 
-    def connected(self) -> dict[str, int]:
+    def connected(self) -> dict[str, Connection]:
         """Sites connected now → their connection; a site that reconnects has a new one."""
         ...
 
-    def send(self, task: Task, sites: dict[str, int], lifetime: float) -> list[Ticket]:
+    def send(self, task: Task, sites: dict[str, Connection], lifetime: float) -> list[Ticket]:
         """Send one task to several sites; a message not fetched within `lifetime` seconds is dropped."""
         ...
 

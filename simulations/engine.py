@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from acm_core.config.sections import FederationConfig, SiteConfig
@@ -23,23 +24,30 @@ from client.app import make_app
 from server.federation import FederatedRun
 from server.flower_transport import FlowerTransport
 from server.run_folder import RunFolder
+from server.transport import Connection
 
 
 class SimulationStoppedError(RuntimeError):
     """The simulation was interrupted."""
 
 
-class _StoppableTransport(FlowerTransport):
-    """The round loop runs in a thread of its own: this is how it learns of Ctrl-C."""
+class _SimulatedTransport(FlowerTransport):
+    """Simulated sites have no names: Flower makes their nodes in the order of the sites.
 
-    def __init__(self, grid: Grid, config: FederationConfig, stop: threading.Event) -> None:
-        super().__init__(grid, config.federation.sites)
-        self._stop = stop
+    The round loop runs in a thread of its own: here it learns of Ctrl-C.
+    """
 
-    def connected(self) -> dict[str, int]:
+    def __init__(self, grid: Grid, sites: Sequence[str], stop: threading.Event) -> None:
+        super().__init__(grid, sites)
+        self._order, self._stop = sites, stop
+
+    def connected(self) -> dict[str, Connection]:
         if self._stop.is_set():
             raise SimulationStoppedError("interrupted; continue with --resume")
-        return super().connected()
+        nodes = sorted(self._grid.get_nodes(), key=lambda node: node.registered_at)
+        if len(nodes) < len(self._order):
+            return {}
+        return {site: Connection(node.node_id) for site, node in zip(self._order, nodes, strict=True)}
 
 
 def simulate(
@@ -66,7 +74,7 @@ def simulate(
     @server_app.main()
     def serve(grid: Grid, context: Context) -> None:  # noqa: ARG001  # Flower calls it with both
         try:
-            run = FederatedRun(_StoppableTransport(grid, config, stop), config, folder)
+            run = FederatedRun(_SimulatedTransport(grid, config.federation.sites, stop), config, folder)
             results.update(run.execute(resume=resume))
         except Exception as error:
             failures.append(error)

@@ -9,7 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from server.command import add_run_options, open_run
+from server.command import add_run_options, load_run, open_run
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,10 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     from simulations.settings import SimulationConfig
 
-    opened = open_run(options, SimulationConfig)
-    if opened is None:
+    config = load_run(options, SimulationConfig)
+    folder = None if config is None else open_run(options, config)
+    if config is None or folder is None:
         return 2
-    config, folder = opened
     from acm_core.processes import interruptible
 
     with interruptible():

@@ -16,7 +16,13 @@ from simulations.settings import SimulationConfig
 REPOSITORY = Path(__file__).resolve().parents[1]
 COMMANDS = [
     "server.run",
+    "server.init",
+    "server.approve",
+    "server.remove",
+    "server.audit",
     "client.run",
+    "client.enrol",
+    "client.doctor",
     "client.privacy",
     "client.audit",
     "simulations.run",

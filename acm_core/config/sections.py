@@ -20,6 +20,9 @@ from pydantic import (
 SiteName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
 
 
+Architecture = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+
+
 class Section(BaseModel):
     """A frozen part of a configuration; an unknown key is an error."""
 
@@ -29,7 +32,7 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The classifier: a ResNet with a context module in every block."""
 
-    architecture: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet18"
+    architecture: Architecture = "resnet18"
     context: Literal["acm", "se", "cbam", "self_attention", "none"] = "acm"
     norm: Literal["batch", "group"] = "batch"
     standardise_weights: bool = Field(
@@ -140,28 +143,15 @@ class EvaluationConfig(Section):
     bootstrap: int = Field(1000, ge=100, description="patient-bootstrap resamples behind each interval")
 
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-def _expect_loopback(host: str) -> None:
-    if host not in _LOOPBACK:
-        raise ValueError(
-            f"expected a loopback address ({', '.join(_LOOPBACK)}), got {host}: other addresses need TLS, which this "
-            "version does not offer yet"
-        )
-
-
 class ServerSection(Section):
     """Where the server listens."""
 
     host: str = "127.0.0.1"
     port: int = Field(9092, ge=1, le=65535)
-
-    @field_validator("host")
-    @classmethod
-    def _loopback(cls, host: str) -> str:
-        _expect_loopback(host)
-        return host
+    names: tuple[str, ...] = Field(
+        (), description="host names and addresses by which the sites reach it; default: host"
+    )
+    message_limit: int = Field(1024, ge=1, description="MiB that one answer of a site may have")
 
 
 class FederationConfig(Section):
@@ -307,6 +297,29 @@ class SitePrivacy(Section):
     )
 
 
+_FROM_TO = r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"
+
+
+class SitePolicy(Section):
+    """Which runs a site takes part in; a run that a line does not permit is refused by that line's name."""
+
+    findings: tuple[str, ...] | None = Field(None, description="findings that may be trained for; null: all")
+    architectures: tuple[Architecture, ...] | None = Field(
+        None, description="models that may be trained; null: all"
+    )
+    image_size: int | None = Field(
+        None, ge=32, description="largest side of the square film in pixels; null: any"
+    )
+    rounds: int | None = Field(None, ge=1, description="rounds that a run may have; null: any number")
+    minimum_sites: int = Field(
+        1, ge=1, description="sites whose updates have to be in every average: federation.quorum is not below"
+    )
+    hours: Annotated[str, StringConstraints(pattern=_FROM_TO)] | None = Field(
+        None,
+        description="from when to when the site works for the federation, such as 19:00-07:00; null: always",
+    )
+
+
 class SiteConfig(Section):
     """A site's own file: paths and what the site does with its films. It never leaves the site."""
 
@@ -320,22 +333,13 @@ class SiteConfig(Section):
     unknown_view: Literal["keep", "set_aside"] = Field(
         "keep", description="films of which neither header nor label file says whether they are AP or PA"
     )
+    policy: SitePolicy = SitePolicy()
     privacy: SitePrivacy | None = Field(
         None,
         description="what the site permits and publishes; null: it takes part in runs without privacy only",
     )
-    server: str = Field("127.0.0.1:9092", description="host:port of the federation's server")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(None, ge=1, description="CPU threads for training; default: all cores")
     workers: int = Field(
         0, ge=0, description="processes that make batches ahead of training; 0: made in between"
     )
-
-    @field_validator("server")
-    @classmethod
-    def _address(cls, server: str) -> str:
-        host, _, port = server.rpartition(":")
-        if not port.isascii() or not port.isdecimal() or not 1 <= int(port) <= 65535:
-            raise ValueError(f"expected host:port such as 127.0.0.1:9092, got {server}")
-        _expect_loopback(host.removeprefix("[").removesuffix("]"))
-        return server

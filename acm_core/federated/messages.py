@@ -7,24 +7,27 @@ transport's own records and back through `from_wire()`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Self, TypeVar
 
+from acm_core.federated.encoding import fingerprint
 from acm_core.federated.update import Arrays
 
 Scalar = int | float | str
 WireFields = dict[str, Scalar]
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _T = TypeVar("_T", int, str)
 
 
 class TaskKind(StrEnum):
     """What a site can be asked to do."""
 
-    IDENTIFY = "identify"  # say which site this is
     TRAIN = "train"  # one round of local training from the global model
     LOCAL_ONLY = "local_only"  # train alone for as many epochs as the federation did
     EVALUATE = "evaluate"  # measure the global model on the site's own test films
@@ -34,6 +37,11 @@ class Refusal(StrEnum):
     """Why a site did not do a task. A code leaves the site; the text and trace of the error stay in its log."""
 
     POLICY = "policy"  # the site's own file does not permit it
+    POLICY_FINDINGS = "policy.findings"  # policy.findings of the site's file
+    POLICY_MODEL = "policy.model"  # policy.architectures or policy.image_size
+    POLICY_ROUNDS = "policy.rounds"  # policy.rounds
+    POLICY_SITES = "policy.minimum_sites"  # policy.minimum_sites
+    POLICY_HOURS = "policy.hours"  # policy.hours: it may be asked again later
     PRIVACY = "privacy"  # the site's file does not permit so little, or any, differential privacy
     BUDGET = "budget"  # the run or round would spend more privacy than is permitted
     LEDGER = "ledger"  # the privacy ledger cannot be trusted or written
@@ -54,16 +62,23 @@ class MessageError(ValueError):
 
 @dataclass(frozen=True)
 class Task:
-    """Server → site. `config`: the run's FederationConfig as JSON; `arrays`: the global model, or none."""
+    """Server → site.
+
+    Attributes:
+        config: the run's FederationConfig as JSON.
+        audit: hash of the last row of the server's audit log, "" without one.
+        arrays: the global model, or none.
+    """
 
     kind: TaskKind
     round: int = 0
     config: str = ""
+    audit: str = ""
     arrays: Arrays = field(default_factory=dict)
 
     def to_wire(self) -> WireFields:
         """The fields besides the arrays."""
-        return {"kind": self.kind.value, "round": self.round, "config": self.config}
+        return {"kind": self.kind.value, "round": self.round, "config": self.config, "audit": self.audit}
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any], arrays: Arrays) -> Self:
@@ -77,7 +92,9 @@ class Task:
             kind = TaskKind(_typed(wire, "kind", str))
         except ValueError as error:
             raise MessageError(f"expected one of {', '.join(TaskKind)} as the task's kind") from error
-        return cls(kind, _typed(wire, "round", int), _typed(wire, "config", str), arrays)
+        return cls(
+            kind, _typed(wire, "round", int), _typed(wire, "config", str), _hash(wire, "audit"), arrays
+        )
 
 
 @dataclass(frozen=True)
@@ -92,6 +109,7 @@ class Reply:
         labelled: training films that label each finding, in the order of the run's findings.
         metrics: name → number, reported a round.
         report: JSON object of the evaluation, "" for other tasks.
+        audit: hash of the last row of the site's audit log, "" without one.
         arrays: the trained model, empty for other tasks.
     """
 
@@ -102,6 +120,7 @@ class Reply:
     labelled: tuple[int, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
     report: str = ""
+    audit: str = ""
     arrays: Arrays = field(default_factory=dict)
 
     def to_wire(self) -> WireFields:
@@ -114,7 +133,15 @@ class Reply:
             "labelled": ",".join(str(count) for count in self.labelled),
             "metrics": json.dumps(dict(self.metrics), sort_keys=True),
             "report": self.report,
+            "audit": self.audit,
         }
+
+    @property
+    def content(self) -> tuple[str, int]:
+        """SHA-256, in hex, and bytes of all that leaves, but for `audit`: the same at the site and at the server."""
+        text = json.dumps({**self.to_wire(), "audit": ""}, sort_keys=True).encode()
+        digest = hashlib.sha256(text + bytes.fromhex(fingerprint(self.arrays))).hexdigest()
+        return digest, len(text) + sum(array.nbytes for array in self.arrays.values())
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any], arrays: Arrays) -> Self:
@@ -140,6 +167,7 @@ class Reply:
             labelled=counts,
             metrics=_numbers(_typed(wire, "metrics", str)),
             report=_typed(wire, "report", str),
+            audit=_hash(wire, "audit"),
             arrays=arrays,
         )
 
@@ -158,6 +186,13 @@ def _typed(wire: Mapping[str, Any], name: str, kind: type[_T]) -> _T:
     value = wire[name]
     if not isinstance(value, kind) or isinstance(value, bool):
         raise MessageError(f"expected {kind.__name__} in '{name}', got {type(value).__name__}")
+    return value
+
+
+def _hash(wire: Mapping[str, Any], name: str) -> str:
+    value = _typed(wire, name, str)
+    if value and not _SHA256.fullmatch(value):
+        raise MessageError(f"expected a SHA-256 in '{name}', got something else")
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,21 +14,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from acm_core.config.sections import PrivacyUnit, SiteConfig
+from acm_core.hash_chain import Chain, Head, head_of, read
 from acm_core.privacy.accounting import Accountant, NoisedSteps, Plan, epsilon
-from acm_core.privacy.chain import (
-    Chain,
-    Dataset,
-    Head,
-    LedgerError,
-    Opened,
-    Planned,
-    Population,
-    Row,
-    Step,
-    disk,
-    head_of,
-    read,
-)
+from acm_core.privacy.chain import LEDGER, Dataset, LedgerError, Opened, Planned, Population, Row, Step
+
+log = logging.getLogger("acm_fed.client")
 
 _ROUNDING = 1 + 1e-9
 
@@ -128,7 +119,7 @@ class Record:
 class Ledger(Record):
     """The ledger of a site, open for writing by this process alone; a context manager."""
 
-    def __init__(self, chain: Chain, opened: Opened, dataset: str, delta: float, budget: float) -> None:
+    def __init__(self, chain: Chain[Row], opened: Opened, dataset: str, delta: float, budget: float) -> None:
         super().__init__(chain.rows)
         self._chain, self._opened, self._dataset = chain, opened, dataset
         self._delta, self._budget = delta, budget
@@ -327,8 +318,7 @@ def verify(folder: Path, witness: Path | None = None) -> Record:
     Raises:
         LedgerError: its kind says what is wrong with it.
     """
-    with disk(folder):
-        return Record(read(folder, witness).rows)
+    return Record(read(folder, LEDGER, witness).rows)
 
 
 def _expect_unit(counted: PrivacyUnit, asked: PrivacyUnit) -> None:
@@ -364,11 +354,17 @@ def _versions() -> dict[str, str]:
 @contextmanager
 def _opened_chain(
     folder: Path, witness: Path | None, site: str, unit: PrivacyUnit
-) -> Iterator[tuple[ExitStack, Chain, Opened]]:
+) -> Iterator[tuple[ExitStack, Chain[Row], Opened]]:
     """The chain of a site, begun where there is none; closed in the end unless the stack is emptied."""
     with ExitStack() as opening:
-        chain = Chain(folder, witness)
+        chain = Chain(folder, LEDGER, witness)
         opening.callback(chain.close)
+        if chain.cut:
+            log.warning(
+                "privacy ledger: cut off %d bytes of an unfinished row %d, which was never spent",
+                chain.cut,
+                len(chain.rows),
+            )
         if not chain.rows:
             about = {"site": site, "unit": unit, "versions": _versions(), "nonce": secrets.token_hex(16)}
             chain.append({"kind": "opened", "adjacency": "add_remove", **about})

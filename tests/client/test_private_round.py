@@ -47,7 +47,7 @@ def at_site(films: Path, state: Path, **policy: Any) -> SiteConfig:
 
 def task(config: FederationConfig, kind: TaskKind = TaskKind.TRAIN, number: int = 1) -> Task:
     model = build_classifier(config.model, len(FINDINGS), seed=stream_seed(config.seed, "model"))
-    return Task(kind, number, config.model_dump_json(), get_arrays(model))
+    return Task(kind, number, config.model_dump_json(), arrays=get_arrays(model))
 
 
 def rows(settings: SiteConfig) -> list[dict[str, Any]]:

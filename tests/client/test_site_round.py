@@ -164,7 +164,3 @@ def test_every_error_leaves_as_a_reason_code(films: Path, tmp_path: Path) -> Non
     ]:
         assert reply.refusal == refusal
         assert secret not in json.dumps(reply.to_wire(), ensure_ascii=False)
-
-
-def test_identify_needs_no_films(tmp_path: Path) -> None:
-    assert SiteRound(site(tmp_path, "A")).answer(Task(TaskKind.IDENTIFY)) == Reply("A")

@@ -3,66 +3,16 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hospitals import federation, hospital, site
+from hospitals import site
 from in_process import run_in_process
-from processes import Command, processes_with, wait_for
+from loopback import Federation
+from processes import processes_with, wait_for
 
-from acm_core.config import dump_config
-
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Federation:
-    """Two hospitals, their site files and the federation's file, in one folder."""
-
-    def __init__(self, folder: Path, rounds: int) -> None:
-        port = free_port()
-        self.config = config = federation(
-            federation={"rounds": rounds}, server={"port": port}, evaluation={"local_only": False}
-        )
-        self.folder = folder
-        self.run = folder / "runs" / config.name
-        (folder / "federation.yaml").write_text(dump_config(config), encoding="utf-8")
-        (folder / "sites").mkdir()
-        for name in config.federation.sites:
-            hospital(folder, name)
-            settings = site(folder, name, server=f"127.0.0.1:{port}")
-            (folder / "sites" / f"{name}.yaml").write_text(dump_config(settings), encoding="utf-8")
-        self._commands: list[Command] = []
-
-    def server(self, *options: str) -> Command:
-        arguments = ["server.run", "--config", str(self.folder / "federation.yaml")]
-        return self._start([*arguments, "--runs", str(self.folder / "runs"), *options])
-
-    def client(self, name: str) -> Command:
-        return self._start(["client.run", f"--site={name}", "--sites", str(self.folder / "sites")])
-
-    def everything(self) -> str:
-        return "\n".join(f"--- {command.output.name}\n{command.text()}" for command in self._commands)
-
-    def log(self, name: str) -> str:
-        path = self.folder / "state" / name / "client.log"
-        return path.read_text(encoding="utf-8") if path.exists() else ""
-
-    def end(self) -> None:
-        for command in self._commands:
-            command.end()
-
-    def _start(self, arguments: list[str]) -> Command:
-        command = Command(arguments, self.folder / f"{len(self._commands)}-{arguments[0]}.txt")
-        self._commands.append(command)
-        return command
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -77,7 +27,7 @@ def test_a_killed_site_and_a_resumed_server_give_the_model_of_an_undisturbed_run
 ) -> None:
     # The clients are there before the server, as at a real start.
     clients = [two_sites.client("A"), two_sites.client("B")]
-    wait_for(lambda: "not there yet" in clients[0].text(), 30, two_sites.everything)
+    wait_for(lambda: "cannot be reached yet: port" in clients[0].text(), 60, two_sites.everything)
     server = two_sites.server()
 
     # A site dies in a round and is started again: it is asked again in the same round.

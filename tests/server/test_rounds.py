@@ -129,8 +129,16 @@ def bad_round(task: Task) -> Reply:
     return replace(trained("B", 1.0)(task), round=7)
 
 
-def bad_error(task: Task) -> Reply:
-    raise RuntimeError("the site's process died")
+def dies(times: int) -> Site:
+    left = [times]
+
+    def answer(task: Task) -> Reply:
+        if left[0]:
+            left[0] -= 1
+            raise RuntimeError("the site's process died")
+        return trained("B", 2.0)(task)
+
+    return answer
 
 
 @pytest.mark.parametrize(
@@ -143,7 +151,6 @@ def bad_error(task: Task) -> Reply:
         (bad_count, "films"),
         (bad_labels, "labelled"),
         (bad_round, "wrong_round"),
-        (bad_error, "lost"),
         (lambda task: Reply("B", task.round, refusal=Refusal.DIVERGED), "diverged"),
     ],
 )
@@ -156,6 +163,22 @@ def test_a_bad_update_is_refused_by_name_and_the_round_goes_on(
     assert state.records[0]["refused"] == {"B": reason}
     refused = [event for event in events if event["event"] == "site_refused"]
     assert [(event["site"], event["reason"]) for event in refused] == [("B", reason)]
+
+
+def test_a_site_whose_process_died_is_asked_again_in_the_same_round(tmp_path: Path) -> None:
+    transport = InProcessTransport({"A": trained("A", 1.0), "B": dies(3), "C": trained("C", 3.0)})
+    state, events = run(transport, tmp_path, config(quorum=3))
+    assert state.records[0]["answered"] == ["A", "B", "C"]
+    assert state.records[0]["refused"] == {}
+    assert [e["reason"] for e in events if e["event"] == "site_refused"] == ["lost"] * 3
+
+
+def test_a_site_whose_process_dies_again_and_again_is_left_out(tmp_path: Path) -> None:
+    transport = InProcessTransport({"A": trained("A", 1.0), "B": dies(99), "C": trained("C", 3.0)})
+    with pytest.raises(RunFailedError, match="B refused: lost"):
+        run(transport, tmp_path, config(quorum=3, round_attempts=1, round_deadline=3.0))
+    state, _ = run(transport, tmp_path / "again", config(quorum=2))
+    assert state.records[0]["refused"] == {"B": "lost"}
 
 
 def test_a_slow_site_is_missing_after_the_deadline(tmp_path: Path) -> None:

@@ -100,6 +100,18 @@ def test_other_settings_cannot_continue_the_run(tmp_path: Path, changes: dict[st
         StateStore(tmp_path, config(**changes)).load(no_damage)
 
 
+def test_a_run_does_not_go_on_with_other_privacy_or_another_average(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    private = {"epsilon": 8, "expected_batch": 10}
+    other = config(
+        privacy=private,
+        model={"norm": "group"},
+        federation={"sites": ["A"], "rounds": 9, "average_decay": 0.5},
+    )
+    with pytest.raises(ResumeError, match=r"privacy, model, average_decay changed"):
+        StateStore(tmp_path, other).load(no_damage)
+
+
 def test_waiting_times_and_addresses_may_change(tmp_path: Path) -> None:
     saved(tmp_path, 1)
     changed = config(

@@ -130,7 +130,7 @@ def test_a_silent_event_prints_nothing(event: Event) -> None:
     assert shown([event])[0] == ""
 
 
-@pytest.mark.parametrize("kind", [kind for kind in TaskKind if kind is not TaskKind.IDENTIFY])
+@pytest.mark.parametrize("kind", list(TaskKind))
 def test_every_task_has_a_name(kind: TaskKind) -> None:
     event = {"event": "waiting", "task": kind.value, "round": 1, "sites": ["A"], "seconds": 5.0}
     assert re.fullmatch(r"waiting for A \(\w.*; 5 s left\)\n", shown([event])[0])

@@ -25,7 +25,7 @@ def federation(**changes: Any) -> FederationConfig:
             "rounds": 2,
             "quorum": 2,
             "join_deadline": 60,
-            "round_deadline": 120,
+            "round_deadline": 240,
         },
         "evaluation": {"bootstrap": 100},
     }

@@ -12,7 +12,7 @@ from acm_core.federated.messages import Refusal, Reply, Task
 from client.site_round import SiteRound
 from server.federation import FederatedRun
 from server.run_folder import RunFolder
-from server.transport import Answer, Ticket
+from server.transport import Answer, Connection, Ticket
 
 Site = Callable[[Task], Reply]
 
@@ -24,21 +24,21 @@ class InProcessTransport:
         self._connections = count(1)
         self._messages = count(1)
         self._pool = ThreadPoolExecutor(16)
-        self._sites: dict[str, tuple[int, Site]] = {}
+        self._sites: dict[str, tuple[Connection, Site]] = {}
         self._replies: dict[str, tuple[Ticket, Future[Reply]]] = {}
         for name, answer in sites.items():
             self.connect(name, answer)
 
     def connect(self, name: str, answer: Site) -> None:
-        self._sites[name] = (next(self._connections), answer)
+        self._sites[name] = (Connection(next(self._connections)), answer)
 
     def disconnect(self, name: str) -> None:
         del self._sites[name]
 
-    def connected(self) -> dict[str, int]:
+    def connected(self) -> dict[str, Connection]:
         return {name: connection for name, (connection, _) in self._sites.items()}
 
-    def send(self, task: Task, sites: dict[str, int], lifetime: float) -> list[Ticket]:
+    def send(self, task: Task, sites: dict[str, Connection], lifetime: float) -> list[Ticket]:
         tickets = []
         for name, connection in sites.items():
             sent = sum(array.nbytes for array in task.arrays.values())

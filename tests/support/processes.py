@@ -42,6 +42,11 @@ class Command:
             process.kill()
         self._process.wait()
 
+    def kill_alone(self) -> None:
+        """The command without what it started."""
+        self._process.kill()
+        self._process.wait()
+
     def wait(self, seconds: float) -> int:
         return self._process.wait(seconds)
 

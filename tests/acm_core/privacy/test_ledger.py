@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chains import Killed, chained, fails, in_child, mutate, write_head
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -92,42 +92,12 @@ def begun(folder: Path, rounds: int = 1, witness: Path | None = None) -> list[An
         return list(ledger.rows)
 
 
-def in_child(work: Callable[[], object]) -> int:
-    """Do `work` in another process; its exit code, 0 where it did not raise."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def lines_of(folder: Path) -> list[bytes]:
     return (folder / "ledger.jsonl").read_bytes().splitlines(keepends=True)
 
 
 def write_lines(folder: Path, lines: list[bytes]) -> None:
     (folder / "ledger.jsonl").write_bytes(b"".join(lines))
-
-
-def chained(rows: list[dict[str, Any]]) -> list[bytes]:
-    """The lines of rows with the hashes that belong to them, as the design says, not as the code does."""
-    previous, lines = "0" * 64, []
-    for values in rows:
-        row = {name: value for name, value in values.items() if name != "hash"}
-        row["previous"] = previous
-        text = json.dumps(row, sort_keys=True, separators=(",", ":"))
-        previous = hashlib.sha256(text.encode()).hexdigest()
-        text = json.dumps({**row, "hash": previous}, sort_keys=True, separators=(",", ":"))
-        lines.append(text.encode() + b"\n")
-    return lines
-
-
-def write_head(path: Path, lines: list[bytes]) -> None:
-    path.write_text(json.dumps({"rows": len(lines), "hash": json.loads(lines[-1])["hash"]}))
 
 
 @pytest.fixture
@@ -443,29 +413,6 @@ def test_no_step_without_a_hash_of_the_model(folder: Path) -> None:
         with pytest.raises(ValueError, match="model"):
             permit.record()
     assert len(verify(folder).steps()) == 0
-
-
-class Killed:
-    """Lets the process end at its n-th call that changes the disk; a write is cut in two."""
-
-    NAMES = ("open", "write", "fsync", "replace", "ftruncate", "mkdir", "unlink")
-
-    def __init__(self, at: int) -> None:
-        self._at, self._calls = at, 0
-        for name in self.NAMES:
-            setattr(os, name, self._counted(name, getattr(os, name)))
-
-    def _counted(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **more: Any) -> Any:
-            self._calls += 1
-            if self._calls == self._at:
-                if name == "write":
-                    real(arguments[0], arguments[1][: len(arguments[1]) // 2])
-                os._exit(9)
-            # What is written survives a killed process; only a power cut needs fsync, and it takes the time.
-            return None if name == "fsync" else real(*arguments, **more)
-
-        return call
 
 
 def spend(folder: Path, witness: Path, kill_at: int, draw: Callable[[], object]) -> None:
@@ -795,13 +742,6 @@ def test_verifying_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def fails(code: int) -> Callable[..., Any]:
-    def call(*_: object, **__: object) -> Any:
-        raise OSError(code, os.strerror(code))
-
-    return call
-
-
 @pytest.mark.parametrize(
     ("name", "instead", "text"),
     [
@@ -919,28 +859,6 @@ def test_whatever_is_done_to_two_of_the_files_it_says_the_same_or_what_is_wrong(
     finally:
         for path, original in zip(paths, originals, strict=True):
             path.write_bytes(original)
-
-
-def mutate(path: Path, data: st.DataObject) -> None:
-    content = path.read_bytes()
-    how = data.draw(st.sampled_from(["random", "flip", "cut", "drop", "insert", "remove"]))
-    start = data.draw(st.integers(0, len(content) - 1))
-    end = data.draw(st.integers(start, len(content)))
-    junk = data.draw(st.binary(max_size=300))
-    if how == "remove":
-        path.unlink()
-        return
-    path.write_bytes(
-        {
-            "random": junk,
-            "flip": content[:start]
-            + bytes([content[start] ^ data.draw(st.integers(1, 255))])
-            + content[start + 1 :],
-            "cut": content[:start],
-            "drop": content[:start] + content[end:],
-            "insert": content[:start] + junk + content[start:],
-        }[how]
-    )
 
 
 def test_twenty_thousand_rows_are_read_in_about_a_second(folder: Path) -> None:

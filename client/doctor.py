@@ -1,0 +1,188 @@
+"""`python -m client.doctor --site=A`: whether this site can take part, a row for each thing, with the fix."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from client.check import Check
+from client.site_arguments import add_site_arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from acm_core.config.sections import FederationConfig, SiteConfig
+    from client.membership import Membership
+
+_WIDTH = 160
+_LEAST_GIGABYTES = 5.0
+_DAYS_WARNED = 60
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Examine and print; returns the exit code (0 all is right, 1 something is not, 2 the site file is wrong)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m client.doctor",
+        description="Examine whether this site can take part: server, certificate, clock, key, disk, films, policy. "
+        "Nothing leaves the site but one signed greeting; nothing is changed.",
+        epilog="exit codes: 0 all is right; 1 something is not, and its row says what to do; 2 the site file or the "
+        "federation file is wrong",
+    )
+    add_site_arguments(parser)
+    parser.add_argument(
+        "--federation",
+        type=Path,
+        metavar="FILE",
+        help="also whether the site's policy permits this federation file",
+    )
+    options = parser.parse_args(arguments)
+
+    from acm_core.config.loading import ConfigError, load_config
+    from acm_core.config.sections import FederationConfig, SiteConfig
+
+    try:
+        site = load_config(options.sites / f"{options.site}.yaml", SiteConfig)
+        config = None if options.federation is None else load_config(options.federation, FederationConfig)
+    except ConfigError as error:
+        print(error, file=sys.stderr)  # noqa: T201  # the command's own output
+        return 2
+    return _show(list(_checks(site, config)), site.site)
+
+
+def _checks(site: SiteConfig, config: FederationConfig | None) -> Iterator[Check]:
+    from client.connection import examine
+    from client.membership import Membership, NotEnrolledError
+
+    yield _versions()
+    yield from _films(site)
+    yield _disk(site)
+    yield _device(site)
+    try:
+        membership = Membership.load(site)
+    except NotEnrolledError as error:
+        yield Check("membership", "not enrolled", str(error))
+    else:
+        yield _membership(membership)
+        reached = examine(membership)
+        yield from reached
+        if all(check.passed for check in reached):
+            from client.site_node import examine_key
+
+            yield examine_key(membership)
+    if config is not None:
+        yield _policy(site, config)
+
+
+def _versions() -> Check:
+    from importlib.metadata import version
+
+    return Check("versions", ", ".join(f"{name} {version(name)}" for name in ("acm-fed", "flwr", "torch")))
+
+
+def _films(site: SiteConfig) -> Iterator[Check]:
+    from acm_core.data.intake.intake import intake_folder
+    from acm_core.data.intake.manifest import fingerprint, read_rows
+
+    if not site.films.is_dir():
+        yield Check(
+            "films", f"no folder at {site.films}", "films: in the site file names the folder of the films"
+        )
+        return
+    if not site.labels.is_file():
+        yield Check(
+            "labels", f"no file at {site.labels}", "labels: in the site file names the CSV of the labels"
+        )
+        return
+    manifest = intake_folder(site) / "manifest.sqlite"
+    if not manifest.is_file():
+        fix = f"run python -m client.preflight --site={site.site}, and look at its page before training"
+        yield Check("films", "not looked at yet", fix)
+        return
+    rows = sum(1 for _ in read_rows(manifest))
+    yield Check("films", f"{rows:,} files in the manifest, dataset {fingerprint(manifest)[:12]}")
+
+
+def _disk(site: SiteConfig) -> Check:
+    import shutil
+
+    folder = next(path for path in (site.state, *site.state.parents) if path.exists())
+    free = shutil.disk_usage(folder).free / 1e9
+    found = f"{free:.1f} GB free for {site.state}"
+    if free < _LEAST_GIGABYTES:
+        return Check("disk", found, f"at least {_LEAST_GIGABYTES:.0f} GB for prepared films and models")
+    return Check("disk", found)
+
+
+def _device(site: SiteConfig) -> Check:
+    import os
+
+    import torch
+
+    if site.device != "cpu" and torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory / 1e9
+        return Check("device", f"{torch.cuda.get_device_name(0)}, {memory:.0f} GB")
+    cores = f"CPU, {os.cpu_count()} cores"
+    if site.device == "cuda":
+        return Check(
+            "device", f"{cores}; no CUDA device", "mend the driver, or set device: auto in the site file"
+        )
+    return Check("device", cores)
+
+
+def _membership(membership: Membership) -> Check:
+    found = (
+        f"{membership.federation} at {membership.address}, authority valid for {membership.days_left} days"
+    )
+    if membership.days_left < _DAYS_WARNED:
+        fix = "ask the operator for a new authority and answer file before it ends"
+        return Check("membership", found, fix)
+    return Check("membership", found)
+
+
+def _policy(site: SiteConfig, config: FederationConfig) -> Check:
+    from datetime import datetime
+
+    from client.policy import expect_permitted, permitted_privacy
+    from client.refusal import RefusedError
+
+    if site.site not in config.federation.sites:
+        return Check(
+            "policy",
+            f"run {config.name} is not for this site",
+            "ask the operator to add it to federation.sites",
+        )
+    try:
+        expect_permitted(config, site, datetime.now())  # the site's own clock time
+        permitted_privacy(config, site)
+    except RefusedError as error:
+        return Check("policy", f"does not permit run {config.name}", str(error))
+    return Check("policy", f"permits run {config.name}")
+
+
+def _show(checks: list[Check], site: str) -> int:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _WIDTH)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for column in ("", "what", "found"):
+        table.add_column(column, overflow="fold")
+    for check in checks:
+        table.add_row(
+            Text("ok", "green") if check.passed else Text("!!", "bold red"), check.name, check.found
+        )
+        if not check.passed:
+            table.add_row("", "", Text(f"→ {check.fix}", "yellow"))
+    console.print(table)
+    wrong = sum(not check.passed for check in checks)
+    console.print(
+        f"site {site} can take part" if not wrong else f"{wrong} to mend before site {site} can take part"
+    )
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""What a site permits, line by line of its own file; what a run asks beyond it is refused, and the run goes on."""
+
+from __future__ import annotations
+
+from datetime import datetime, time
+
+from acm_core.config.sections import FederationConfig, PrivacyConfig, SiteConfig, SitePrivacy
+from acm_core.federated.messages import Refusal
+from client.refusal import RefusedError
+
+
+def expect_permitted(config: FederationConfig, site: SiteConfig, now: datetime) -> None:
+    """Check a run against the lines of `policy:`.
+
+    Args:
+        now: the site's own time.
+
+    Raises:
+        RefusedError: a line does not permit it; the code names the line, the text says what it expects.
+    """
+    policy, federation = site.policy, config.federation
+    if policy.findings is not None and (others := sorted(set(config.findings) - set(policy.findings))):
+        raise RefusedError(
+            Refusal.POLICY_FINDINGS,
+            f"policy.findings: expected a run on {', '.join(policy.findings)} alone, got {', '.join(others)} as well",
+        )
+    if policy.architectures is not None and config.model.architecture not in policy.architectures:
+        raise RefusedError(
+            Refusal.POLICY_MODEL,
+            f"policy.architectures: expected {' or '.join(policy.architectures)}, got {config.model.architecture}",
+        )
+    if policy.image_size is not None and config.model.image_size > policy.image_size:
+        raise RefusedError(
+            Refusal.POLICY_MODEL,
+            f"policy.image_size: expected films of at most {policy.image_size} pixels, got {config.model.image_size}",
+        )
+    if policy.rounds is not None and federation.rounds > policy.rounds:
+        raise RefusedError(
+            Refusal.POLICY_ROUNDS,
+            f"policy.rounds: expected at most {policy.rounds} rounds, got {federation.rounds}",
+        )
+    if federation.quorum < policy.minimum_sites:
+        raise RefusedError(
+            Refusal.POLICY_SITES,
+            f"policy.minimum_sites: expected averages over at least {policy.minimum_sites} sites, got a run that takes "
+            f"{federation.quorum} (federation.quorum)",
+        )
+    if policy.hours is not None and not _within(policy.hours, now.time()):
+        raise RefusedError(
+            Refusal.POLICY_HOURS, f"policy.hours: expected a time in {policy.hours}, got {now:%H:%M}"
+        )
+
+
+def _within(hours: str, now: time) -> bool:
+    """From the first time to before the second, over midnight where that is the earlier one; all day where equal."""
+    start, end = map(time.fromisoformat, hours.split("-"))
+    return start <= now < end if start < end else now >= start or now < end
+
+
+def permitted_privacy(config: FederationConfig, site: SiteConfig) -> tuple[PrivacyConfig, SitePrivacy] | None:
+    """The run's privacy and the site's policy, or None where the run has no privacy and the site does not ask for it.
+
+    Raises:
+        RefusedError: the site's file does not permit the run; the text names the line.
+    """
+    privacy, policy = config.privacy, site.privacy
+    if privacy is None:
+        if policy is not None and policy.required:
+            raise RefusedError(
+                Refusal.PRIVACY,
+                "privacy.required: expected a run with differential privacy, got privacy: off in the federation file",
+            )
+        return None
+    if policy is None:
+        raise RefusedError(
+            Refusal.PRIVACY,
+            "privacy: expected what the site permits (epsilon, population), got nothing in its file: a run with "
+            "differential privacy needs both",
+        )
+    if policy.unit == "patient" and privacy.unit == "film":
+        raise RefusedError(
+            Refusal.PRIVACY,
+            "privacy.unit: expected a run that protects patients, got one that protects films",
+        )
+    return privacy, policy

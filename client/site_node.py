@@ -1,0 +1,211 @@
+"""Flower's SuperNode as a program that runs this site's own code and nothing else.
+
+`client.run` starts it as `python -m client.site_node FOLDER OPTIONS…`, the options being the SuperNode's. It stands
+between the SuperNode and the server: the bundle that names the applications is built here and never taken from the
+server, other kinds of tasks are refused, and what a message may weigh is bounded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.app import Error, Message
+from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, SUPERLINK_NODE_ID, ErrorCode
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.constant import TaskType
+from flwr.supercore.fab import Fab
+from flwr.supercore.inflatable.inflatable_object import get_object_tree, iterate_object_tree
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.run import Run
+from flwr.supernode import start_client_internal
+from flwr.supernode.cli.flower_supernode import flower_supernode
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.fleet_http_connection import http_request_response
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from acm_core.audit_events import BundleRefused
+from acm_core.audit_log import AuditLog, audit_folder
+from acm_core.bundle import build_bundle
+from acm_core.trust.keys import load_key
+from client.check import Check
+from client.membership import Membership
+
+log = logging.getLogger("acm_fed.client")
+
+NODE_ID = "node_id"
+"""The file in FOLDER with the number that the server gave this site."""
+MESSAGE_TYPES = frozenset({"train", "train.local_only", "evaluate"})
+
+Keys = tuple[ec.EllipticCurvePrivateKey, ec.EllipticCurvePublicKey]
+
+_MOST_BYTES = 2**30  # of one message: about 270 million float32
+_MOST_OBJECTS = 20_000
+
+
+def main() -> None:
+    """Serve the server until told to end."""
+    folder = Path(sys.argv.pop(1))
+    bundle, audit = build_bundle(), AuditLog(audit_folder(folder.parent))
+
+    @contextlib.contextmanager
+    def guarded(
+        address: str, insecure: bool, authority: str, keys: Keys, *limits: Any
+    ) -> Iterator[tuple[Any, ...]]:
+        server = FleetHttpClient.from_server_address(
+            address, insecure, authority, interceptors=[NodeAuthHttpInterceptor(*keys)]
+        )
+        with server:
+            _take_own_place(server, folder / NODE_ID)
+            try:
+                opening = http_request_response(address, insecure, authority, keys, *limits)
+                connection = opening.__enter__()
+            except SystemExit:
+                if not (key := _greet(server, keys)).passed:
+                    log.error("key: %s; %s", key.found, key.fix)  # noqa: TRY400  # Flower has said the rest
+                raise
+        (folder / NODE_ID).write_text(str(connection[0]), encoding="utf-8")
+        try:
+            yield Guard(bundle, audit, *connection).connection
+        finally:
+            opening.__exit__(*sys.exc_info())
+
+    start_client_internal.http_request_response = guarded  # type: ignore[assignment,attr-defined]  # no hook
+    flower_supernode()
+    os._exit(1)  # the connection ended: its own server thread would keep the program alive
+
+
+class Guard:
+    """Stands before the calls of a SuperNode's connection.
+
+    Args:
+        bundle: the only bundle that this site runs.
+        audit: where another one is written down.
+        receive, send, get_run, pull_object: the connection's own, by their names in Flower.
+    """
+
+    def __init__(
+        self,
+        bundle: bytes,
+        audit: AuditLog,
+        node: int,
+        receive: Callable[[], tuple[Message, ObjectTree] | None],
+        send: Callable[[Message, ObjectTree, float], tuple[set[str], str]],
+        get_run: Callable[[int], Run],
+        _get_fab: Callable[[str, int], Fab],
+        pull_object: Callable[[int, str], bytes],
+        *others: Callable[..., Any],
+    ) -> None:
+        self._fab = Fab(hashlib.sha256(bundle).hexdigest(), bundle, {})
+        self._receive, self._send, self._get_run, self._pull = receive, send, get_run, pull_object
+        self._audit, self._left = audit, 0
+        self.connection = (
+            node,
+            self.receive,
+            send,
+            get_run,
+            lambda _hash, _run: self._fab,
+            self.pull_object,
+            *others,
+        )
+
+    def receive(self) -> tuple[Message, ObjectTree] | None:
+        """The next message for this site, or None; one that the site does not take is answered and passed over."""
+        received = self._receive()
+        if received is None:
+            return None
+        message, tree = received
+        refusal = self._refusal(message, tree)
+        if refusal is None:
+            self._left = _MOST_BYTES
+            return received
+        log.error("a message of the server is refused: %s", refusal)
+        reply = Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "refused"), reply_to=message)
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        self._send(reply, get_object_tree(reply), 0.0)
+        return None
+
+    def pull_object(self, run: int, identifier: str) -> bytes:
+        """A part of the message that was received last.
+
+        Raises:
+            ValueError: the message is larger than any model.
+        """
+        content = self._pull(run, identifier)
+        self._left -= len(content)
+        if self._left < 0:
+            raise ValueError(f"expected a message of at most {_MOST_BYTES} bytes, got more")
+        return content
+
+    def _refusal(self, message: Message, tree: ObjectTree) -> str | None:
+        about = message.metadata
+        if about.src_node_id != SUPERLINK_NODE_ID or about.message_type not in MESSAGE_TYPES:
+            return f"expected one of {', '.join(sorted(MESSAGE_TYPES))} from the server, got another kind"
+        if sum(1 for _ in iterate_object_tree(tree)) > _MOST_OBJECTS:
+            return f"expected at most {_MOST_OBJECTS} parts, got more"
+        run = self._get_run(about.run_id)
+        if run.primary_task_type != TaskType.SERVER_APP:
+            return "expected a task of a server application, got another kind"
+        if run.fab_hash != self._fab.hash_str:
+            self._audit.append(BundleRefused(offered=run.fab_hash, own=self._fab.hash_str))
+            return (
+                f"expected the bundle {self._fab.hash_str[:12]} that is built from what is installed here, got "
+                f"{run.fab_hash[:12]}: the server has another version of acm-fed or Flower, or wants other code to run"
+            )
+        return None
+
+
+def _take_own_place(server: FleetHttpClient, known: Path) -> None:
+    """Tell the server that this site's earlier SuperNode, which was perhaps killed, is gone: its place is free at once.
+
+    Without it Flower refuses the site for a minute.
+    """
+    # What fails here is said by the connection that follows.
+    with contextlib.suppress(OSError, ValueError, httpx.HTTPError, RuntimeError):
+        server.DeactivateNode(DeactivateNodeRequest(node_id=int(known.read_text(encoding="utf-8"))))
+
+
+def examine_key(membership: Membership) -> Check:
+    """Whether the server knows this site's key: it greets as a SuperNode does, and leaves again."""
+    key = load_key(membership.key)
+    keys = (key, key.public_key())
+    with FleetHttpClient.from_server_address(
+        membership.address,
+        False,
+        membership.authority.read_bytes(),
+        interceptors=[NodeAuthHttpInterceptor(*keys)],
+    ) as server:
+        return _greet(server, keys)
+
+
+def _greet(server: FleetHttpClient, keys: Keys) -> Check:
+    request = ActivateNodeRequest(
+        public_key=public_key_to_bytes(keys[1]), heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL
+    )
+    try:
+        node = server.ActivateNode(request).node_id
+        server.DeactivateNode(DeactivateNodeRequest(node_id=node))
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code == httpx.codes.UNAUTHORIZED:
+            return Check(
+                "key",
+                "the server does not know it",
+                "it was not approved yet or was removed: ask the operator, with the fingerprint of client.enrol",
+            )
+        # A key that is not known is refused before anything else: this one is online already.
+    except (httpx.HTTPError, RuntimeError) as error:
+        return Check("key", f"not examined: {error}", "try again")
+    return Check("key", "registered")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""What stands between a network and Flower's SuperLink: which calls pass, how large, how many, and in whose name.
+
+Flower authenticates a site by its key, but lets whoever reaches the port use the whole API, takes a message's sender
+from the message and has no limits. The public gate lets sites do what a site does; the loopback gate asks whoever
+steers the SuperLink for the secret that `server.run` made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hmac
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PushObjectRequest
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
+from google.protobuf.message import DecodeError, Message
+
+Scope = MutableMapping[str, Any]
+Event = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+CONTROL_HEADER = "x-acm-fed-control"
+
+_FLEET = "/v1/fleet/"
+_SITE_CALLS = frozenset(
+    _FLEET + call
+    for call in (
+        "activate-node",
+        "deactivate-node",
+        "send-node-heartbeat",
+        "pull-messages",
+        "push-messages",
+        "get-run",
+        "get-fab",
+        "push-object",
+        "pull-object",
+        "confirm-message-received",
+    )
+)
+_NAMES_A_SENDER: dict[str, type[Message]] = {
+    _FLEET + "push-messages": PushMessagesRequest,
+    _FLEET + "push-object": PushObjectRequest,
+    _FLEET + "confirm-message-received": ConfirmMessageReceivedRequest,
+}
+_ACTIVATE = _FLEET + "activate-node"
+_KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode()
+_MOST_BYTES = 16 * 2**20  # a request; Flower cuts arrays into objects of 5 MB
+_IDLE_SECONDS = 30.0  # between two pieces of a request
+_BUCKETS = 10_000
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A call that did not pass: the HTTP status, and why in a word that is stable."""
+
+    status: int
+    reason: str
+
+
+class LinkState(Protocol):
+    """Flower's state on a database, of which this is asked."""
+
+    def get_node_id_by_public_key(self, public_key: bytes) -> int | None:
+        """The number of the site that has this key."""
+        ...
+
+    def get_valid_message_ins(self, message_id: str) -> dict[str, Any] | None:
+        """The message of that id that is on its way to a site, with its `dst_node_id` as a signed integer."""
+        ...
+
+
+Refused = Callable[[str, str, Refusal], None]
+"""Called with the peer's address, the path (one of those known, or "other") and the refusal."""
+
+
+class _Refusing(Exception):  # noqa: N818  # an answer, not a defect
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.refusal = Refusal(status, reason)
+
+
+class Allowance:
+    """A token bucket for each key: `burst` at once, then `a_second`; those not heard of for long are forgotten."""
+
+    def __init__(self, a_second: float, burst: float) -> None:
+        self._rate, self._burst = a_second, burst
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, key: str) -> bool:
+        """Whether `key` still had one left, which is now used."""
+        now = time.monotonic()
+        left, at = self._left.pop(key, (self._burst, now))
+        left = min(self._burst, left + (now - at) * self._rate)
+        self._left[key] = (left - 1 if left >= 1 else left, now)
+        while len(self._left) > _BUCKETS:
+            self._left.popitem(last=False)
+        return left >= 1
+
+
+class PublicGate:
+    """The listener that the network reaches: the Fleet API's calls of a registered site, and /health.
+
+    Args:
+        app: Flower's SuperLink.
+        state: its LinkState, for whose a key and a message are.
+        most_bytes: that one answer of a site may have.
+        refused: told of every call that did not pass.
+    """
+
+    def __init__(
+        self, app: Application, state: Callable[[], LinkState], most_bytes: int, refused: Refused
+    ) -> None:
+        self._app, self._state, self._refused = app, state, refused
+        self._most_bytes = most_bytes
+        self._pushed: OrderedDict[str, int] = OrderedDict()
+        self._calls = Allowance(a_second=200, burst=2000)
+        self._said = Allowance(a_second=0.1, burst=10)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        peer = scope["client"][0] if scope.get("client") else ""
+        path = scope["path"] if scope["path"] in _SITE_CALLS else "other"
+        status = 0
+
+        async def watched(event: Event) -> None:
+            nonlocal status
+            if event["type"] == "http.response.start":
+                if path == _ACTIVATE and event["status"] >= 400 and await self._is_strange(scope):
+                    event["status"] = 401
+                status = event["status"]
+            await send(event)
+
+        try:
+            await self._app(scope, await self._admitted(peer, scope, receive), watched)
+        except _Refusing as refusing:
+            self._say(peer, path, refusing.refusal)
+            await _answer(send, refusing.refusal.status)
+        else:
+            if status in (401, 403):
+                self._say(peer, path, Refusal(status, "not_registered"))
+
+    async def _is_strange(self, scope: Scope) -> bool:
+        """Whether a key whose signature Flower has verified is nobody's; Flower says the same as of one at work."""
+        try:
+            key = base64.b64decode(dict(scope["headers"])[_KEY_HEADER], validate=True)
+        except (KeyError, binascii.Error):
+            return True
+        return await asyncio.to_thread(self._state().get_node_id_by_public_key, key) is None
+
+    def _say(self, peer: str, path: str, refusal: Refusal) -> None:
+        # A peer that is refused all the time for one thing is not written down each time: the log would fill the disk.
+        if self._said.take(f"{peer} {path} {refusal.reason}"):
+            self._refused(peer, path, refusal)
+
+    async def _admitted(self, peer: str, scope: Scope, receive: Receive) -> Receive:
+        """The call's body, read whole, and checked where it says in whose name it comes."""
+        if not self._calls.take(peer):
+            raise _Refusing(429, "too_many")
+        path, method = scope["path"], scope["method"]
+        if path == "/health" and method == "GET":
+            return receive
+        if path not in _SITE_CALLS or method != "POST":
+            raise _Refusing(404, "not_for_sites")
+        body = await _read(scope, receive)
+        if (kind := _NAMES_A_SENDER.get(path)) is not None:
+            await self._expect_own(kind, body)
+        unread: Event | None = {"type": "http.request", "body": body}
+
+        async def read_body() -> Event:
+            nonlocal unread
+            event, unread = unread, None
+            return event if event is not None else await receive()
+
+        return read_body
+
+    async def _expect_own(self, kind: type[Message], body: bytes) -> None:
+        request = kind()
+        try:
+            request.ParseFromString(body)
+        except DecodeError:
+            raise _Refusing(400, "unreadable") from None
+        if isinstance(request, PushMessagesRequest):
+            _expect_own_reply(request)
+        elif isinstance(request, PushObjectRequest):
+            self._count(request)
+        elif isinstance(request, ConfirmMessageReceivedRequest):
+            await self._expect_own_message(request)
+
+    def _count(self, request: PushObjectRequest) -> None:
+        pushed = self._pushed.pop(request.session_id, 0) + len(request.object_content)
+        self._pushed[request.session_id] = pushed
+        while len(self._pushed) > _BUCKETS:
+            self._pushed.popitem(last=False)
+        if pushed > self._most_bytes:
+            raise _Refusing(413, "message_too_large")
+
+    async def _expect_own_message(self, request: ConfirmMessageReceivedRequest) -> None:
+        found = await asyncio.to_thread(self._state().get_valid_message_ins, request.message_object_id)
+        if found is None or found["dst_node_id"] % 2**64 != request.node.node_id:
+            raise _Refusing(403, "of_another_site")
+
+
+class LoopbackGate:
+    """The listener on loopback: the Runtime API, which Flower guards itself, and the Control API for `secret`."""
+
+    def __init__(self, app: Application, secret: str) -> None:
+        self._app, self._secret = app, secret.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._permitted(scope):
+            await _answer(send, 403)
+        elif scope["type"] in ("http", "lifespan"):
+            await self._app(scope, receive, send)
+
+    def _permitted(self, scope: Scope) -> bool:
+        path = scope["path"]
+        if path == "/health" or path.startswith("/v1/runtime/"):
+            return True
+        given = dict(scope["headers"]).get(CONTROL_HEADER.encode(), b"")
+        return bool(path.startswith("/v1/control/") and hmac.compare_digest(given, self._secret))
+
+
+async def _read(scope: Scope, receive: Receive) -> bytes:
+    declared = dict(scope["headers"]).get(b"content-length", b"0")
+    if not declared.isdigit() or int(declared) > _MOST_BYTES:
+        raise _Refusing(413, "request_too_large")
+    body, more = bytearray(), True
+    while more:
+        try:
+            event = await asyncio.wait_for(receive(), _IDLE_SECONDS)
+        except TimeoutError:
+            raise _Refusing(408, "too_slow") from None
+        if event["type"] != "http.request":
+            raise _Refusing(400, "broken_off")
+        body += event.get("body", b"")
+        more = event.get("more_body", False)
+        if len(body) > _MOST_BYTES:
+            raise _Refusing(413, "request_too_large")
+    return bytes(body)
+
+
+def _expect_own_reply(request: PushMessagesRequest) -> None:
+    """One answer of the site that signed, to a message: Flower itself would take one in any site's or its own name."""
+    if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
+        raise _Refusing(400, "unreadable")
+    about = request.messages_list[0].metadata
+    if about.src_node_id != request.node.node_id or not about.reply_to_message_id:
+        raise _Refusing(403, "of_another_site")
+
+
+async def _answer(send: Send, status: int) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})

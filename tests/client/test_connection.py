@@ -1,0 +1,215 @@
+"""What a site is told when its server cannot be reached, against a real one."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from consortium import Consortium, free_port
+from hospitals import federation
+
+from acm_core.config.loading import dump_config
+from acm_core.config.sections import SiteConfig
+from acm_core.trust import certificates
+from client import doctor
+from client.check import Check
+from client.connection import _clock, examine
+from client.membership import Joining, Membership, authority_file, key_file, write_joining
+from client.site_node import examine_key
+from server.registry import Registry
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def consortium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
+    running = Consortium(tmp_path_factory.mktemp("consortium"), "A", "B")
+    yield running
+    running.end()
+
+
+def member(consortium: Consortium, site: str = "A") -> Membership:
+    state = consortium.state
+    key = state.folder.parent / f"{site}.key"
+    return Membership(state.folder.parent, key, state.authority, consortium.address, "test")
+
+
+def wrong(checks: list[Check]) -> Check:
+    """The one check that is not right, which is the last one made."""
+    assert [check.passed for check in checks] == [True] * (len(checks) - 1) + [False]
+    return checks[-1]
+
+
+def test_a_server_that_is_there(consortium: Consortium) -> None:
+    checks = examine(member(consortium))
+    assert [check.name for check in checks] == ["name", "port", "certificate", "clock"]
+    assert all(check.passed for check in checks)
+
+
+def test_a_name_that_nobody_knows(consortium: Consortium) -> None:
+    check = wrong(examine(replace(member(consortium), address="fed.invalid:9092")))
+    assert check.name == "name"
+    assert "DNS" in check.fix
+
+
+def test_a_port_that_is_closed(consortium: Consortium) -> None:
+    check = wrong(examine(replace(member(consortium), address=f"127.0.0.1:{free_port()}")))
+    assert check.name == "port"
+    assert "refused" in check.found
+    assert "is server.run started there" in check.fix
+
+
+def test_a_server_of_another_authority(consortium: Consortium, tmp_path: Path) -> None:
+    other = tmp_path / "ca.crt"
+    other.write_bytes(certificates.make_authority("another").certificate)
+    check = wrong(examine(replace(member(consortium), authority=other)))
+    assert (check.name, check.found) == ("certificate", "not from the authority that this site joined")
+
+
+def test_a_certificate_for_another_name(consortium: Consortium) -> None:
+    check = wrong(examine(replace(member(consortium), address=f"localhost:{consortium.port}")))
+    assert check.found == f"the server's is not for localhost:{consortium.port}"
+    assert "server.names" in check.fix
+
+
+def test_something_that_speaks_no_tls(consortium: Consortium) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+        def answer() -> None:
+            for _ in range(2):
+                peer, _ = listener.accept()
+                with peer:
+                    peer.recv(1)
+                    peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        check = wrong(examine(replace(member(consortium), address=f"127.0.0.1:{port}")))
+    assert "no TLS connection" in check.found
+
+
+def test_a_proxy_is_named_without_its_password(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("https_proxy", f"http://nurse:secret@127.0.0.1:{port}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    checks = examine(member(consortium))
+    assert checks[0] == Check("proxy", f"127.0.0.1:{port} (from the environment)")
+    assert "through the proxy" in wrong(checks).found
+    assert "secret" not in str(checks)
+
+
+@pytest.mark.parametrize(
+    ("ahead", "found"),
+    [
+        (0, None),
+        (3, None),
+        (-250, None),
+        (60, "60 s ahead of the server's"),
+        (-400, "400 s behind the server's"),
+    ],
+)
+def test_a_clock_is_told_by_how_much(ahead: float, found: str | None) -> None:
+    check = _clock(time.time() - ahead)
+    assert check.passed == (found is None)
+    if found is not None:
+        assert check.found == found
+
+
+def test_a_key_is_registered_until_it_is_removed(consortium: Consortium) -> None:
+    assert examine_key(member(consortium)).passed
+    assert examine_key(member(consortium, "B")).passed
+    Registry.load(consortium.state.registry).remove("B")
+    consortium.link.register()
+    check = examine_key(member(consortium, "B"))
+    assert check.found == "the server does not know it"
+    assert "ask the operator" in check.fix
+
+
+# The command.
+
+
+@pytest.fixture
+def hospital(consortium: Consortium, tmp_path: Path) -> Path:
+    """A member's site files, in the folder that is returned."""
+    (tmp_path / "films").mkdir()
+    (tmp_path / "labels.csv").write_text("patient_id,image\n", encoding="utf-8")
+    site = SiteConfig(
+        site="A",
+        films=tmp_path / "films",
+        labels=tmp_path / "labels.csv",
+        state=tmp_path / "state",
+        device="cpu",
+    )
+    (tmp_path / "sites").mkdir()
+    (tmp_path / "sites" / "A.yaml").write_text(dump_config(site), encoding="utf-8")
+    folder = site.state / "federation"
+    folder.mkdir(parents=True)
+    key_file(folder).write_bytes((consortium.state.folder.parent / "A.key").read_bytes())
+    key_file(folder).chmod(0o600)
+    authority = consortium.state.authority.read_bytes()
+    fingerprint = certificates.fingerprint(authority)
+    authority_file(folder, fingerprint).write_bytes(authority)
+    key = next(s for s in Registry.load(consortium.state.registry).active() if s.name == "A").fingerprint
+    write_joining(
+        folder, Joining(server=consortium.address, key=key, federation="test", authority=fingerprint)
+    )
+    return tmp_path / "sites"
+
+
+def test_the_doctor_has_a_row_for_each_thing_and_a_fix(
+    hospital: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "federation.yaml").write_text(dump_config(federation()), encoding="utf-8")
+    arguments = ["--site=A", "--sites", str(hospital), "--federation", str(tmp_path / "federation.yaml")]
+    assert doctor.main(arguments) == 1
+    shown = capsys.readouterr().out
+    for row in (
+        "versions",
+        "disk",
+        "device",
+        "membership",
+        "name",
+        "port",
+        "certificate",
+        "clock",
+        "key",
+        "policy",
+    ):
+        assert re.search(rf"^ok  {row} ", shown, re.MULTILINE), row
+    assert re.search(r"!!  films +not looked at yet", shown)
+    assert "→ run python -m client.preflight --site=A" in shown
+    assert "1 to mend before site A can take part" in shown
+
+
+def test_the_doctor_says_how_to_join(
+    hospital: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "state" / "federation" / "membership.json").unlink()
+    assert doctor.main(["--site=A", "--sites", str(hospital)]) == 1
+    shown = capsys.readouterr().out
+    assert "not enrolled" in shown
+    assert "python -m client.enrol --site=A --server HOST:PORT" in shown
+
+
+def test_the_doctor_names_the_line_of_the_policy(
+    hospital: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (hospital / "A.yaml").read_text(encoding="utf-8")
+    (hospital / "A.yaml").write_text(text.replace("rounds: null", "rounds: 1"), encoding="utf-8")
+    (tmp_path / "federation.yaml").write_text(dump_config(federation()), encoding="utf-8")
+    arguments = ["--site=A", "--sites", str(hospital), "--federation", str(tmp_path / "federation.yaml")]
+    assert doctor.main(arguments) == 1
+    assert "policy.rounds: expected at most 1 rounds, got 2" in capsys.readouterr().out
+
+
+def test_a_wrong_file_is_told_as_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main(["--site=A", "--sites", str(tmp_path)]) == 2
+    assert "A.yaml" in capsys.readouterr().err

@@ -1,0 +1,110 @@
+"""What a site takes from a server that wants something else of it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from flwr.app import Message, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.constant import TaskType
+from flwr.supercore.fab import Fab
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from acm_core.audit_events import BundleRefused
+from acm_core.audit_log import AuditLog, verify
+from acm_core.bundle import build_bundle
+from client.site_node import Guard
+
+NODE = 42
+BUNDLE = build_bundle()
+OWN = hashlib.sha256(BUNDLE).hexdigest()
+
+
+class Server:
+    """What is beyond the guard: it hands out one message and remembers the answers."""
+
+    def __init__(self, kind: str = "train", run: Run | None = None, parts: int = 3) -> None:
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, SUPERLINK_NODE_ID, 1
+        self.message = Message(RecordDict(), dst_node_id=NODE, message_type=kind)
+        self.message.metadata.__dict__["_message_id"] = "a" * 64
+        self.tree = ObjectTree(
+            object_id="a", children=[ObjectTree(object_id=str(i)) for i in range(parts - 1)]
+        )
+        self.run = run or replace(Run.create_empty(1), fab_hash=OWN)
+        self.sent: list[Message] = []
+
+    def guard(self, folder: Path, weight: int = 1) -> Guard:
+        def send(message: Message, _tree: ObjectTree, _seconds: float) -> tuple[set[str], str]:
+            self.sent.append(message)
+            return set(), ""
+
+        def other_fab(_hash: str, _run: int) -> Fab:
+            raise AssertionError("the server was asked for code")
+
+        return Guard(
+            BUNDLE,
+            AuditLog(folder),
+            NODE,
+            lambda: (self.message, self.tree),
+            send,
+            lambda _: self.run,
+            other_fab,
+            lambda _run, _identifier: bytes(weight),
+        )
+
+
+@pytest.mark.parametrize("kind", ["train", "train.local_only", "evaluate"])
+def test_a_task_of_this_project_passes(tmp_path: Path, kind: str) -> None:
+    server = Server(kind)
+    assert server.guard(tmp_path).receive() == (server.message, server.tree)
+    assert server.sent == []
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        lambda: Server("query"),
+        lambda: Server("train.anything"),
+        lambda: Server("system.shell"),
+        lambda: Server(run=replace(Run.create_empty(1), fab_hash=OWN, primary_task_type=TaskType.AGENT_APP)),
+        lambda: Server(run=replace(Run.create_empty(1), fab_hash=OWN, primary_task_type=TaskType.CONNECTOR)),
+        lambda: Server(run=replace(Run.create_empty(1), fab_hash="b" * 64)),
+        lambda: Server(parts=30_000),
+    ],
+    ids=["query", "other_train", "system", "agent", "connector", "bundle", "parts"],
+)
+def test_anything_else_is_answered_with_a_refusal_and_not_run(tmp_path: Path, server: object) -> None:
+    asking = server()  # type: ignore[operator]
+    assert asking.guard(tmp_path).receive() is None
+    assert [message.error.reason for message in asking.sent] == ["refused"]
+
+
+def test_another_bundle_is_written_down(tmp_path: Path) -> None:
+    Server(run=replace(Run.create_empty(1), fab_hash="b" * 64)).guard(tmp_path).receive()
+    assert [row.event for row in verify(tmp_path).rows] == [BundleRefused(offered="b" * 64, own=OWN)]
+
+
+def test_the_code_is_this_sites_own(tmp_path: Path) -> None:
+    guard = Server().guard(tmp_path)
+    get_fab = guard.connection[4]
+    assert get_fab("b" * 64, 1) == Fab(OWN, BUNDLE, {})
+
+
+def test_the_bundle_is_the_same_every_time() -> None:
+    assert build_bundle() == BUNDLE
+
+
+def test_a_message_has_a_limit(tmp_path: Path) -> None:
+    guard = Server().guard(tmp_path, weight=300 * 2**20)
+    guard.receive()
+    for _ in range(3):
+        guard.pull_object(1, "part")
+    with pytest.raises(ValueError, match="at most 1073741824 bytes"):
+        guard.pull_object(1, "part")
+    guard.receive()
+    guard.pull_object(1, "part")

@@ -1,0 +1,358 @@
+"""What somebody who reaches the server's port can try: refused, written down, and the SuperLink is as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from consortium import Consortium
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.proto.control_pb2 import ListNodesRequest, StartRunRequest
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesRequest,
+    RegisterNodeFleetRequest,
+)
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    Message,
+    Metadata,
+    ObjectTree,
+    PushObjectRequest,
+)
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
+from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from acm_core.audit_events import PeerRefused
+from acm_core.audit_log import verify
+from server.registry import Registry
+
+pytestmark = pytest.mark.timeout(120)
+
+Call = Callable[[FleetHttpClient, int, int], object]
+PROTOBUF = {"content-type": PROTOBUF_MEDIA_TYPE}
+
+
+@pytest.fixture(scope="module")
+def consortium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
+    running = Consortium(tmp_path_factory.mktemp("consortium"), "A", "B", "C")
+    yield running
+    running.end()
+
+
+def activate(consortium: Consortium, site: str) -> int:
+    with consortium.fleet(consortium.keys[site]) as client:
+        key = public_key_to_bytes(consortium.keys[site].public_key())
+        return client.ActivateNode(ActivateNodeRequest(public_key=key, heartbeat_interval=30)).node_id
+
+
+@pytest.fixture(scope="module")
+def nodes(consortium: Consortium) -> dict[str, int]:
+    return {site: activate(consortium, site) for site in "AB"}
+
+
+def status(consortium: Consortium, site: str, call: Callable[[FleetHttpClient], object]) -> int:
+    with consortium.fleet(consortium.keys[site]) as client:
+        return status_of(lambda: call(client))
+
+
+def status_of(call: Callable[[], object]) -> int:
+    try:
+        call()
+    except httpx.HTTPStatusError as error:
+        return error.response.status_code
+    return 200
+
+
+def refusals(consortium: Consortium) -> list[tuple[str, int, str]]:
+    events = [row.event for row in verify(consortium.state.audit).rows]
+    return [(e.path, e.status, e.reason) for e in events if isinstance(e, PeerRefused)]
+
+
+# Nobody in particular.
+
+
+OTHERS = sorted(path for _, path in PROTOBUF_REQUEST_TYPES if not path.startswith("/v1/fleet/"))
+SELF_REGISTRATION = ["/v1/fleet/register-node", "/v1/fleet/unregister-node"]
+PAGES = [
+    "/docs",
+    "/openapi.json",
+    "/",
+    "/v1/fleet",
+    "/v1/fleet/",
+    "//v1/control/list-nodes",
+    "/v1/fleet/../control/x",
+]
+
+
+def test_an_anonymous_peer_has_no_call_but_those_of_sites(consortium: Consortium) -> None:
+    assert len(OTHERS) > 40
+    with consortium.http() as client:
+        for path in OTHERS + SELF_REGISTRATION + PAGES:
+            assert client.post(path, content=b"", headers=PROTOBUF).status_code == 404, path
+            assert client.get(path).status_code == 404, path
+        assert client.get("/health").status_code == 200
+    assert ("other", 404, "not_for_sites") in refusals(consortium)
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(p for _, p in PROTOBUF_REQUEST_TYPES if p.startswith("/v1/fleet/") and p not in SELF_REGISTRATION),
+)
+def test_the_calls_of_sites_need_a_key(consortium: Consortium, path: str) -> None:
+    with consortium.http() as client:
+        code = client.post(path, content=b"", headers=PROTOBUF).status_code
+        # These are looked at before: without content they are nobody's.
+        assert code == {"/v1/fleet/push-messages": 400, "/v1/fleet/confirm-message-received": 403}.get(
+            path, 401
+        )
+
+
+def test_no_word_is_heard_without_tls(consortium: Consortium) -> None:
+    with pytest.raises(httpx.HTTPError):
+        httpx.get(f"http://{consortium.address}/health", timeout=10)
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.load_verify_locations(consortium.state.authority)
+    old.set_ciphers("DEFAULT:@SECLEVEL=0")
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        old.maximum_version = ssl.TLSVersion.TLSv1_1
+    with (
+        socket.create_connection(("127.0.0.1", consortium.port)) as plain,
+        pytest.raises((ssl.SSLError, ConnectionError)),
+    ):
+        old.wrap_socket(plain, server_hostname="127.0.0.1")
+
+
+def test_the_control_api_on_loopback_needs_the_secret(consortium: Consortium) -> None:
+    client = ControlHttpClient.from_server_address(
+        consortium.link.loopback,
+        True,
+        None,
+        interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+    )
+    with client:
+        assert status_of(lambda: client.ListNodes(ListNodesRequest())) == 403
+        assert status_of(lambda: client.StartRun(StartRunRequest())) == 403
+    plain = f"http://{consortium.link.loopback}"
+    assert httpx.post(f"{plain}/v1/fleet/pull-messages", content=b"", headers=PROTOBUF).status_code == 403
+    assert httpx.post(f"{plain}/v1/runtime/acquire-task", content=b"", headers=PROTOBUF).status_code in (
+        401,
+        403,
+    )
+
+
+# Keys that are not a site's, not any more, or another's.
+
+
+def test_an_unregistered_key_is_refused(consortium: Consortium, nodes: dict[str, int]) -> None:
+    stranger = ec.generate_private_key(ec.SECP384R1())
+    mine = public_key_to_bytes(stranger.public_key())
+    with consortium.fleet(stranger) as client:
+        for call in (
+            lambda: client.ActivateNode(ActivateNodeRequest(public_key=mine, heartbeat_interval=30)),
+            lambda: client.PullMessages(PullMessagesRequest(node=Node(node_id=nodes["A"]))),
+            lambda: client.DeactivateNode(DeactivateNodeRequest(node_id=nodes["A"])),
+        ):
+            assert 400 <= status_of(call) < 500
+        assert status_of(lambda: client.RegisterNode(RegisterNodeFleetRequest(public_key=mine))) == 404
+
+
+def test_a_key_is_good_for_its_own_site_only(consortium: Consortium, nodes: dict[str, int]) -> None:
+    other = Node(node_id=nodes["A"])
+    for call in (
+        lambda client: client.PullMessages(PullMessagesRequest(node=other)),
+        lambda client: client.SendNodeHeartbeat(SendNodeHeartbeatRequest(node=other, heartbeat_interval=30)),
+        lambda client: client.DeactivateNode(DeactivateNodeRequest(node_id=other.node_id)),
+    ):
+        assert status(consortium, "B", call) == 401
+
+
+def test_a_removed_key_is_refused_at_once_and_for_ever(consortium: Consortium) -> None:
+    node = activate(consortium, "C")
+
+    def pull(client: FleetHttpClient) -> object:
+        return client.PullMessages(PullMessagesRequest(node=Node(node_id=node)))
+
+    assert status(consortium, "C", pull) == 200
+    Registry.load(consortium.state.registry).remove("C")
+    assert consortium.link.register() == ([], ["C"])
+    assert status(consortium, "C", pull) == 401
+    key = public_key_to_bytes(consortium.keys["C"].public_key())
+    request = ActivateNodeRequest(public_key=key, heartbeat_interval=30)
+    assert status(consortium, "C", lambda client: client.ActivateNode(request)) == 401
+    assert (("/v1/fleet/pull-messages", 401, "not_registered")) in refusals(consortium)
+
+
+def test_an_old_signature_is_refused(consortium: Consortium, nodes: dict[str, int]) -> None:
+    seen: list[httpx.Request] = []
+
+    class Recorder:
+        def intercept(self, context: Any, call_next: Any) -> httpx.Response:
+            seen.append(context.request)
+            return call_next(context)
+
+    key = consortium.keys["A"]
+    with FleetHttpClient.from_server_address(
+        consortium.address,
+        False,
+        consortium.state.authority.read_bytes(),
+        interceptors=[NodeAuthHttpInterceptor(key, key.public_key()), Recorder()],
+    ) as client:
+        client.PullMessages(PullMessagesRequest(node=Node(node_id=nodes["A"])))
+    request = seen[0]
+    with consortium.http() as anonymous:
+        stale = {**request.headers, "flwr-timestamp": "2026-01-01T00:00:00+00:00"}
+        names = [name for name in request.headers if "timestamp" in name]
+        stale.update(dict.fromkeys(names, "2026-01-01T00:00:00+00:00"))
+        assert (
+            anonymous.post("/v1/fleet/pull-messages", content=request.content, headers=stale).status_code
+            == 401
+        )
+
+
+# A registered site that is malicious.
+
+
+def message(source: int, destination: int, reply_to: str) -> PushMessagesRequest:
+    metadata = Metadata(
+        run_id=1,
+        message_id="a" * 64,
+        src_node_id=source,
+        dst_node_id=destination,
+        reply_to_message_id=reply_to,
+        message_type="train",
+        ttl=60,
+        created_at=time.time(),
+    )
+    return PushMessagesRequest(
+        messages_list=[Message(metadata=metadata)], message_object_trees=[ObjectTree(object_id="a" * 64)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "reply_to"),
+    [("server", "A", ""), ("A", "server", "b" * 64), ("B", "A", ""), ("server", "A", "b" * 64)],
+    ids=["task_to_another_site", "reply_of_another_site", "own_task_to_another_site", "reply_of_the_server"],
+)
+def test_a_site_speaks_for_itself_only(
+    consortium: Consortium, nodes: dict[str, int], source: str, destination: str, reply_to: str
+) -> None:
+    ids = {**nodes, "server": 1}
+    request = message(ids[source], ids[destination], reply_to)
+    request.node.node_id = nodes["B"]
+    assert status(consortium, "B", lambda client: client.PushMessages(request)) == 403
+    assert ("/v1/fleet/push-messages", 403, "of_another_site") in refusals(consortium)
+
+
+def test_a_site_cannot_take_another_sites_message_away(consortium: Consortium, nodes: dict[str, int]) -> None:
+    request = ConfirmMessageReceivedRequest(
+        node=Node(node_id=nodes["B"]), run_id=1, message_object_id="c" * 64
+    )
+    assert status(consortium, "B", lambda client: client.ConfirmMessageReceived(request)) == 403
+
+
+# Weight.
+
+
+def test_a_request_that_is_too_large_is_refused_before_it_is_read(consortium: Consortium) -> None:
+    path = "/v1/fleet/push-object"
+    plain = socket.create_connection(("127.0.0.1", consortium.port))
+    with consortium.trust.wrap_socket(plain, server_hostname="127.0.0.1") as declaring:
+        declaring.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {10**12}\r\n\r\n".encode())
+        assert b" 413 " in declaring.recv(100)
+    with consortium.http() as client:
+
+        def pieces() -> Iterator[bytes]:
+            for _ in range(64):
+                yield bytes(2**20)
+
+        with contextlib.suppress(httpx.WriteError):  # the server may have hung up in the middle, as it should
+            assert client.post(path, content=pieces(), headers=PROTOBUF).status_code == 413
+    assert ("/v1/fleet/push-object", 413, "request_too_large") in refusals(consortium)
+
+
+def test_an_answer_has_a_limit_however_it_is_cut(consortium: Consortium, nodes: dict[str, int]) -> None:
+    def push(client: FleetHttpClient) -> object:
+        return client.PushObject(
+            PushObjectRequest(
+                node=Node(node_id=nodes["B"]),
+                run_id=1,
+                session_id="one",
+                object_id="d" * 64,
+                object_content=bytes(5 * 2**20),
+            )
+        )
+
+    codes = [status(consortium, "B", push) for _ in range(3)]
+    assert 413 not in codes[:1]
+    assert codes[1:] == [413, 413]  # 8 MiB is what the fixture permits
+
+
+def test_what_is_no_message_is_refused(consortium: Consortium) -> None:
+    with consortium.http() as client:
+        for path in ("push-messages", "push-object", "confirm-message-received"):
+            response = client.post(f"/v1/fleet/{path}", content=b"\xff" * 100, headers=PROTOBUF)
+            assert response.status_code == 400
+
+
+def test_a_peer_that_says_nothing_is_hung_up_on(consortium: Consortium) -> None:
+    plain = socket.create_connection(("127.0.0.1", consortium.port))
+    with consortium.trust.wrap_socket(plain, server_hostname="127.0.0.1") as silent:
+        silent.settimeout(40)
+        started = time.monotonic()
+        assert silent.recv(1) == b""
+        assert 10 < time.monotonic() - started < 35
+
+
+def test_connections_of_one_peer_are_bounded(consortium: Consortium) -> None:
+    held = []
+    try:
+        for _ in range(80):
+            plain = socket.create_connection(("127.0.0.1", consortium.port), timeout=20)
+            try:
+                held.append(consortium.trust.wrap_socket(plain, server_hostname="127.0.0.1"))
+            except (ssl.SSLError, ConnectionError):
+                plain.close()
+        time.sleep(1)
+        alive = 0
+        for connection in held:
+            connection.settimeout(0.05)
+            try:
+                alive += connection.recv(1) != b""
+            except TimeoutError:
+                alive += 1
+            except (ssl.SSLError, ConnectionError):
+                pass
+        assert alive <= 64
+    finally:
+        for connection in held:
+            connection.close()
+    time.sleep(1)
+    with consortium.http() as client:
+        assert client.get("/health").status_code == 200
+
+
+def test_afterwards_the_sites_are_as_they_were_and_the_log_is_sound(
+    consortium: Consortium, nodes: dict[str, int]
+) -> None:
+    for site, node in nodes.items():
+        beat = SendNodeHeartbeatRequest(node=Node(node_id=node), heartbeat_interval=30)
+        with consortium.fleet(consortium.keys[site]) as client:
+            assert client.SendNodeHeartbeat(beat).success
+    assert consortium.link.tend() == []
+    assert refusals(consortium)
