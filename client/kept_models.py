@@ -48,12 +48,26 @@ class KeptModels:
 
     def load_normalisation(self, *, before: int) -> Arrays | None:
         """The newest normalisation layers of a round earlier than `before`, or None."""
-        paths = [
-            path
-            for path in sorted(self._folder.glob("normalisation-*.safetensors"))
-            if int(path.stem.removeprefix("normalisation-")) < before
-        ]
-        return load_arrays(paths[-1]) if paths else None
+        return self._newest("normalisation", before)
+
+    def save_received(self, arrays: Arrays) -> None:
+        """Keep the global model that came last: the next may come as a difference to it."""
+        save_arrays(self._folder / "received.safetensors", arrays)
+
+    def load_received(self) -> Arrays | None:
+        """The global model that came last, or None."""
+        path = self._folder / "received.safetensors"
+        return load_arrays(path) if path.exists() else None
+
+    def save_residual(self, number: int, arrays: Arrays) -> None:
+        """Keep what rounding left out of the update of round `number`; the round before stays, as above."""
+        save_arrays(self._folder / f"residual-{number:05d}.safetensors", arrays)
+        for path in sorted(self._folder.glob("residual-*.safetensors"))[:-2]:
+            path.unlink()
+
+    def load_residual(self, *, before: int) -> Arrays:
+        """What rounding left out of the newest update of a round earlier than `before`; {} for none."""
+        return self._newest("residual", before) or {}
 
     def save_local_only(self, arrays: Arrays) -> None:
         """Keep the finished local-only model and drop its checkpoint."""
@@ -112,6 +126,14 @@ class KeptModels:
         """With which libraries the gradients were right, or None."""
         path = self._folder / "gradients_checked"
         return path.read_text(encoding="utf-8") if path.exists() else None
+
+    def _newest(self, what: str, before: int) -> Arrays | None:
+        paths = [
+            path
+            for path in sorted(self._folder.glob(f"{what}-*.safetensors"))
+            if int(path.stem.removeprefix(f"{what}-")) < before
+        ]
+        return load_arrays(paths[-1]) if paths else None
 
     def _update(self, number: int, request: str) -> Path:
         return self._folder / f"update-{number:05d}-{request[:16]}.safetensors"

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
 import torch
 from pydantic import ValidationError
+from safetensors import SafetensorError
 
 from acm_core.config.sections import FederationConfig, SiteConfig
 from acm_core.data.labels import LabelError
 from acm_core.data.site_films import SiteFilms, load_site
+from acm_core.federated.encoding import BaseMismatchError, EncodingError, decode, encode
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
 from acm_core.federated.update import Arrays
 from acm_core.nn import Classifier, build_classifier, normalisation_names
@@ -96,7 +99,7 @@ class SiteRound:
             privacy = permitted_privacy(config, self._site)
             if privacy is not None and not figures_leave(privacy[1]):
                 return Reply(self._site.site, task.round)  # nobody would learn how well it does
-            model = self._model(config, task.arrays)
+            model = self._model(config, self._received(task, config, kept))
             train_local_only(
                 model, config, self._site.site, films.train, kept, self._device, self._site.workers
             )
@@ -111,7 +114,9 @@ class SiteRound:
                 f"expected at least {_MIN_TRAINING_FILMS} labelled training films, got {len(films.train)}",
             )
         log.info("round %d: training on %d films", task.round, len(films.train))
-        model, at_site = self._global_model(task, config, kept)
+        received = self._received(task, config, kept)
+        kept.save_received(received)
+        model, at_site = self._global_model(task, config, kept, received)
         proximal = None
         if config.federation.proximal_mu > 0:
             reference = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -125,7 +130,12 @@ class SiteRound:
         if at_site:
             kept.save_normalisation(task.round, {name: reply.arrays.pop(name) for name in at_site})
         log.info("round %d: trained", task.round)
-        return reply
+        base = {name: received[name] for name in reply.arrays}
+        residual = kept.load_residual(before=task.round)
+        encoded = encode(reply.arrays, base, config.federation.encoding, residual)
+        if encoded.residual:
+            kept.save_residual(task.round, encoded.residual)
+        return replace(reply, arrays=encoded.payload)
 
     def _train_openly(
         self,
@@ -189,7 +199,8 @@ class SiteRound:
     def _evaluate(self, task: Task, config: FederationConfig, films: SiteFilms, kept: KeptModels) -> Reply:
         log.info("evaluating on %d test films", len(films.test))
         private = self._private(config, films, kept)
-        models = {"federated": self._global_model(task, config, kept)[0]}
+        received = self._received(task, config, kept)
+        models = {"federated": self._global_model(task, config, kept, received)[0]}
         alone = kept.load_local_only()
         if config.evaluation.local_only and alone is not None:
             models["local_only"] = self._model(config, alone)
@@ -201,14 +212,28 @@ class SiteRound:
                 report["models"] = {"federated": private.report(task.round, models["federated"])}
         return Reply(self._site.site, task.round, report=json.dumps(report))
 
+    def _received(self, task: Task, config: FederationConfig, kept: KeptModels) -> Arrays:
+        """The weights sent, whole or as the difference to those that came last."""
+        blank = get_arrays(build_classifier(config.model, len(config.findings)))
+        try:
+            last = kept.load_received()
+        except (OSError, SafetensorError):
+            last = None
+        try:
+            return decode(task.arrays, last or blank)
+        except BaseMismatchError as error:
+            raise RefusedError(Refusal.BASE, str(error)) from error
+        except EncodingError as error:
+            raise RefusedError(Refusal.MODEL, str(error)) from error
+
     def _global_model(
-        self, task: Task, config: FederationConfig, kept: KeptModels
+        self, task: Task, config: FederationConfig, kept: KeptModels, received: Arrays
     ) -> tuple[Classifier, frozenset[str]]:
         """The model sent, with what stays at this site in its place, and the names of that."""
         own: Arrays = {}
         if config.federation.local_norm:
             own = kept.load_normalisation(before=_round_after_training(task)) or {}
-        model = self._model(config, {**task.arrays, **own})
+        model = self._model(config, {**received, **own})
         at_site = normalisation_names(model) if config.federation.local_norm else frozenset()
         return model, at_site
 

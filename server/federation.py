@@ -8,7 +8,7 @@ from typing import Any
 from acm_core.audit_events import AnyEvent, RunFailed, RunFailure, RunFinished, RunResumed, RunStarted
 from acm_core.audit_log import AuditLog
 from acm_core.config.sections import FederationConfig
-from acm_core.federated.encoding import fingerprint
+from acm_core.federated.encoding import encode, fingerprint
 from acm_core.federated.messages import Reply, Task, TaskKind
 from acm_core.federated.report import read_report
 from acm_core.federated.update import Arrays
@@ -123,7 +123,7 @@ class FederatedRun:
         if self._config.evaluation.local_only:
             self._events.write("local_only_started", sites=federation.sites)
             self._loop.ask(
-                Task(TaskKind.LOCAL_ONLY, federation.rounds, config, arrays=self._initial),
+                Task(TaskKind.LOCAL_ONLY, federation.rounds, config, arrays=_whole(self._initial)),
                 federation.round_deadline * federation.rounds,
                 lambda _: None,
                 quorum=federation.quorum,
@@ -136,7 +136,7 @@ class FederatedRun:
             reports[reply.site] = report.model_dump(mode="json")
 
         self._loop.ask(
-            Task(TaskKind.EVALUATE, federation.rounds, config, arrays={**arrays, **self._companions}),
+            Task(TaskKind.EVALUATE, federation.rounds, config, arrays=_whole({**arrays, **self._companions})),
             federation.round_deadline,
             accept,
             quorum=federation.quorum,
@@ -147,3 +147,7 @@ class FederatedRun:
                 "--resume when the sites are back."
             )
         return {site: reports[site] for site in federation.sites if site in reports}
+
+
+def _whole(arrays: Arrays) -> Arrays:
+    return encode(arrays, {}, "float32").payload

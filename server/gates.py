@@ -124,6 +124,7 @@ class PublicGate:
         self._pushed: OrderedDict[str, int] = OrderedDict()
         self._calls = Allowance(a_second=200, burst=2000)
         self._said = Allowance(a_second=0.1, burst=10)
+        self._said_of_all = Allowance(a_second=1, burst=1000)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -158,8 +159,8 @@ class PublicGate:
         return await asyncio.to_thread(self._state().get_node_id_by_public_key, key) is None
 
     def _say(self, peer: str, path: str, refusal: Refusal) -> None:
-        # A peer that is refused all the time for one thing is not written down each time: the log would fill the disk.
-        if self._said.take(f"{peer} {path} {refusal.reason}"):
+        # Not each time, neither of one peer for one thing nor of many together: the log would fill the disk.
+        if self._said.take(f"{peer} {path} {refusal.reason}") and self._said_of_all.take(""):
             self._refused(peer, path, refusal)
 
     async def _admitted(self, peer: str, scope: Scope, receive: Receive) -> Receive:

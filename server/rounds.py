@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from acm_core.audit_events import (
@@ -22,7 +23,7 @@ from acm_core.audit_events import (
 from acm_core.audit_log import AuditLog
 from acm_core.config.sections import FederationConfig
 from acm_core.federated.aggregation import FedAvg, moving_average
-from acm_core.federated.encoding import fingerprint
+from acm_core.federated.encoding import EncodingError, decode, encode, fingerprint
 from acm_core.federated.messages import MessageError, Refusal, Reply, Task, TaskKind
 from acm_core.federated.update import Arrays, RefusalReason, SiteUpdate, UpdateRefused
 from server.events import EventLog
@@ -82,6 +83,8 @@ class RoundLoop:
         self._companions = companions
         self._events, self._audit = events, audit
         self._here: set[str] = set()
+        self._difference: Arrays | None = None
+        self._have: set[str] = set()
         self._config_json = config.model_dump_json()
 
     def wait_for_sites(self) -> None:
@@ -115,6 +118,7 @@ class RoundLoop:
         accept: Callable[[Reply], None],
         *,
         quorum: int,
+        difference: Arrays | None = None,
     ) -> Outcome:
         """Send `task` to every connected site and take replies until all have come or the time is up.
 
@@ -123,7 +127,8 @@ class RoundLoop:
         was asked is still at work and at least `quorum` sites have answered.
 
         Args:
-            accept: takes an answer in, or raises UpdateRefused or MessageError.
+            accept: takes an answer in, or raises UpdateRefused, EncodingError or MessageError.
+            difference: what to send instead of the task's arrays to the sites that have what it is a difference to.
         """
         outcome = Outcome()
         tickets: dict[str, Ticket] = {}
@@ -139,7 +144,7 @@ class RoundLoop:
                 and (site not in tickets or tickets[site].connection != connected[site])
                 and site not in outcome.answered
             }
-            for ticket in self._send(task, fresh, seconds) if fresh else ():
+            for ticket in self._send(task, difference, fresh, seconds) if fresh else ():
                 tickets[ticket.site] = ticket
                 working.add(ticket.site)
                 outcome.asked.add(ticket.site)
@@ -148,17 +153,19 @@ class RoundLoop:
             for answer in self._transport.receive([tickets[site] for site in sorted(working)]):
                 site = answer.ticket.site
                 working.discard(site)
-                if answer.reply.refusal == Refusal.LOST and lost[site] < _TRIES_OF_LOST:
+                self._have.discard(site)
+                again = answer.reply.refusal in (Refusal.LOST, Refusal.BASE)
+                if again and lost[site] < _TRIES_OF_LOST:
                     lost[site] += 1
                     del tickets[site]
                 outcome.bytes_received += answer.received_bytes
                 self._take(task, answer, accept, outcome, now - started)
             missing = outcome.missing(self._sites)
-            again = [site for site in outcome.refused if site not in tickets]
+            waiting = [site for site in outcome.refused if site not in tickets]
             if len(outcome.answered) >= quorum:
-                if not working and not any(site in connected for site in again):
+                if not working and not any(site in connected for site in waiting):
                     break
-            elif not missing and not again:
+            elif not missing and not waiting:
                 break
             if now - reminded >= _REMIND_SECONDS:
                 reminded = now
@@ -183,7 +190,17 @@ class RoundLoop:
         self._here = set(connected)
         return connected
 
-    def _send(self, task: Task, sites: dict[str, Connection], seconds: float) -> list[Ticket]:
+    def _send(
+        self, task: Task, difference: Arrays | None, sites: dict[str, Connection], seconds: float
+    ) -> list[Ticket]:
+        short = {} if difference is None else {site: sites[site] for site in sites.keys() & self._have}
+        whole = {site: connection for site, connection in sites.items() if site not in short}
+        tickets = self._send_noted(task, whole, seconds) if whole else []
+        if difference is not None and short:
+            tickets += self._send_noted(replace(task, arrays=difference), short, seconds)
+        return tickets
+
+    def _send_noted(self, task: Task, sites: dict[str, Connection], seconds: float) -> list[Ticket]:
         """Write down, then send: the sites write the log's head down in turn."""
         model = fingerprint(task.arrays) if task.arrays else None
         size = sum(array.nbytes for array in task.arrays.values())
@@ -201,34 +218,49 @@ class RoundLoop:
 
     def _round(self, state: RoundState) -> RoundState:
         number = state.round + 1
-        attempts = self._config.federation.round_attempts
-        for attempt in range(1, attempts + 1):
+        federation = self._config.federation
+        model = {**state.arrays, **self._companions}
+        whole = encode(model, {}, federation.encoding).payload
+        for attempt in range(1, federation.round_attempts + 1):
             self._wait(lambda absent: len(self._sites) - len(absent) >= self._quorum)
-            self._events.write(
-                "round_started", round=number, rounds=self._config.federation.rounds, attempt=attempt
-            )
+            self._events.write("round_started", round=number, rounds=federation.rounds, attempt=attempt)
             begun, started = time.time(), time.monotonic()
             average = FedAvg(state.arrays, self._config.findings, self._finding_rows)
             outcome = self.ask(
-                Task(TaskKind.TRAIN, number, self._config_json, arrays={**state.arrays, **self._companions}),
-                self._config.federation.round_deadline,
-                lambda reply, average=average: self._add(reply, average),  # type: ignore[misc]
+                Task(TaskKind.TRAIN, number, self._config_json, arrays=whole),
+                federation.round_deadline,
+                partial(self._add, average, state.arrays),
                 quorum=self._quorum,
+                difference=self._difference,
             )
             record = self._record(number, attempt, outcome, begun, time.monotonic() - started)
             if len(outcome.answered) >= self._quorum:
-                arrays, decay = average.result(), self._config.federation.average_decay
-                smooth = moving_average(state.average, arrays, decay) if decay > 0 else {}
-                return RoundState(number, arrays, (*state.records, record), smooth)
-            self._events.write("round_below_quorum", quorum=self._quorum, attempts=attempts, **record)
+                return self._next(state, model, average.result(), record, set(outcome.answered))
+            self._events.write(
+                "round_below_quorum", quorum=self._quorum, attempts=federation.round_attempts, **record
+            )
         raise RunFailedError(
             f"round {number}: expected updates of at least {self._quorum} sites, got {len(outcome.answered)} in "
-            f"each of {attempts} attempts. {_reasons(outcome, self._sites)} The rounds before it are saved: "
-            "mend the cause and continue with --resume."
+            f"each of {federation.round_attempts} attempts. {_reasons(outcome, self._sites)} The rounds before it are "
+            "saved: mend the cause and continue with --resume."
         )
 
-    def _add(self, reply: Reply, average: FedAvg) -> None:
-        average.add(SiteUpdate(reply.site, reply.arrays, reply.films, reply.labelled, reply.metrics))
+    def _next(
+        self, state: RoundState, model: Arrays, arrays: Arrays, record: dict[str, Any], have: set[str]
+    ) -> RoundState:
+        """The state after a round: its model is what the sites will have, once they have added the difference."""
+        federation = self._config.federation
+        encoded = encode({**arrays, **self._companions}, model, federation.encoding, state.residual)
+        arrays = {name: encoded.decoded[name] for name in arrays}
+        self._difference, self._have = encoded.payload, have
+        smooth = {}
+        if federation.average_decay > 0:
+            smooth = moving_average(state.average, arrays, federation.average_decay)
+        return RoundState(state.round + 1, arrays, (*state.records, record), smooth, encoded.residual)
+
+    def _add(self, average: FedAvg, base: Arrays, reply: Reply) -> None:
+        arrays = decode(reply.arrays, base)
+        average.add(SiteUpdate(reply.site, arrays, reply.films, reply.labelled, reply.metrics))
 
     def _take(
         self, task: Task, answer: Answer, accept: Callable[[Reply], None], outcome: Outcome, seconds: float
@@ -242,7 +274,7 @@ class RoundLoop:
                 accept(reply)
             except UpdateRefused as refused:
                 reason, detail = str(refused.reason), refused.detail
-            except MessageError as error:
+            except (MessageError, EncodingError) as error:
                 reason, detail = "unreadable", str(error)
         run, number, kind = self._config.name, task.round, task.kind
         if reason:

@@ -29,7 +29,10 @@ def run_identity(config: FederationConfig) -> dict[str, Any]:
     federation = settings["federation"]
     return {
         **{key: settings[key] for key in ("name", "seed", "findings", "privacy", "model", "training")},
-        **{key: federation[key] for key in ("rounds", "proximal_mu", "local_norm", "average_decay")},
+        **{
+            key: federation[key]
+            for key in ("rounds", "proximal_mu", "local_norm", "encoding", "average_decay")
+        },
     }
 
 

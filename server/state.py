@@ -18,17 +18,23 @@ from acm_core.training.weights import load_arrays, save_arrays
 from server.run_folder import expect_same_run, run_identity
 
 _KEPT_ROUNDS = 2
-_AVERAGE = "average/"
+_AVERAGE, _RESIDUAL = "average/", "residual/"
 
 
 @dataclass(frozen=True)
 class RoundState:
-    """The global model after `round` rounds, the record of each of them, and the moving average where one is kept."""
+    """The global model after `round` rounds and the record of each of them.
+
+    Attributes:
+        average: the moving average of the models, where one is kept.
+        residual: what rounding has kept from the sites so far, see `encode`.
+    """
 
     round: int
     arrays: Arrays
     records: tuple[dict[str, Any], ...]
     average: Arrays = field(default_factory=dict)
+    residual: Arrays = field(default_factory=dict)
 
     @property
     def final(self) -> Arrays:
@@ -46,8 +52,12 @@ class StateStore:
     def save(self, state: RoundState) -> None:
         """Write `state` so that a crash at any point leaves it or an earlier one whole."""
         model, description = self._paths(state.round)
-        average = {_AVERAGE + name: array for name, array in state.average.items()}
-        save_arrays(model, {**state.arrays, **average})
+        beside = {
+            prefix + name: array
+            for prefix, arrays in ((_AVERAGE, state.average), (_RESIDUAL, state.residual))
+            for name, array in arrays.items()
+        }
+        save_arrays(model, {**state.arrays, **beside})
         write_text_atomically(
             description,
             json.dumps(
@@ -77,13 +87,9 @@ class StateStore:
                 saved = json.loads(description.read_text(encoding="utf-8"))
                 model = description.with_suffix(".safetensors")
                 whole = _sha256(model) == saved["sha256"]
-                saved_arrays = load_arrays(model)
-                average = {
-                    name.removeprefix(_AVERAGE): saved_arrays.pop(name)
-                    for name in tuple(saved_arrays)
-                    if name.startswith(_AVERAGE)
-                }
-                state = RoundState(saved["round"], saved_arrays, tuple(saved["records"]), average)
+                arrays = load_arrays(model)
+                average, residual = (_taken(arrays, prefix) for prefix in (_AVERAGE, _RESIDUAL))
+                state = RoundState(saved["round"], arrays, tuple(saved["records"]), average, residual)
                 identity = saved["run"]
             except (OSError, ValueError, KeyError, TypeError, SafetensorError):
                 whole = False
@@ -102,6 +108,12 @@ class StateStore:
     def _paths(self, number: int) -> tuple[Path, Path]:
         stem = self._folder / f"round-{number:05d}"
         return stem.with_suffix(".safetensors"), stem.with_suffix(".json")
+
+
+def _taken(arrays: Arrays, prefix: str) -> Arrays:
+    """Those of a prefix, without it and no longer in `arrays`."""
+    names = [name for name in arrays if name.startswith(prefix)]
+    return {name.removeprefix(prefix): arrays.pop(name) for name in names}
 
 
 def _sha256(path: Path) -> str:

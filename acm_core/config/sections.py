@@ -117,6 +117,11 @@ class FederationSection(Section):
     )
     proximal_mu: float = Field(0.0, ge=0, description="FedProx: weight of μ/2·‖w − w_global‖²; 0 is FedAvg")
     local_norm: bool = Field(False, description="FedBN: normalisation layers stay at the site")
+    encoding: Literal["float32", "float16", "int8"] = Field(
+        "float32",
+        description="how weights travel, as differences to those that both sides have: float32 exactly, float16 in "
+        "half of the bytes, int8 in a quarter, what is rounded away being added to the next",
+    )
     average_decay: float = Field(
         0.0,
         ge=0,

@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import Any, Self, TypeVar
 
 from acm_core.federated.encoding import fingerprint
-from acm_core.federated.update import Arrays
+from acm_core.federated.update import MAX_FILMS, Arrays
 
 Scalar = int | float | str
 WireFields = dict[str, Scalar]
@@ -48,6 +48,7 @@ class Refusal(StrEnum):
     LABELS = "labels"  # the label file is missing or malformed
     NO_FILMS = "no_films"  # no readable film with a label for any of the run's findings
     TOO_FEW_FILMS = "too_few_films"  # not enough films to train on
+    BASE = "base"  # the weights sent are a difference to weights that are not here: whole ones are needed
     MODEL = "model"  # the arrays sent do not fit the model described
     DIVERGED = "diverged"  # the local loss or weights stopped being finite
     MEMORY = "memory"  # the site ran out of memory
@@ -67,7 +68,7 @@ class Task:
     Attributes:
         config: the run's FederationConfig as JSON.
         audit: hash of the last row of the server's audit log, "" without one.
-        arrays: the global model, or none.
+        arrays: the global model as `encode` made it, or none.
     """
 
     kind: TaskKind
@@ -110,7 +111,7 @@ class Reply:
         metrics: name → number, reported a round.
         report: JSON object of the evaluation, "" for other tasks.
         audit: hash of the last row of the site's audit log, "" without one.
-        arrays: the trained model, empty for other tasks.
+        arrays: the trained model as `encode` made it, the global one being the base; empty for other tasks.
     """
 
     site: str
@@ -159,11 +160,13 @@ class Reply:
             counts = tuple(int(count) for count in labelled.split(",")) if labelled else ()
         except ValueError as error:
             raise MessageError("expected comma-separated integers in 'labelled'") from error
+        if not 0 <= (films := _typed(wire, "films", int)) <= MAX_FILMS:
+            raise MessageError(f"expected 0 to {MAX_FILMS} in 'films', got another number")
         return cls(
             site=_typed(wire, "site", str),
             round=_typed(wire, "round", int),
             refusal=refusal,
-            films=_typed(wire, "films", int),
+            films=films,
             labelled=counts,
             metrics=_numbers(_typed(wire, "metrics", str)),
             report=_typed(wire, "report", str),

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from flwr.common.serde import recorddict_to_proto
 from hospitals import FINDINGS, federation, hospital, site
+from wire import trained, whole
 
 from acm_core.config.sections import FederationConfig, SiteConfig
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
+from acm_core.federated.update import Arrays
 from acm_core.nn import build_classifier
 from acm_core.privacy.accounting import NoisedSteps, epsilon
 from acm_core.privacy.ledger import ledger_folder
@@ -45,9 +47,13 @@ def at_site(films: Path, state: Path, **policy: Any) -> SiteConfig:
     return site(films, "A", state=state, privacy={**POLICY, **policy})
 
 
+def weights_of(config: FederationConfig) -> Arrays:
+    seed = stream_seed(config.seed, "model")
+    return get_arrays(build_classifier(config.model, len(FINDINGS), seed=seed))
+
+
 def task(config: FederationConfig, kind: TaskKind = TaskKind.TRAIN, number: int = 1) -> Task:
-    model = build_classifier(config.model, len(FINDINGS), seed=stream_seed(config.seed, "model"))
-    return Task(kind, number, config.model_dump_json(), arrays=get_arrays(model))
+    return Task(kind, number, config.model_dump_json(), arrays=whole(weights_of(config)))
 
 
 def rows(settings: SiteConfig) -> list[dict[str, Any]]:
@@ -103,14 +109,13 @@ def test_who_asks_again_gets_the_same_weights_at_no_cost(films: Path, tmp_path: 
 def test_a_round_that_would_overspend_is_refused_before_any_noise(films: Path, tmp_path: Path) -> None:
     config, settings = private(), at_site(films, tmp_path)
     runner = SiteRound(settings)
-    arrays = [runner.answer(task(config)).arrays]
-    for number in (
-        1,
-        2,
-    ):  # from other weights: round 1 again, then round 2, and the two planned rounds are spent
-        arrays.append(runner.answer(replace(task(config, number=number), arrays=arrays[-1])).arrays)
+    start = weights_of(config)
+    once = trained(runner.answer(task(config)), start)
+    # From other weights: what the two planned rounds may cost is spent.
+    twice = trained(runner.answer(replace(task(config), arrays=whole(once))), once)
+    assert runner.answer(replace(task(config, number=2), arrays=whole(twice))).refusal == Refusal.BUDGET
     before = rows(settings)
-    refused = runner.answer(replace(task(config, number=2), arrays=arrays[0]))
+    refused = runner.answer(replace(task(config, number=2), arrays=whole(once)))
     assert len(steps(settings)) == 8
     assert (refused.refusal, refused.arrays) == (Refusal.BUDGET, {})
     assert rows(settings) == before
@@ -205,8 +210,8 @@ def test_a_site_without_training_films_sends_noise(films: Path, tmp_path: Path) 
     reply = SiteRound(settings).answer(task(private()))
     assert (reply.refusal, reply.films) == ("", 40)
     assert len(steps(settings)) == 4
-    start = task(private()).arrays
-    assert not np.array_equal(reply.arrays["head.weight"], start["head.weight"])
+    start = weights_of(private())
+    assert not np.array_equal(trained(reply, start)["head.weight"], start["head.weight"])
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hospitals import FINDINGS, federation, hospital, site
+from wire import trained, whole
 
 from acm_core.config.sections import FederationConfig
+from acm_core.federated.encoding import encode
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
 from acm_core.federated.update import Arrays
 from acm_core.nn import build_classifier, normalisation_names
@@ -31,7 +33,7 @@ def initial(config: FederationConfig) -> Arrays:
 
 
 def train_task(config: FederationConfig, number: int = 1) -> Task:
-    return Task(TaskKind.TRAIN, number, config.model_dump_json(), initial(config))
+    return Task(TaskKind.TRAIN, number, config.model_dump_json(), arrays=whole(initial(config)))
 
 
 def same(first: Arrays, second: Arrays) -> bool:
@@ -47,7 +49,7 @@ def test_a_round_is_the_same_every_time_and_another_round_is_not(films: Path) ->
     assert same(first.arrays, again.arrays)
     assert first.metrics == again.metrics
     assert not same(first.arrays, other.arrays)
-    assert not same(first.arrays, initial(config))
+    assert not same(trained(first, initial(config)), initial(config))
     assert first.labelled == (first.films, first.films)
 
 
@@ -63,7 +65,8 @@ def test_a_strong_proximal_term_keeps_the_weights_near_the_global_model(films: P
         config = federation(federation={"proximal_mu": mu})
         reply = SiteRound(site(films, "A")).answer(train_task(config))
         start = initial(config)
-        return float(sum(np.square(reply.arrays[n] - start[n]).sum() for n in start if n.endswith("weight")))
+        end = trained(reply, start)
+        return float(sum(np.square(end[n] - start[n]).sum() for n in start if n.endswith("weight")))
 
     assert distance(100.0) < 0.5 * distance(0.0)
 
@@ -74,8 +77,8 @@ def test_local_norm_stays_at_the_site_and_belongs_to_the_round_before(films: Pat
     norms = normalisation_names(model)
     runner = SiteRound(site(films, "A", state=tmp_path))
     first = runner.answer(train_task(config, 1))
-    assert not norms & first.arrays.keys()
-    assert set(first.arrays) | norms == set(initial(config))
+    shared = {name: array for name, array in initial(config).items() if name not in norms}
+    assert set(trained(first, shared)) | norms == set(initial(config))  # nothing else can be decoded
     second = runner.answer(train_task(config, 2))
     # Asked for round 2 once more, the site starts from its layers after round 1, not after round 2.
     assert same(runner.answer(train_task(config, 2)).arrays, second.arrays)
@@ -87,9 +90,12 @@ def test_evaluation_reports_models_side_by_side(films: Path) -> None:
     config = federation()
     runner = SiteRound(site(films, "A"))
     assert (
-        runner.answer(Task(TaskKind.LOCAL_ONLY, 2, config.model_dump_json(), initial(config))).refusal == ""
+        runner.answer(
+            Task(TaskKind.LOCAL_ONLY, 2, config.model_dump_json(), arrays=whole(initial(config)))
+        ).refusal
+        == ""
     )
-    reply = runner.answer(Task(TaskKind.EVALUATE, 2, config.model_dump_json(), initial(config)))
+    reply = runner.answer(Task(TaskKind.EVALUATE, 2, config.model_dump_json(), arrays=whole(initial(config))))
     report = json.loads(reply.report)
     assert set(report["models"]) == {"federated", "local_only"}
     for model in report["models"].values():
@@ -121,13 +127,13 @@ def test_interrupted_local_only_training_goes_on_to_the_same_model(
     films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = federation()
-    task = Task(TaskKind.LOCAL_ONLY, 2, config.model_dump_json(), initial(config))
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    SiteRound(site(films, "A", state=whole)).answer(task)
+    task = Task(TaskKind.LOCAL_ONLY, 2, config.model_dump_json(), arrays=whole(initial(config)))
+    at_once, broken = tmp_path / "whole", tmp_path / "broken"
+    SiteRound(site(films, "A", state=at_once)).answer(task)
     interrupted_after_one_epoch(SiteRound(site(films, "A", state=broken)), task, monkeypatch)
     assert not list(broken.glob("runs/*/local_only.safetensors"))
     SiteRound(site(films, "A", state=broken)).answer(task)
-    models = [next(state.glob("runs/*/local_only.safetensors")).read_bytes() for state in (whole, broken)]
+    models = [next(state.glob("runs/*/local_only.safetensors")).read_bytes() for state in (at_once, broken)]
     assert models[0] == models[1]
 
 
@@ -148,7 +154,10 @@ def test_every_error_leaves_as_a_reason_code(films: Path, tmp_path: Path) -> Non
     )
     no_labels = tmp_path / "unlabelled.csv"
     no_labels.write_text("patient_id,image,Nodule\np1,films/x.dcm,1\n", encoding="utf-8")
-    poisoned = replace(task, arrays={**task.arrays, "head.bias": np.full(2, np.nan, np.float32)})
+    start = initial(federation())
+    difference = encode(start, {**start, "head.bias": np.ones(2, np.float32)}, "float32").payload
+    huge = {**initial(federation()), "head.bias": np.full(2, 3e38, np.float32)}
+    poisoned = replace(task, arrays=whole(huge))
     for reply, refusal in [
         (refused(films, replace(task, config="{}")), Refusal.POLICY),
         (
@@ -158,9 +167,40 @@ def test_every_error_leaves_as_a_reason_code(films: Path, tmp_path: Path) -> Non
             "policy",
         ),
         (refused(films, replace(task, arrays={"weight": np.zeros(3, np.float32)})), Refusal.MODEL),
+        (refused(films, replace(task, arrays=whole({"weight": np.zeros(3, np.float32)}))), Refusal.MODEL),
+        (refused(films, replace(task, arrays=difference), state=tmp_path / "s0"), Refusal.BASE),
         (refused(films, task, labels=bad_labels, state=tmp_path / "s1"), Refusal.LABELS),
         (refused(films, task, labels=no_labels, state=tmp_path / "s2"), Refusal.NO_FILMS),
         (refused(films, poisoned), Refusal.DIVERGED),
     ]:
         assert reply.refusal == refusal
         assert secret not in json.dumps(reply.to_wire(), ensure_ascii=False)
+
+
+@pytest.mark.parametrize(("encoding", "share"), [("float32", 1.0), ("float16", 0.5), ("int8", 0.27)])
+def test_an_update_weighs_what_the_encoding_says_and_is_near_the_exact_one(
+    films: Path, tmp_path: Path, encoding: str, share: float
+) -> None:
+    exact = federation()
+    start = initial(exact)
+    wanted = trained(SiteRound(site(films, "A")).answer(train_task(exact)), start)
+    config = federation(federation={"encoding": encoding})
+    reply = SiteRound(site(films, "A", state=tmp_path)).answer(train_task(config))
+    got = trained(reply, start)
+    weight = sum(array.nbytes for array in start.values())
+    assert sum(array.nbytes for array in reply.arrays.values()) <= share * weight
+    for name, array in wanted.items():
+        if array.dtype == np.float32:
+            moved = np.abs(array - start[name]).max()
+            assert np.abs(got[name] - array).max() <= (0 if encoding == "float32" else moved / 64)
+
+
+def test_a_difference_is_to_the_model_that_came_last(films: Path, tmp_path: Path) -> None:
+    config = federation(federation={"encoding": "float16"})
+    runner = SiteRound(site(films, "A", state=tmp_path))
+    start = initial(config)
+    first = runner.answer(train_task(config))
+    moved = encode(trained(first, start), start, "float16")
+    second = runner.answer(Task(TaskKind.TRAIN, 2, config.model_dump_json(), arrays=moved.payload))
+    assert second.refusal == ""
+    assert not same(trained(second, moved.decoded), moved.decoded)

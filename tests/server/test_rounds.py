@@ -13,10 +13,11 @@ import pytest
 from in_process import InProcessTransport, Site
 
 from acm_core.config.sections import FederationConfig
+from acm_core.federated.encoding import BaseMismatchError, decode, encode
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
 from server.events import EventLog, EventReader
 from server.rounds import RoundLoop, RunFailedError
-from server.state import RoundState
+from server.state import RoundState, StateStore
 
 GLOBAL = {
     "weight": np.zeros(3, np.float32),
@@ -43,12 +44,17 @@ def config(**federation: Any) -> FederationConfig:
 
 
 def trained(name: str, value: float, films: int = 10, labelled: tuple[int, int] = (10, 10)) -> Site:
+    last = GLOBAL
+
     def answer(task: Task) -> Reply:
+        nonlocal last
+        last = decode(task.arrays, last)
         arrays = {
             key: np.asarray(array + (1 if array.dtype == np.int64 else value), array.dtype)
-            for key, array in task.arrays.items()
+            for key, array in last.items()
         }
-        return Reply(name, task.round, films=films, labelled=labelled, arrays=arrays)
+        payload = encode(arrays, last, "float32").payload
+        return Reply(name, task.round, films=films, labelled=labelled, arrays=payload)
 
     return answer
 
@@ -80,7 +86,8 @@ def test_a_round_averages_by_films_and_keeps_dtypes(tmp_path: Path) -> None:
     assert state.arrays["count"] == 6
     assert state.arrays["count"].dtype == np.int64
     assert state.records[0]["answered"] == ["A", "B", "C"]
-    assert state.records[0]["bytes_sent"] == 3 * sum(a.nbytes for a in GLOBAL.values())
+    whole = encode(GLOBAL, {}, "float32").payload
+    assert state.records[0]["bytes_sent"] == 3 * sum(a.nbytes for a in whole.values())
 
 
 def test_a_site_that_does_not_label_a_finding_leaves_its_row_alone(tmp_path: Path) -> None:
@@ -96,25 +103,30 @@ def test_a_site_that_does_not_label_a_finding_leaves_its_row_alone(tmp_path: Pat
     assert state.arrays["head.weight"][1] == pytest.approx(np.full(4, 9.0))
 
 
-def bad_nan(task: Task) -> Reply:
+def sending(**changes: Any) -> Site:
+    """A site whose weights are not those of the model."""
+
+    def answer(task: Task) -> Reply:
+        arrays = {name: array for name, array in {**GLOBAL, **changes}.items() if array is not None}
+        return Reply(
+            "B", task.round, films=10, labelled=(10, 10), arrays=encode(arrays, {}, "float32").payload
+        )
+
+    return answer
+
+
+def unencoded(task: Task) -> Reply:
+    return Reply("B", task.round, films=10, labelled=(10, 10), arrays=GLOBAL)
+
+
+def cut_off(task: Task) -> Reply:
     reply = trained("B", 1.0)(task)
-    reply.arrays["weight"][1] = np.nan
-    return reply
+    return replace(reply, arrays={name: array[:-3] for name, array in reply.arrays.items()})
 
 
-def bad_shape(task: Task) -> Reply:
-    reply = trained("B", 1.0)(task)
-    return replace(reply, arrays={**reply.arrays, "weight": np.zeros(1, np.float32)})
-
-
-def bad_dtype(task: Task) -> Reply:
-    reply = trained("B", 1.0)(task)
-    return replace(reply, arrays={**reply.arrays, "weight": reply.arrays["weight"].astype(np.float64)})
-
-
-def bad_name(task: Task) -> Reply:
-    reply = trained("B", 1.0)(task)
-    return replace(reply, arrays={**reply.arrays, "extra": np.zeros(1, np.float32)})
+def difference_to_another(task: Task) -> Reply:
+    other = {**GLOBAL, "weight": np.ones(3, np.float32)}
+    return replace(trained("B", 1.0)(task), arrays=encode(GLOBAL, other, "float32").payload)
 
 
 def bad_count(task: Task) -> Reply:
@@ -144,10 +156,13 @@ def dies(times: int) -> Site:
 @pytest.mark.parametrize(
     ("site", "reason"),
     [
-        (bad_nan, "not_finite"),
-        (bad_shape, "shape"),
-        (bad_dtype, "dtype"),
-        (bad_name, "unexpected_array"),
+        (sending(weight=np.zeros(1, np.float32)), "unreadable"),
+        (sending(weight=np.zeros(3, np.float64)), "unreadable"),
+        (sending(extra=np.zeros(1, np.float32)), "unreadable"),
+        (sending(weight=None), "unreadable"),
+        (unencoded, "unreadable"),
+        (cut_off, "unreadable"),
+        (difference_to_another, "unreadable"),
         (bad_count, "films"),
         (bad_labels, "labelled"),
         (bad_round, "wrong_round"),
@@ -163,6 +178,85 @@ def test_a_bad_update_is_refused_by_name_and_the_round_goes_on(
     assert state.records[0]["refused"] == {"B": reason}
     refused = [event for event in events if event["event"] == "site_refused"]
     assert [(event["site"], event["reason"]) for event in refused] == [("B", reason)]
+
+
+def test_sites_that_have_the_last_model_get_the_difference_and_others_the_whole(tmp_path: Path) -> None:
+    got: dict[str, list[int]] = {"A": [], "B": []}
+
+    def watched(name: str) -> Site:
+        inner = trained(name, 1.0)
+
+        def answer(task: Task) -> Reply:
+            got[name].append(task.round)
+            return inner(task)
+
+        return answer
+
+    def forgets(name: str) -> Site:
+        """As a site whose disk is lost: it has what everybody began with, and nothing later."""
+
+        def answer(task: Task) -> Reply:
+            got[name].append(task.round)
+            try:
+                return trained(name, 1.0)(task)
+            except BaseMismatchError:
+                return Reply(name, task.round, refusal=Refusal.BASE)
+
+        return answer
+
+    transport = InProcessTransport({"A": watched("A"), "B": forgets("B")})
+    settings = config(sites=["A", "B"], rounds=3, quorum=2, round_deadline=20)
+    state, events = run(transport, tmp_path, settings)
+    assert state.arrays["weight"] == pytest.approx([3.0, 3.0, 3.0])
+    assert got == {"A": [1, 2, 3], "B": [1, 2, 3, 3]}
+    assert [event["reason"] for event in events if event["event"] == "site_refused"] == ["base"]
+
+
+@pytest.mark.parametrize("encoding", ["float16", "int8"])
+def test_a_resumed_run_gives_the_same_model_in_every_encoding(tmp_path: Path, encoding: str) -> None:
+    settings = config(sites=["A", "B"], rounds=4, quorum=2, encoding=encoding)
+    rng = np.random.default_rng(0)
+    start = {**GLOBAL, "weight": rng.standard_normal((3, 50)).astype(np.float32)}
+
+    def train(folder: Path, stops: list[int]) -> RoundState:
+        """Sites that add a thousandth and keep what rounding leaves, as real ones do."""
+        state = RoundState(0, start, ())
+        lasts = {"A": start, "B": start}
+        residuals: dict[str, dict[int, Any]] = {"A": {}, "B": {}}
+
+        def site(name: str, value: float) -> Site:
+            def answer(task: Task) -> Reply:
+                lasts[name] = last = decode(task.arrays, lasts[name])
+                moved = {
+                    key: np.asarray(
+                        array + (1 if array.dtype == np.int64 else value * np.sin(array)), array.dtype
+                    )
+                    for key, array in last.items()
+                }
+                before = residuals[name].get(task.round - 1, {})
+                encoded = encode(moved, last, encoding, before)  # type: ignore[arg-type]
+                residuals[name][task.round] = encoded.residual
+                return Reply(name, task.round, films=10, labelled=(10, 10), arrays=encoded.payload)
+
+            return answer
+
+        for stop in stops:
+            transport = InProcessTransport({"A": site("A", 1e-3), "B": site("B", -3e-3)})
+            changed = settings.model_copy(
+                update={"federation": settings.federation.model_copy(update={"rounds": stop})}
+            )
+            rounds = RoundLoop(
+                transport, changed, frozenset({"head.weight"}), {}, EventLog(folder / "events.jsonl")
+            )
+            state = rounds.run(state, StateStore(folder / "state", settings).save)
+            loaded = StateStore(folder / "state", settings).load(lambda _: None)
+            assert loaded is not None
+            state = loaded
+        return state
+
+    once, twice = train(tmp_path / "once", [4]), train(tmp_path / "twice", [1, 3, 4])
+    assert all(np.array_equal(once.arrays[name], array) for name, array in twice.arrays.items())
+    assert not np.array_equal(once.arrays["weight"], start["weight"])
 
 
 def test_a_site_whose_process_died_is_asked_again_in_the_same_round(tmp_path: Path) -> None:
