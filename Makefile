@@ -7,13 +7,16 @@ INSTALLED := $(VENV)/.installed
 export PYTHONDONTWRITEBYTECODE :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint types imports results clean
+.PHONY: demo test soak lint types imports results clean
 
 demo: $(INSTALLED)  ## three synthetic hospitals train one model; prints the table and the paths
 	$(BIN)/python -m simulations.run --config configs/demo.yaml $(if $(wildcard runs/demo/config.yaml),--resume)
 
 test: lint types imports  ## lint, types, import contract, tests
 	$(BIN)/python -m pytest -q
+
+soak: $(INSTALLED)  ## every process of a federation killed, one after another (about five minutes)
+	$(BIN)/python -m pytest -q -m soak
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from processes import processes_with, wait_for
 from acm_core.audit_log import audit_folder, compare, verify
 from server.authority import ServerState
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
 
 # At the server; at site A. What the one kills it starts again, or the other asks again.
 VICTIMS = {
