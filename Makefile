@@ -13,7 +13,7 @@ demo: $(INSTALLED)  ## three synthetic hospitals train one model; prints the tab
 	$(BIN)/python -m simulations.run --config configs/demo.yaml $(if $(wildcard runs/demo/config.yaml),--resume)
 
 test: lint types imports  ## lint, types, import contract, tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 soak: $(INSTALLED)  ## every process of a federation killed, one after another (about five minutes)
 	$(BIN)/python -m pytest -q -m soak

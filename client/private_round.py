@@ -12,6 +12,7 @@ import torch
 
 from acm_core.config.sections import FederationConfig, PrivacyConfig, SiteConfig, SitePrivacy
 from acm_core.data.site_films import SiteFilms
+from acm_core.federated.encoding import fingerprint
 from acm_core.federated.messages import Refusal, Task
 from acm_core.federated.update import Arrays
 from acm_core.nn import Classifier
@@ -21,7 +22,7 @@ from acm_core.privacy.ledger import Ledger, ledger_folder
 from acm_core.privacy.scores import noised_aurocs
 from acm_core.privacy.training import Mechanism, PrivateTraining, Steps
 from acm_core.training.local import Proximal, predict
-from acm_core.training.weights import arrays_digest, get_arrays
+from acm_core.training.weights import get_arrays
 from client.evaluation import Report
 from client.kept_models import KeptModels, SiteRun
 from client.refusal import RefusedError
@@ -66,7 +67,7 @@ class PrivateRound:
             LedgerError: the ledger cannot be trusted, or the budget does not permit the run or the round.
             UnknownGradientError: see `check_gradients`.
         """
-        start = arrays_digest(get_arrays(model))
+        start = fingerprint(get_arrays(model))
         with self._ledger() as ledger:
             plan = ledger.admit(self._plan())
             arrays = self._kept.load_update(task.round, start)
@@ -98,7 +99,7 @@ class PrivateRound:
                 round=number,
                 sigma=sigma,
                 sensitivity=math.sqrt(len(self._config.findings)),
-                model=arrays_digest(get_arrays(model)),
+                model=fingerprint(get_arrays(model)),
             )
         scores, _ = predict(model, test, self._config.training.batch_size, self._device)
         values = noised_aurocs(scores, test.labels, test.patients, sigma)

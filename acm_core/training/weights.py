@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection
 from pathlib import Path
 
@@ -51,16 +50,6 @@ def set_arrays(model: nn.Module, arrays: Arrays) -> None:
     with torch.no_grad():
         for name, tensor in tensors.items():
             state[name].copy_(tensor)
-
-
-def arrays_digest(arrays: Arrays) -> str:
-    """SHA-256 over names, shapes, dtypes and values, whatever the order of the names."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.asarray(arrays[name], order="C")
-        digest.update(repr((name, array.shape, array.dtype.str)).encode())
-        digest.update(array.data)
-    return digest.hexdigest()
 
 
 def save_arrays(path: Path, arrays: Arrays, metadata: dict[str, str] | None = None) -> None:

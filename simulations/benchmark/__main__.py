@@ -17,9 +17,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "benchmark",
-        choices=("op", "step", "profile", "intake", "privacy"),
-        help="the attend-and-compare operation, a training step, where the time of a step goes, reading films, or a "
-        "private training step",
+        choices=("op", "step", "profile", "intake", "privacy", "encoding"),
+        help="the attend-and-compare operation, a training step, where the time of a step goes, reading films, a "
+        "private training step, or a model's messages",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
@@ -59,6 +59,11 @@ def main(arguments: list[str] | None = None) -> int:
 
         document = privacy.run(device, options.rounds)
         text = privacy.table(document)
+    elif options.benchmark == "encoding":
+        from simulations.benchmark import encoding
+
+        document = encoding.run(options.rounds)
+        text = encoding.table(document)
     else:
         default = "acm" if options.benchmark == "profile" else ",".join(step.CONTENDERS[1:])
         wanted = (options.only or default).split(",")

@@ -161,6 +161,7 @@ def public(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> str:
         public(ed25519.Ed25519PrivateKey.generate()),
         TEXT * 1000,
     ],
+    ids=["empty", "comment", "newline", "two_spaces", "command", "p256", "ed25519", "long"],
 )
 def test_a_public_key_has_one_form(text: str) -> None:
     with pytest.raises(SiteKeyError):
