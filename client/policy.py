@@ -39,11 +39,12 @@ def expect_permitted(config: FederationConfig, site: SiteConfig, now: datetime) 
             Refusal.POLICY_ROUNDS,
             f"policy.rounds: expected at most {policy.rounds} rounds, got {federation.rounds}",
         )
-    if federation.quorum < policy.minimum_sites:
+    behind = federation.aggregation.averaged_sites(federation.quorum)
+    if behind < policy.minimum_sites:
         raise RefusedError(
             Refusal.POLICY_SITES,
             f"policy.minimum_sites: expected averages over at least {policy.minimum_sites} sites, got a run that takes "
-            f"{federation.quorum} (federation.quorum)",
+            f"{behind} (federation.quorum {federation.quorum}, {federation.aggregation.rule})",
         )
     if policy.hours is not None and not _within(policy.hours, now.time()):
         raise RefusedError(

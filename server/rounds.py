@@ -25,6 +25,8 @@ from acm_core.config.sections import FederationConfig
 from acm_core.federated.aggregation import FedAvg, moving_average
 from acm_core.federated.encoding import EncodingError, decode, encode, fingerprint
 from acm_core.federated.messages import MessageError, Refusal, Reply, Task, TaskKind
+from acm_core.federated.robust import make_aggregation
+from acm_core.federated.rule import AggregationRule
 from acm_core.federated.update import Arrays, RefusalReason, SiteUpdate, UpdateRefused
 from server.events import EventLog
 from server.state import RoundState
@@ -225,7 +227,9 @@ class RoundLoop:
             self._wait(lambda absent: len(self._sites) - len(absent) >= self._quorum)
             self._events.write("round_started", round=number, rounds=federation.rounds, attempt=attempt)
             begun, started = time.time(), time.monotonic()
-            average = FedAvg(state.arrays, self._config.findings, self._finding_rows)
+            average = make_aggregation(
+                federation.aggregation, state.arrays, self._config.findings, self._finding_rows
+            )
             outcome = self.ask(
                 Task(TaskKind.TRAIN, number, self._config_json, arrays=whole),
                 federation.round_deadline,
@@ -258,7 +262,7 @@ class RoundLoop:
             smooth = moving_average(state.average, arrays, federation.average_decay)
         return RoundState(state.round + 1, arrays, (*state.records, record), smooth, encoded.residual)
 
-    def _add(self, average: FedAvg, base: Arrays, reply: Reply) -> None:
+    def _add(self, average: FedAvg | AggregationRule, base: Arrays, reply: Reply) -> None:
         arrays = decode(reply.arrays, base)
         average.add(SiteUpdate(reply.site, arrays, reply.films, reply.labelled, reply.metrics))
 

@@ -62,6 +62,18 @@ def refused(tmp_path: Path, policy: dict[str, Any], now: datetime = NOON, **run:
             "policy.minimum_sites: expected averages over at least 3 sites, got a run that takes 2",
         ),
         (
+            {"minimum_sites": 3},
+            {
+                "federation": {
+                    "sites": ["A", "B", "C"],
+                    "quorum": 3,
+                    "aggregation": {"rule": "median", "attackers": 1},
+                }
+            },
+            Refusal.POLICY_SITES,
+            "policy.minimum_sites: expected averages over at least 3 sites, got a run that takes 1",
+        ),
+        (
             {"hours": "19:00-07:00"},
             {},
             Refusal.POLICY_HOURS,

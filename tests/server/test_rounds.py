@@ -371,3 +371,17 @@ def test_other_tasks_end_when_all_have_answered(tmp_path: Path) -> None:
     taken: list[str] = []
     outcome = rounds.ask(Task(TaskKind.EVALUATE, 1), 5, lambda reply: taken.append(reply.site), quorum=3)
     assert sorted(taken) == sorted(outcome.answered) == ["A", "B", "C"]
+
+
+def test_the_rule_of_aggregation_is_the_federation_files(tmp_path: Path) -> None:
+    transport = InProcessTransport(
+        {"A": trained("A", 1.0), "B": trained("B", 2.0), "C": trained("C", 1e6, films=1000)}
+    )
+    settings = config(quorum=3, aggregation={"rule": "median", "attackers": 1})
+    state, _ = run(transport, tmp_path, settings)
+    assert state.arrays["weight"] == pytest.approx([2.0, 2.0, 2.0])
+
+
+def test_a_rule_that_needs_more_sites_than_a_round_is_refused_at_the_start() -> None:
+    with pytest.raises(ValueError, match="expected quorum ≥ 3 for median with attackers: 1, got 2"):
+        config(quorum=2, aggregation={"rule": "median", "attackers": 1})

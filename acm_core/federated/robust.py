@@ -1,0 +1,32 @@
+"""Rules of aggregation that bound what a hostile or broken site can do, chosen by the federation file."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from acm_core.config.sections import AggregationConfig
+from acm_core.federated.aggregation import FedAvg
+from acm_core.federated.krum import Krum
+from acm_core.federated.norm_clipping import NormClipping
+from acm_core.federated.order_statistics import Median, TrimmedMean
+from acm_core.federated.rule import AggregationRule
+from acm_core.federated.update import Arrays
+
+
+def make_aggregation(
+    settings: AggregationConfig,
+    reference: Arrays,
+    findings: Sequence[str],
+    finding_rows: Collection[str] = (),
+) -> FedAvg | AggregationRule:
+    """The aggregation of one round, to which updates are added; the arguments are those of `FedAvg`."""
+    match settings:
+        case AggregationConfig(rule="norm_clipping", bound=float(bound)):
+            return NormClipping(reference, findings, finding_rows, bound=bound)
+        case AggregationConfig(rule="median", attackers=int(attackers)):
+            return Median(reference, findings, finding_rows, attackers=attackers)
+        case AggregationConfig(rule="trimmed_mean", attackers=int(attackers)):
+            return TrimmedMean(reference, findings, finding_rows, attackers=attackers)
+        case AggregationConfig(rule="krum", attackers=int(attackers), keep=int(keep)):
+            return Krum(reference, findings, finding_rows, attackers=attackers, keep=keep)
+    return FedAvg(reference, findings, finding_rows)
