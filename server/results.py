@@ -110,15 +110,16 @@ def _with_means(metrics: Metrics) -> Metrics:
 
 
 def _mean(reports: Collection[Any], model: str) -> Metrics | None:
-    """None where no site has a defined AUROC."""
+    """None where no site has a defined AUROC; the interval ends where an AUROC does."""
     estimates = [report["models"][model]["mean_auroc"] for report in reports if model in report["models"]]
-    return _estimate(
+    mean = _estimate(
         [
             (estimate["value"], estimate["standard_error"])
             for estimate in estimates
             if estimate is not None and estimate["standard_error"] is not None
         ]
     )
+    return mean and {**mean, "low": max(mean["low"], 0.0), "high": min(mean["high"], 1.0)}
 
 
 def _estimate(estimates: list[tuple[float, float]]) -> Metrics | None:

@@ -46,6 +46,13 @@ def test_the_mean_over_sites_counts_each_site_once() -> None:
     assert "pooled" not in means
 
 
+def test_the_interval_of_a_mean_ends_where_an_auroc_does() -> None:
+    mean = metrics({"A": report(federated=model(estimate(0.75, 0.3)))})["mean_over_sites"]["federated"]
+    assert (mean["low"], mean["high"]) == (pytest.approx(0.75 - NORMAL * 0.3), 1.0)
+    mean = metrics({"A": report(federated=model(estimate(0.25, 0.3)))})["mean_over_sites"]["federated"]
+    assert (mean["low"], mean["high"]) == (0.0, pytest.approx(0.25 + NORMAL * 0.3))
+
+
 def test_a_site_without_a_defined_auroc_does_not_enter_the_mean() -> None:
     sites = {
         "A": report(federated=model(estimate(0.9, 0.02))),
