@@ -140,10 +140,11 @@ def decode(payload: Arrays, reference: Arrays) -> Arrays:
 
     Args:
         payload: untrusted.
-        reference: the base; any model of the same names, shapes and dtypes where whole values are sent.
+        reference: the base, or the very model that is sent; any model of the same names, shapes and dtypes where whole
+            values are sent.
 
     Raises:
-        BaseMismatchError: the payload is a difference to another model than `reference`.
+        BaseMismatchError: the payload is a difference to another model, and not to be `reference` itself.
         EncodingError: it is not a payload of this version for such a model, is damaged, or holds values that are
             not finite.
     """
@@ -166,6 +167,8 @@ def decode(payload: Arrays, reference: Arrays) -> Arrays:
     if base == _NO_BASE:
         reference = _zeros(reference)
     elif base.hex() != (here := fingerprint(reference)):
+        if result.hex() == here:  # it came before, and the receiver died over its work
+            return {name: array.copy() for name, array in reference.items()}
         raise BaseMismatchError(
             f"expected a difference to the model {here[:12]}, got one to {base.hex()[:12]}: ask for whole values"
         )

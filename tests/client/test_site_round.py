@@ -204,3 +204,6 @@ def test_a_difference_is_to_the_model_that_came_last(films: Path, tmp_path: Path
     second = runner.answer(Task(TaskKind.TRAIN, 2, config.model_dump_json(), arrays=moved.payload))
     assert second.refusal == ""
     assert not same(trained(second, moved.decoded), moved.decoded)
+    # As after a crash: the difference is asked about again, and the site is where it leads to already.
+    again = runner.answer(Task(TaskKind.TRAIN, 2, config.model_dump_json(), arrays=moved.payload))
+    assert same(again.arrays, second.arrays)

@@ -126,7 +126,8 @@ def cut_off(task: Task) -> Reply:
 
 def difference_to_another(task: Task) -> Reply:
     other = {**GLOBAL, "weight": np.ones(3, np.float32)}
-    return replace(trained("B", 1.0)(task), arrays=encode(GLOBAL, other, "float32").payload)
+    result = {**GLOBAL, "weight": np.full(3, 2, np.float32)}
+    return replace(trained("B", 1.0)(task), arrays=encode(result, other, "float32").payload)
 
 
 def bad_count(task: Task) -> Reply:

@@ -372,6 +372,15 @@ def test_a_residual_of_something_else_is_refused(encoding: Encoding, residual: A
         encode(arrays, base, encoding, residual)
 
 
+@every
+def test_a_receiver_that_has_it_already_needs_no_base(encoding: Encoding) -> None:
+    base, arrays = pair()
+    encoded = encode(arrays, base, encoding)
+    again = decode(encoded.payload, encoded.decoded)
+    assert_same_bits(again, encoded.decoded)
+    assert not any(np.shares_memory(again[name], encoded.decoded[name]) for name in again)
+
+
 # What is refused when it arrives
 
 
