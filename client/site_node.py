@@ -12,6 +12,8 @@ import hashlib
 import logging
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,7 @@ Keys = tuple[ec.EllipticCurvePrivateKey, ec.EllipticCurvePublicKey]
 
 _MOST_BYTES = 2**30  # of one message: about 270 million float32
 _MOST_OBJECTS = 20_000
+_PATIENCE_SECONDS = 60
 
 
 def main() -> None:
@@ -75,7 +78,9 @@ def main() -> None:
                 raise
         (folder / NODE_ID).write_text(str(connection[0]), encoding="utf-8")
         try:
-            yield Guard(bundle, audit, *connection).connection
+            guard = Guard(bundle, audit, *connection)
+            threading.Thread(target=guard.watch, args=[_give_up], daemon=True).start()
+            yield guard.connection
         finally:
             opening.__exit__(*sys.exc_info())
 
@@ -90,7 +95,7 @@ class Guard:
     Args:
         bundle: the only bundle that this site runs.
         audit: where another one is written down.
-        receive, send, get_run, pull_object: the connection's own, by their names in Flower.
+        receive, send, get_run, pull_object, push_object: the connection's own, by their names in Flower.
     """
 
     def __init__(
@@ -103,23 +108,28 @@ class Guard:
         get_run: Callable[[int], Run],
         _get_fab: Callable[[str, int], Fab],
         pull_object: Callable[[int, str], bytes],
+        push_object: Callable[[int, str, str, bytes], None],
         *others: Callable[..., Any],
     ) -> None:
         self._fab = Fab(hashlib.sha256(bundle).hexdigest(), bundle, {})
         self._receive, self._send, self._get_run, self._pull = receive, send, get_run, pull_object
+        self._push = push_object
         self._audit, self._left = audit, 0
+        self._lock, self._sending, self._pushes, self._quiet = threading.Lock(), False, 0, 0
         self.connection = (
             node,
             self.receive,
-            send,
+            self.send,
             get_run,
             lambda _hash, _run: self._fab,
             self.pull_object,
+            self.push_object,
             *others,
         )
 
     def receive(self) -> tuple[Message, ObjectTree] | None:
         """The next message for this site, or None; one that the site does not take is answered and passed over."""
+        self._note(sending=False)
         received = self._receive()
         if received is None:
             return None
@@ -146,6 +156,41 @@ class Guard:
             raise ValueError(f"expected a message of at most {_MOST_BYTES} bytes, got more")
         return content
 
+    def send(self, message: Message, tree: ObjectTree, seconds: float) -> tuple[set[str], str]:
+        """Announce a reply, whose parts are pushed next."""
+        announced = self._send(message, tree, seconds)
+        self._note(sending=True)
+        return announced
+
+    def push_object(self, run: int, session: str, identifier: str, content: bytes) -> None:
+        """Send a part of the reply that was announced last."""
+        self._note(pushes=1)
+        try:
+            self._push(run, session, identifier, content)
+        finally:
+            self._note(pushes=-1)
+
+    def watch(self, give_up: Callable[[], None], patience: int = _PATIENCE_SECONDS) -> None:
+        """Give up when a reply stays incomplete: Flower waits for ever for parts that a killed ClientApp did not leave.
+
+        Seconds count while no part is on its way and this process runs, so that neither a slow link nor a machine
+        that was suspended uses them up.
+        """
+        while True:
+            time.sleep(1)
+            with self._lock:
+                self._quiet = self._quiet + 1 if self._sending and not self._pushes else 0
+                stuck = self._quiet >= patience
+            if stuck:
+                log.error("a reply stayed incomplete for %d s: its ClientApp ended over it", patience)
+                give_up()
+                return
+
+    def _note(self, *, sending: bool | None = None, pushes: int = 0) -> None:
+        with self._lock:
+            self._sending = self._sending if sending is None else sending
+            self._pushes, self._quiet = self._pushes + pushes, 0
+
     def _refusal(self, message: Message, tree: ObjectTree) -> str | None:
         about = message.metadata
         if about.src_node_id != SUPERLINK_NODE_ID or about.message_type not in MESSAGE_TYPES:
@@ -162,6 +207,11 @@ class Guard:
                 f"{run.fab_hash[:12]}: the server has another version of acm-fed or Flower, or wants other code to run"
             )
         return None
+
+
+def _give_up() -> None:
+    """End at once; `client.run` starts the SuperNode again, and the server asks again."""
+    os._exit(1)
 
 
 def _take_own_place(server: FleetHttpClient, known: Path) -> None:

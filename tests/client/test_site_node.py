@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +30,14 @@ OWN = hashlib.sha256(BUNDLE).hexdigest()
 class Server:
     """What is beyond the guard: it hands out one message and remembers the answers."""
 
-    def __init__(self, kind: str = "train", run: Run | None = None, parts: int = 3) -> None:
+    def __init__(
+        self,
+        kind: str = "train",
+        run: Run | None = None,
+        parts: int = 3,
+        push: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.push = push
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, SUPERLINK_NODE_ID, 1
         self.message = Message(RecordDict(), dst_node_id=NODE, message_type=kind)
         self.message.metadata.__dict__["_message_id"] = "a" * 64
@@ -55,6 +64,7 @@ class Server:
             lambda _: self.run,
             other_fab,
             lambda _run, _identifier: bytes(weight),
+            lambda _run, _session, _identifier, _content: self.push(),
         )
 
 
@@ -108,3 +118,26 @@ def test_a_message_has_a_limit(tmp_path: Path) -> None:
         guard.pull_object(1, "part")
     guard.receive()
     guard.pull_object(1, "part")
+
+
+def test_a_reply_that_stays_incomplete_is_given_up(tmp_path: Path) -> None:
+    server = Server()
+    guard, given_up = server.guard(tmp_path), threading.Event()
+    guard.send(server.message, server.tree, 0.0)
+    threading.Thread(target=guard.watch, args=[given_up.set, 2], daemon=True).start()
+    assert given_up.wait(10)
+
+
+def test_a_reply_on_its_way_and_one_that_went_are_not_given_up(tmp_path: Path) -> None:
+    arrived = threading.Event()
+    server = Server(push=lambda: arrived.wait(20))
+    guard, given_up = server.guard(tmp_path), threading.Event()
+    guard.send(server.message, server.tree, 0.0)
+    threading.Thread(target=guard.watch, args=[given_up.set, 2], daemon=True).start()
+    pushing = threading.Thread(target=guard.push_object, args=[1, "session", "part", b"content"])
+    pushing.start()
+    assert not given_up.wait(4)  # a slow link
+    guard.receive()  # all has gone, and the next message is asked for
+    arrived.set()
+    pushing.join()
+    assert not given_up.wait(4)
