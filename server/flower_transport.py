@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -58,16 +58,13 @@ class FlowerTransport:
                 tickets.append(Ticket(identifier, site, connection, sent_bytes))
         return tickets
 
-    def receive(self, tickets: Sequence[Ticket]) -> list[Answer]:
-        if not tickets:
-            return []
-        awaited = {ticket.message: ticket for ticket in tickets}
-        answers = []
-        for message in self._grid.pull_messages(list(awaited)):
-            ticket = awaited[message.metadata.reply_to_message_id]
-            reply = _read(message, ticket)
-            answers.append(Answer(ticket, reply, sum(array.nbytes for array in reply.arrays.values())))
-        return answers
+    def receive(self, tickets: Sequence[Ticket]) -> Iterator[Answer]:
+        # One message a call: Flower unpacks all that it is asked for before it hands out the first.
+        for ticket in tickets:
+            for message in self._grid.pull_messages([ticket.message]):
+                reply = _read(message, ticket)
+                yield Answer(ticket, reply, sum(array.nbytes for array in reply.arrays.values()))
+                del message, reply
 
 
 def _to_record(arrays: Arrays) -> ArrayRecord:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -46,6 +46,6 @@ class Transport(Protocol):
         """Send one task to several sites; a message not fetched within `lifetime` seconds is dropped."""
         ...
 
-    def receive(self, tickets: Sequence[Ticket]) -> list[Answer]:
-        """Replies that have arrived since the last call, without waiting."""
+    def receive(self, tickets: Sequence[Ticket]) -> Iterable[Answer]:
+        """Replies that have arrived since the last call, without waiting; over a network one in memory at a time."""
         ...
