@@ -15,8 +15,8 @@ demo: $(INSTALLED)  ## three synthetic hospitals train one model; prints the tab
 test: lint types imports  ## lint, types, import contract, tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-soak: $(INSTALLED)  ## every process of a federation killed, one after another (about five minutes)
-	$(BIN)/python -m pytest -q -m soak
+soak: $(INSTALLED)  ## 200 rounds with random kills and cut links (hours); ACM_FED_SOAK_ROUNDS=20 for fewer
+	$(BIN)/python -m pytest -q -rP -m soak
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hospitals import site
 from in_process import run_in_process
-from loopback import Federation
+from loopback import PROCESSES, Federation
 from processes import processes_with, wait_for
 
 from acm_core.audit_log import audit_folder, compare, verify
@@ -18,20 +18,10 @@ from server.authority import ServerState
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
 
-# At the server; at site A. What the one kills it starts again, or the other asks again.
-VICTIMS = {
-    "SuperLink": ("server.superlink_program",),
-    "SuperExec of the server": ("flower-superexec", "server_state"),
-    "ServerApp": ("flwr-serverapp",),
-    "SuperNode": ("client.site_node", "state/A"),
-    "SuperExec of a site": ("flower-superexec", "state/A"),
-    "ClientApp": ("flwr-clientapp",),
-}
-
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Federation]:
-    federation = Federation(tmp_path, rounds=len(VICTIMS) + 2)
+    federation = Federation(tmp_path, rounds=len(PROCESSES) + 2)
     yield federation
     federation.end()
 
@@ -39,7 +29,7 @@ def running(tmp_path: Path) -> Iterator[Federation]:
 def test_every_process_is_killed_in_a_round_of_its_own(running: Federation) -> None:
     clients = [running.client("A"), running.client("B")]
     server = running.server()
-    for number, (victim, marks) in enumerate(VICTIMS.items(), start=1):
+    for number, (victim, marks) in enumerate(PROCESSES.items(), start=1):
         text = f"round {number}: training"
         wait_for(lambda text=text: text in running.log("A"), 200, running.everything)  # type: ignore[misc]
         killed = running.processes(*marks)
@@ -50,7 +40,7 @@ def test_every_process_is_killed_in_a_round_of_its_own(running: Federation) -> N
         wait_for(lambda done=done: done in server.text(), 300, running.everything)  # type: ignore[misc]
 
     # The commands themselves, without their children, which have to notice.
-    number = len(VICTIMS) + 1
+    number = len(PROCESSES) + 1
     wait_for(lambda: f"round {number}: training" in running.log("A"), 200, running.everything)
     clients[0].kill_alone()
     server.kill_alone()
@@ -65,7 +55,7 @@ def test_every_process_is_killed_in_a_round_of_its_own(running: Federation) -> N
     wait_for(lambda: processes_with(str(running.folder)) == [], 20, running.everything)
 
     records = [json.loads(line) for line in (running.run / "rounds.jsonl").read_text().splitlines()]
-    assert [record["round"] for record in records] == list(range(1, len(VICTIMS) + 3))
+    assert [record["round"] for record in records] == list(range(1, len(PROCESSES) + 3))
     assert all(record["answered"] == ["A", "B"] for record in records)
     fresh = {name: site(running.folder, name, state=running.folder / "fresh" / name) for name in "AB"}
     undisturbed = run_in_process(fresh, running.config, running.folder / "undisturbed")

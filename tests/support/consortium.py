@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import httpx
@@ -31,13 +31,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def found_federation(folder: Path, sites: Iterable[str]) -> None:
-    """From `federation.yaml` and `sites/` in a folder: server_state/ and every site a member."""
+def found_federation(folder: Path, sites: Iterable[str], ports: Mapping[str, int] | None = None) -> None:
+    """From `federation.yaml` and `sites/` in a folder: server_state/ and every site a member.
+
+    ports: where sites reach the server, if not at its own.
+    """
     config, state = ["--config", str(folder / "federation.yaml")], ["--state", str(folder / "server_state")]
     assert server.init.main([*config, *state]) == 0
     for site in sites:
         own = [f"--site={site}", "--sites", str(folder / "sites")]
-        port = load_config(folder / "federation.yaml", FederationConfig).server.port
+        port = (ports or {}).get(site) or load_config(
+            folder / "federation.yaml", FederationConfig
+        ).server.port
         with contextlib.chdir(folder):
             assert client.enrol.main([*own, "--server", f"127.0.0.1:{port}"]) == 0
             request = Request.read(folder / f"request-{site}.json")

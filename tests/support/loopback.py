@@ -7,13 +7,24 @@ from pathlib import Path
 import psutil
 from consortium import found_federation, free_port
 from hospitals import federation, hospital, site
+from link import Link
 from processes import Command
 
 from acm_core.config import dump_config
 
+# At the server; at site A. All of them are kept running by the two commands.
+PROCESSES = {
+    "SuperLink": ("server.superlink_program",),
+    "SuperExec of the server": ("flower-superexec", "server_state"),
+    "ServerApp": ("flwr-serverapp",),
+    "SuperNode": ("client.site_node", "state/A"),
+    "SuperExec of a site": ("flower-superexec", "state/A"),
+    "ClientApp": ("flwr-clientapp",),
+}
+
 
 class Federation:
-    """Two hospitals, their site files and the federation's file, in one folder."""
+    """Two hospitals, their site files, the federation's file and the links between them, in one folder."""
 
     def __init__(self, folder: Path, rounds: int) -> None:
         port = free_port()
@@ -28,7 +39,10 @@ class Federation:
             hospital(folder, name)
             settings = site(folder, name)
             (folder / "sites" / f"{name}.yaml").write_text(dump_config(settings), encoding="utf-8")
-        found_federation(folder, config.federation.sites)
+        self.links = {name: Link(port) for name in config.federation.sites}
+        found_federation(
+            folder, config.federation.sites, {name: link.port for name, link in self.links.items()}
+        )
         self._commands: list[Command] = []
 
     def server(self, *options: str) -> Command:
@@ -49,6 +63,8 @@ class Federation:
     def end(self) -> None:
         for command in self._commands:
             command.end()
+        for link in self.links.values():
+            link.end()
 
     def _start(self, arguments: list[str]) -> Command:
         command = Command(arguments, self.folder / f"{len(self._commands)}-{arguments[0]}.txt")

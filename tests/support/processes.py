@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -38,9 +39,23 @@ class Command:
 
     def kill(self) -> None:
         """As the kernel does when memory runs out: the command and everything it started, at once."""
-        for process in [*psutil.Process(self._process.pid).children(recursive=True), self._process]:
+        for process in self._family():
             process.kill()
         self._process.wait()
+
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """As on a machine that is put to sleep or moved: the command and everything it started stand still."""
+        family = self._family()
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+        try:
+            yield
+        finally:
+            for process in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.resume()
 
     def kill_alone(self) -> None:
         """The command without what it started."""
@@ -54,6 +69,10 @@ class Command:
         """Whatever state it is in, leave nothing behind."""
         if self._process.poll() is None:
             self.kill()
+
+    def _family(self) -> list[psutil.Process]:
+        command = psutil.Process(self._process.pid)
+        return [command, *command.children(recursive=True)]
 
 
 def wait_for(what: Callable[[], bool], seconds: float, why: Callable[[], str]) -> None:
