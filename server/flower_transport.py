@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,6 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from acm_core.federated.messages import MessageError, Refusal, Reply, Task, TaskKind
-from acm_core.federated.update import Arrays
 from server.transport import Answer, Connection, Ticket
 
 _MESSAGE_TYPES = {
@@ -42,7 +42,9 @@ class FlowerTransport:
         return self._connected
 
     def send(self, task: Task, sites: dict[str, Connection], lifetime: float) -> list[Ticket]:
-        content = RecordDict({"task": ConfigRecord({**task.to_wire()}), "arrays": _to_record(task.arrays)})
+        gc.collect()  # Flower's records refer to themselves: those of earlier tasks, each with a model, go now
+        arrays = ArrayRecord({name: Array(array) for name, array in task.arrays.items()})
+        content = RecordDict({"task": ConfigRecord({**task.to_wire()}), "arrays": arrays})
         sent_bytes = sum(array.nbytes for array in task.arrays.values())
         tickets = []
         for site, connection in sites.items():
@@ -67,10 +69,6 @@ class FlowerTransport:
                 del message, reply
 
 
-def _to_record(arrays: Arrays) -> ArrayRecord:
-    return ArrayRecord({name: Array(array) for name, array in arrays.items()})
-
-
 def _read(message: Message, ticket: Ticket) -> Reply:
     """The reply in a message; what cannot be read becomes a refusal, whoever it comes from."""
     if message.has_error():
@@ -78,7 +76,8 @@ def _read(message: Message, ticket: Ticket) -> Reply:
     try:
         wire = dict(message.content.config_records["reply"])
         record = message.content.array_records.get("arrays", ArrayRecord())
-        arrays = {name: np.asarray(array.numpy()) for name, array in record.items()}
+        # Taken out: the record would keep the bytes until a garbage collection.
+        arrays = {name: np.asarray(record.pop(name).numpy()) for name in list(record)}
         reply = Reply.from_wire(wire, arrays)
     except (MessageError, KeyError, ValueError, TypeError):
         return Reply(ticket.site, refusal="unreadable")
