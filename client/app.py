@@ -14,6 +14,7 @@ from acm_core.config.loading import load_config
 from acm_core.config.sections import SiteConfig
 from acm_core.federated.messages import MessageError, Refusal, Reply, Task
 from acm_core.processes import keep_freed_memory
+from client.audited import answer_audited, refuse_unread
 
 log = logging.getLogger("acm_fed.client")
 
@@ -49,17 +50,22 @@ def make_app(find_site: Callable[[Context], SiteConfig]) -> ClientApp:
 
 def _answer(message: Message, site: SiteConfig) -> Reply:
     try:
-        record = message.content.array_records.get("arrays", ArrayRecord())
-        # Copies: a transport within one process hands every site the same arrays.
-        arrays = {name: np.array(array.numpy()) for name, array in record.items()}
-        task = Task.from_wire(dict(message.content.config_records["task"]), arrays)
-    except (MessageError, KeyError, ValueError, TypeError):
-        return Reply(site.site, refusal=Refusal.POLICY)
+        task = _read(message)
+    except Exception as error:  # NumPy raises more than one kind for a file that is not its own
+        return refuse_unread(site, error)
     # Imported here: a message that cannot be read need not wait seconds for torch and MONAI.
-    from client.audited import answer_audited
     from client.site_round import SiteRound
 
     return answer_audited(task, site, SiteRound(site).answer)
+
+
+def _read(message: Message) -> Task:
+    if undeclared := set(message.content) - {"task", "arrays"}:
+        raise MessageError(f"expected a task and its arrays, got {len(undeclared)} undeclared records")
+    record = message.content.array_records.get("arrays", ArrayRecord())
+    # Copies: a transport within one process hands every site the same arrays.
+    arrays = {name: np.array(array.numpy()) for name, array in record.items()}
+    return Task.from_wire(dict(message.content.config_records["task"]), arrays)
 
 
 def to_records(reply: Reply) -> RecordDict:

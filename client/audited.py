@@ -55,6 +55,18 @@ def answer_audited(task: Task, site: SiteConfig, answer: Callable[[Task], Reply]
         return Reply(site.site, task.round, refusal=Refusal.STORAGE)
 
 
+def refuse_unread(site: SiteConfig, error: Exception) -> Reply:
+    """The reply to a message that is no task."""
+    log.error("a message of the server is refused: %r", error)
+    refused = TaskRefused(run=None, round=0, task=None, reason=Refusal.POLICY, policy=None)
+    try:
+        head = AuditLog(audit_folder(site.state)).append(refused)
+    except AuditError as broken:
+        log.error("%s", broken)  # noqa: TRY400  # the text says it all
+        return Reply(site.site, refusal=Refusal.STORAGE)
+    return Reply(site.site, refusal=Refusal.POLICY, audit=head.hash)
+
+
 def _run_name(task: Task) -> str | None:
     try:
         return FederationConfig.model_validate_json(task.config).name

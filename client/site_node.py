@@ -15,12 +15,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Error, Message
+from flwr.app.message import make_message
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, SUPERLINK_NODE_ID, ErrorCode
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest
 from flwr.proto.message_pb2 import ObjectTree
@@ -35,9 +37,10 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.fleet_http_connection import http_request_response
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from acm_core.audit_events import BundleRefused
+from acm_core.audit_events import BundleRefused, TaskRefused
 from acm_core.audit_log import AuditLog, audit_folder
 from acm_core.bundle import build_bundle
+from acm_core.federated.messages import Refusal
 from acm_core.trust.keys import load_key
 from client.check import Check
 from client.membership import Membership
@@ -139,9 +142,9 @@ class Guard:
             self._left = _MOST_BYTES
             return received
         log.error("a message of the server is refused: %s", refusal)
-        reply = Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "refused"), reply_to=message)
-        reply.metadata.__dict__["_message_id"] = reply.object_id
-        self._send(reply, get_object_tree(reply), 0.0)
+        self._send_error(
+            Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "refused"), reply_to=message), 0.0
+        )
         return None
 
     def pull_object(self, run: int, identifier: str) -> bytes:
@@ -157,7 +160,16 @@ class Guard:
         return content
 
     def send(self, message: Message, tree: ObjectTree, seconds: float) -> tuple[set[str], str]:
-        """Announce a reply, whose parts are pushed next."""
+        """Announce a reply, whose parts are pushed next.
+
+        Flower's own error goes without its text, which is an exception's and may hold paths of this site.
+        """
+        if message.has_error():
+            log.error("an error of Flower: %s", message.error.reason)
+            self._send_error(
+                make_message(copy(message.metadata), error=Error(message.error.code, "failed")), seconds
+            )
+            return set(), ""
         announced = self._send(message, tree, seconds)
         self._note(sending=True)
         return announced
@@ -186,6 +198,12 @@ class Guard:
                 give_up()
                 return
 
+    def _send_error(self, reply: Message, seconds: float) -> None:
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        missing, session = self._send(reply, get_object_tree(reply), seconds)
+        for identifier in missing:  # the reply itself: until it is there, the server waits for it
+            self._push(reply.metadata.run_id, session, identifier, reply.deflate())
+
     def _note(self, *, sending: bool | None = None, pushes: int = 0) -> None:
         with self._lock:
             self._sending = self._sending if sending is None else sending
@@ -194,12 +212,14 @@ class Guard:
     def _refusal(self, message: Message, tree: ObjectTree) -> str | None:
         about = message.metadata
         if about.src_node_id != SUPERLINK_NODE_ID or about.message_type not in MESSAGE_TYPES:
-            return f"expected one of {', '.join(sorted(MESSAGE_TYPES))} from the server, got another kind"
+            return self._not_a_task(
+                f"expected one of {', '.join(sorted(MESSAGE_TYPES))} from the server, got another kind"
+            )
         if sum(1 for _ in iterate_object_tree(tree)) > _MOST_OBJECTS:
-            return f"expected at most {_MOST_OBJECTS} parts, got more"
+            return self._not_a_task(f"expected at most {_MOST_OBJECTS} parts, got more")
         run = self._get_run(about.run_id)
         if run.primary_task_type != TaskType.SERVER_APP:
-            return "expected a task of a server application, got another kind"
+            return self._not_a_task("expected a task of a server application, got another kind")
         if run.fab_hash != self._fab.hash_str:
             self._audit.append(BundleRefused(offered=run.fab_hash, own=self._fab.hash_str))
             return (
@@ -207,6 +227,10 @@ class Guard:
                 f"{run.fab_hash[:12]}: the server has another version of acm-fed or Flower, or wants other code to run"
             )
         return None
+
+    def _not_a_task(self, text: str) -> str:
+        self._audit.append(TaskRefused(run=None, round=0, task=None, reason=Refusal.POLICY, policy=None))
+        return text
 
 
 def _give_up() -> None:

@@ -21,6 +21,7 @@ from acm_core.federated.update import MAX_FILMS, Arrays
 
 Scalar = int | float | str
 WireFields = dict[str, Scalar]
+_MOST_ROUNDS = 2**53
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _T = TypeVar("_T", int, str)
 
@@ -86,16 +87,16 @@ class Task:
         """Read a task.
 
         Raises:
-            MessageError: an undeclared or missing field, or one of another type.
+            MessageError: an undeclared or missing field, one of another type, or a round that cannot be.
         """
         _expect_fields(cls, wire)
         try:
             kind = TaskKind(_typed(wire, "kind", str))
         except ValueError as error:
             raise MessageError(f"expected one of {', '.join(TaskKind)} as the task's kind") from error
-        return cls(
-            kind, _typed(wire, "round", int), _typed(wire, "config", str), _hash(wire, "audit"), arrays
-        )
+        if not 0 <= (number := _typed(wire, "round", int)) < _MOST_ROUNDS:
+            raise MessageError("expected the number of a round in 'round', got another number")
+        return cls(kind, number, _typed(wire, "config", str), _hash(wire, "audit"), arrays)
 
 
 @dataclass(frozen=True)
