@@ -17,9 +17,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "benchmark",
-        choices=("op", "step", "profile", "intake", "privacy", "encoding"),
+        choices=("op", "step", "profile", "intake", "privacy", "encoding", "federation", "aggregation"),
         help="the attend-and-compare operation, a training step, where the time of a step goes, reading films, a "
-        "private training step, or a model's messages",
+        "private training step, a model's messages, a round at the server, or the rules of aggregation",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
@@ -31,7 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, help="CPU threads; default: all cores")
     parser.add_argument(
         "--only",
-        help="contenders of `step` and `profile`, with commas between; the plain one is always there",
+        help="contenders of `step` and `profile`, with commas between, the plain one being always there; parts of "
+        "`federation` (simulation, tls, server, memory)",
     )
     parser.add_argument(
         "--files", type=int, default=2000, help="of the folder that `intake` walks (default: 2000)"
@@ -64,6 +65,19 @@ def main(arguments: list[str] | None = None) -> int:
 
         document = encoding.run(options.rounds)
         text = encoding.table(document)
+    elif options.benchmark == "aggregation":
+        from simulations.benchmark import aggregation
+
+        document = aggregation.run(options.rounds)
+        text = aggregation.table(document)
+    elif options.benchmark == "federation":
+        from simulations.benchmark import federation
+
+        parts = options.only.split(",") if options.only else list(federation.PARTS)
+        if unknown := [part for part in parts if part not in federation.PARTS]:
+            parser.error(f"--only: expected some of {', '.join(federation.PARTS)}, got {', '.join(unknown)}")
+        document = federation.run(options.rounds, parts)
+        text = federation.table(document)
     else:
         default = "acm" if options.benchmark == "profile" else ",".join(step.CONTENDERS[1:])
         wanted = (options.only or default).split(",")

@@ -1,0 +1,40 @@
+"""The parts of `benchmark federation` at their smallest; no time is asserted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from simulations.benchmark import over_tls, server_round, simulated_run
+
+
+@pytest.mark.parametrize("arrival", ["one by one", "all at once"])
+def test_every_round_takes_all_sites(arrival: server_round.Arrival) -> None:
+    row = server_round.measure(3, 10_000, 2, arrival)
+    assert len(row["seconds"]) == 2
+    assert row["model_bytes"] == 40_000
+    assert row["peak_bytes"] >= row["idle_bytes"] > 0
+    lines = server_round.table([{"part": "server", **row}])
+    assert lines[1].split()[0] == "server"
+
+
+@pytest.mark.slow
+def test_a_real_server_has_its_answers_over_tls(tmp_path: Path) -> None:
+    row = over_tls.measure(tmp_path, "resnet18", 2, 1)
+    assert len(row["seconds"]) == 1
+    assert 2 * 1.5 * row["model_bytes"] < row["bytes"][0] < 2 * 2 * row["model_bytes"]
+    assert all(peak > row["model_bytes"] for peak in row["peak_bytes"].values())
+    assert over_tls.table([row])[1].split()[:2] == ["resnet18", "2"]
+
+
+@pytest.mark.soak
+def test_both_contenders_do_the_whole_job() -> None:
+    rows = simulated_run.run(1, sites=[2])
+    assert [(row["work"], row["contender"]) for row in rows] == [
+        (work, contender) for work in ("demo", "2 sites") for contender in ("ours", "plain Flower")
+    ]
+    for row in rows:
+        for one in row["runs"]:
+            assert one["run"] > one["rounds"] > one["training"] > 0
+    assert len(simulated_run.table(rows)) == 5
