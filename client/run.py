@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import secrets
+import shutil
 import socket
 import sys
 import time
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.5
 _LOOK_SECONDS = 5.0
+_LEAST_FREE = 500  # MiB: a round keeps the model that came and what is left of the site's own
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -65,6 +67,9 @@ def _serve(site: SiteConfig, membership: Membership, path: Path) -> int:
     except BlockingIOError:
         _say(f"site {site.site} runs already on this machine: one client.run a site")
         return 2
+    except OSError as error:
+        _say(f"{error}: mend that, then start again")
+        return 1
     with interruptible():
         try:
             link.note_start()
@@ -161,10 +166,18 @@ class _Link:
             child.stop()
 
     def _look(self) -> str:
-        from client.connection import examine
-
         if self._said:
             time.sleep(_LOOK_SECONDS)
+        if shutil.disk_usage(self._site.state).free >= _LEAST_FREE * 2**20:
+            return self._reached()
+        return (
+            f"{self._reached()}\nless than {_LEAST_FREE} MiB free for {self._site.state}: make room on its disk; "
+            "a task that finds none is refused, and the round goes on without this site"
+        )
+
+    def _reached(self) -> str:
+        from client.connection import examine
+
         address = self._membership.address
         for check in examine(self._membership):
             if not check.passed:

@@ -77,7 +77,7 @@ class SiteRound:
             return self._refuse(task, Refusal.DIVERGED, error)
         except (MemoryError, torch.OutOfMemoryError) as error:
             return self._refuse(task, Refusal.MEMORY, error)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:  # the latter also where the disk is full
             return self._refuse(task, Refusal.STORAGE, error)
         except Exception as error:
             log.exception("unexpected error")

@@ -59,4 +59,7 @@ def open_run(options: argparse.Namespace, config: FederationConfig) -> RunFolder
     except (ResumeError, RunExistsError) as error:
         print(error, file=sys.stderr)  # noqa: T201  # the command's own output
         return None
+    except OSError as error:
+        print(f"{error}: the run's folder has to take files; mend that, and start again", file=sys.stderr)  # noqa: T201
+        return None
     return folder

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,10 +23,17 @@ class EventLog:
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, kind: str, **fields: Any) -> None:
-        """Append one event of the given kind."""
+        """Append one event of the given kind, whole or, where the disk is full, not at all.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
         line = json.dumps({"event": kind, "time": round(time.time(), 3), **fields}, ensure_ascii=False)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with self._path.open("ab", buffering=0) as file:
+            end = file.tell()
+            if file.write(row := f"{line}\n".encode()) < len(row):
+                file.truncate(end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
 
 class EventReader:

@@ -20,7 +20,7 @@ from server.events import EventLog
 from server.model_card import write_model_card
 from server.results import summarise
 from server.rounds import RoundLoop, RunFailedError
-from server.run_folder import RunFolder
+from server.run_folder import ResumeError, RunFolder
 from server.state import RoundState, StateStore
 from server.transport import Transport
 
@@ -65,7 +65,10 @@ class FederatedRun:
         try:
             metrics = self._execute(resume)
         except Exception as error:
-            self._events.write("run_failed", message=str(error))
+            message = str(error)
+            if not isinstance(error, RunFailedError | ResumeError):
+                message += ". The rounds so far are saved: mend the cause and continue with --resume."
+            self._events.write("run_failed", message=message)
             reason = RunFailure.QUORUM if isinstance(error, RunFailedError) else RunFailure.INTERNAL
             self._note(RunFailed(run=self._config.name, round=self._rounds_done, reason=reason))
             raise

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import sys
 import time
 from importlib.metadata import version
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from server.run_folder import RunFolder
 
 _POLL_SECONDS = 0.3
+_LEAST_FREE = 32 * 2**20  # bytes: below it the next thing that has to be written down is lost
 _STARTS = 3  # of the server application without a round in between
 
 
@@ -98,6 +100,7 @@ def _supervise(server: ServerSection, state: ServerState, folder: RunFolder) -> 
                 _say(console, warning)
             starts = _Starts()
             while ended is None:
+                _expect_room(folder.folder, state.folder)
                 for name in link.tend():
                     _say(console, f"Flower's {name} ended and was started again")
                 _show_sites(console, *link.register())
@@ -112,7 +115,7 @@ def _supervise(server: ServerSection, state: ServerState, folder: RunFolder) -> 
                         )
                         run = link.start_run()
                 time.sleep(_POLL_SECONDS)
-    except (SuperLinkError, AuditError, TrustError) as error:
+    except (SuperLinkError, AuditError, TrustError, OSError) as error:
         _say(console, f"{error}\nThe rounds so far are saved: continue with --resume.")
         return 1
     finally:
@@ -124,6 +127,12 @@ def _supervise(server: ServerSection, state: ServerState, folder: RunFolder) -> 
         return 1
     print_results(console, json.loads(folder.metrics.read_text(encoding="utf-8")), folder.folder)
     return 0
+
+
+def _expect_room(*folders: Path) -> None:
+    for folder in folders:
+        if (free := shutil.disk_usage(folder).free) < _LEAST_FREE:
+            raise OSError(f"{folder}: expected room on its disk, got {free / 2**20:.0f} MiB: make some")
 
 
 class _Starts:

@@ -168,7 +168,7 @@ class SuperLink:
         wanted = {site.name: site.public_key for site in self._registry.active()}
         new: list[str] = []
         gone: list[str] = []
-        with contextlib.suppress(httpx.TransportError):
+        with contextlib.suppress(httpx.HTTPError):
             for site, (key, node) in list(self._registered.items()):
                 if wanted.get(site) != key:
                     self._control.UnregisterNode(UnregisterNodeRequest(node_id=node))
@@ -181,10 +181,19 @@ class SuperLink:
         return new, gone
 
     def start_run(self) -> int:
-        """Submit the run and return its Flower id."""
+        """Submit the run and return its Flower id.
+
+        Raises:
+            SuperLinkError: the SuperLink does not take it.
+        """
         bundle = build_bundle()
         fab = Fab(hashlib.sha256(bundle).hexdigest(), bundle, {})
-        return int(self._control.StartRun(StartRunRequest(fab=fab_to_proto(fab))).run_id)
+        try:
+            return int(self._control.StartRun(StartRunRequest(fab=fab_to_proto(fab))).run_id)
+        except httpx.HTTPError as error:
+            raise SuperLinkError(
+                f"Flower's SuperLink does not take the run: {error}; see {self._logs}"
+            ) from error
 
     def ended(self, run: int) -> str | None:
         """Flower's word for how the run ended, asked now and then; None while it goes on or the SuperLink is away."""
