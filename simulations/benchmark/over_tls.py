@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +24,7 @@ from flwr.supercore.inflatable.inflatable_object import (
     get_object_tree,
     iterate_object_tree,
 )
+from flwr.supercore.inflatable.inflatable_utils import pull_objects
 from flwr.supernode.fleet_http_connection import http_request_response
 
 from acm_core.config import dump_config
@@ -44,7 +47,6 @@ CASES: tuple[tuple[Architecture, int], ...] = (
     ("resnet50", 64),
 )
 PROCESSES = {"SuperLink": "server.superlink_program", "ServerApp": "flwr-serverapp"}
-_PORT = 9443
 _POLL_SECONDS = 0.2
 _MEGABYTE = 10**6
 
@@ -77,6 +79,9 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 def measure(folder: Path, architecture: Architecture, sites: int, rounds: int) -> dict[str, Any]:
     """`rounds` rounds of `server.run` with that many sites, each a connection of its own with its own key."""
     names = tuple(f"S{number:03}" for number in range(sites))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
     config = FederationConfig.model_validate(
         {
             "name": "benchmark",
@@ -84,7 +89,7 @@ def measure(folder: Path, architecture: Architecture, sites: int, rounds: int) -
             "privacy": "off",
             "model": {"architecture": architecture},
             "federation": {"sites": names, "rounds": rounds, "quorum": sites, "round_deadline": 3600},
-            "server": {"port": _PORT},
+            "server": {"port": port},
         }
     )
     (folder / "federation.yaml").write_text(dump_config(config), encoding="utf-8")
@@ -106,14 +111,14 @@ def measure(folder: Path, architecture: Architecture, sites: int, rounds: int) -
     for name in names:
         key = create_key(folder / f"{name}.key")
         Registry.load(state.registry).approve(name, public_text(key.public_key()))
-        site = _Site(name, key, state.authority.read_bytes(), payload, ended)
+        site = _Site(name, key, f"127.0.0.1:{port}", state.authority.read_bytes(), payload, ended)
         threads.append(threading.Thread(target=site.serve, daemon=True))
     with (folder / "output").open("wb") as output:
         server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)  # noqa: S603  # our own
     try:
         for thread in threads:
             thread.start()
-        peaks = _watch(server, RunFolder(folder / "runs" / config.name).rounds, rounds)
+        peaks = _watch(server, threads, RunFolder(folder / "runs" / config.name).rounds, rounds)
     finally:
         ended.set()
         server.send_signal(signal.SIGINT)
@@ -137,16 +142,17 @@ class _Site:
         self,
         name: str,
         key: ec.EllipticCurvePrivateKey,
+        server: str,
         authority: bytes,
         payload: dict[str, np.ndarray[Any, Any]],
         ended: threading.Event,
     ) -> None:
-        self._name, self._key, self._authority = name, key, authority
+        self._name, self._key, self._server, self._authority = name, key, server, authority
         self._payload, self._ended = payload, ended
 
     def serve(self) -> None:
         keys = (self._key, self._key.public_key())
-        with http_request_response(f"127.0.0.1:{_PORT}", False, self._authority, keys) as connection:
+        with http_request_response(self._server, False, self._authority, keys) as connection:
             _, receive, send, _, _, pull, push, confirm = connection
             while not self._ended.is_set():
                 if (received := receive()) is None:
@@ -154,8 +160,8 @@ class _Site:
                     continue
                 message, tree = received
                 about = message.metadata
-                for part in iterate_object_tree(tree):
-                    pull(about.run_id, part.object_id)
+                parts = [part.object_id for part in iterate_object_tree(tree)]
+                pull_objects(parts, functools.partial(pull, about.run_id))
                 confirm(about.run_id, about.message_id)
                 reply = self._reply(message)
                 wanted, session = send(reply, get_object_tree(reply), 0.0)
@@ -176,12 +182,16 @@ class _Site:
         return reply
 
 
-def _watch(server: subprocess.Popen[bytes], records: Path, rounds: int) -> dict[str, int]:
+def _watch(
+    server: subprocess.Popen[bytes], sites: Sequence[threading.Thread], records: Path, rounds: int
+) -> dict[str, int]:
     """Wait for the last round; the most bytes that each of `PROCESSES` has held."""
     peaks = dict.fromkeys(PROCESSES, 0)
     while not records.exists() or len(records.read_text(encoding="utf-8").splitlines()) < rounds:
         if server.poll() is not None:
             raise RuntimeError(f"expected {rounds} rounds, got an end of server.run with {server.returncode}")
+        if not all(site.is_alive() for site in sites):
+            raise RuntimeError("expected every site's connection to last, got one that ended: see above")
         for pid in _descendants(server.pid):
             try:
                 line = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8").replace("\0", " ")

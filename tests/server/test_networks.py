@@ -216,12 +216,12 @@ def test_a_site_cut_off_in_a_round_comes_back_to_it(
 def test_a_link_of_one_megabit_carries_a_round_and_an_upload_that_was_interrupted(
     network: Network, federation: Callable[..., Distant]
 ) -> None:
-    running = federation(encoding="int8", rounds=1, round_deadline=1200)
+    running = federation(encoding="int8", rounds=1, round_deadline=1600)
     clients = [running.client(name) for name in "AB"]
     network.slow("A", 1)
     server = running.server()
     begun = time.monotonic()
-    wait_for(lambda: "round 1: trained" in running.log("A"), 400, running.everything)
+    wait_for(lambda: "round 1: trained" in running.log("A"), 900, running.everything)
     arrived = time.monotonic()
     before, received = network.bytes("A")
     wait_for(lambda: network.bytes("A")[0] > before + 2e6, 120, running.everything)

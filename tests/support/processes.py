@@ -40,7 +40,8 @@ class Command:
     def kill(self) -> None:
         """As the kernel does when memory runs out: the command and everything it started, at once."""
         for process in self._family():
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self._process.wait()
 
     @contextlib.contextmanager
