@@ -69,7 +69,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         within = [one["rounds"] / one["training"] for one in runs]
         lines.append(
             f"{row['work']:10}{row['contender']:14}{row['films']:6}{row['rounds']:7}"
-            f"{median(one['training'] for one in runs):12.1f}{median(one['wall'] for one in runs):8.1f}"
+            f"{median(one['training'] for one in runs):12.1f}{median(one['run'] for one in runs):8.1f}"
             f"{_spread(whole):>20}{_spread(within):>20}"
         )
     return lines
