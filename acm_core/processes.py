@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -114,6 +115,13 @@ class KeptChild:
         """End it and all it started."""
         if self._child is not None:
             self._child.stop()
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nobody listens on now, for a child to listen on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

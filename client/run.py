@@ -10,7 +10,6 @@ import logging
 import os
 import secrets
 import shutil
-import socket
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -98,7 +97,7 @@ class _Link:
     def __init__(self, site: SiteConfig, membership: Membership, path: Path) -> None:
         from acm_core.audit_log import AuditLog, audit_folder
         from acm_core.files import write_private
-        from acm_core.processes import KeptChild
+        from acm_core.processes import KeptChild, free_port
         from client.app import SITE_FILE
 
         self._site, self._membership = site, membership
@@ -107,7 +106,7 @@ class _Link:
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         secret = membership.folder / "superexec.secret"
         write_private(secret, secrets.token_bytes(32))
-        runtime = f"127.0.0.1:{_free_port()}"
+        runtime = f"127.0.0.1:{free_port()}"
         environment = {
             "FLWR_HOME": str(site.state / "flower"),
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
@@ -183,12 +182,6 @@ class _Link:
             if not check.passed:
                 return f"server {address} cannot be reached yet: {check.name}: {check.found}; {check.fix}"
         return f"server {address} answers; waiting for tasks. Ctrl-C leaves."
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _say(text: str) -> None:

@@ -9,7 +9,6 @@ import http.client
 import os
 import secrets
 import shutil
-import socket
 import sys
 import time
 from pathlib import Path
@@ -33,7 +32,7 @@ from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from acm_core.bundle import build_bundle
 from acm_core.config.sections import ServerSection
 from acm_core.files import write_private
-from acm_core.processes import KeptChild
+from acm_core.processes import KeptChild, free_port
 from server.authority import ServerState
 from server.gates import CONTROL_HEADER
 from server.registry import Registry, RegistryError
@@ -69,7 +68,7 @@ class SuperLink:
         self._logs, self._registry = logs, Registry.load(state.registry)
         self._registered: dict[str, tuple[str, int]] = {}
         self._asked = time.monotonic()
-        self.loopback = f"{LOOPBACK}:{_free_port()}"
+        self.loopback = f"{LOOPBACK}:{free_port()}"
         folder = state.folder / "superlink"
         self._lock = _locked(folder)
         for leftover in folder.glob("state.db*"):
@@ -254,9 +253,3 @@ def _locked(folder: Path) -> int:
             "give this one a --state of its own"
         ) from None
     return lock
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])

@@ -8,7 +8,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,13 @@ from acm_core.config.sections import SiteConfig
 from acm_core.data.batches import training_batches
 from acm_core.data.intake.reading import read_file
 from acm_core.data.site_films import FilmSet, load_site
-from simulations.benchmark.measurement import Timing, machine, peak_resident_bytes, take_turns
+from simulations.benchmark.measurement import (
+    Timing,
+    machine,
+    peak_resident_bytes,
+    peak_resident_bytes_of,
+    take_turns,
+)
 from simulations.phantoms import HospitalSpec, write_hospital
 from simulations.phantoms.scanner import SCANNERS
 
@@ -214,9 +219,7 @@ def _walk(sites: Path) -> tuple[float, int]:
         stderr=subprocess.DEVNULL,
     )
     while process.poll() is None:
-        with suppress(OSError):
-            lines = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii").splitlines()
-            peak = max([peak, *(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))])
+        peak = max(peak, peak_resident_bytes_of(process.pid))
         time.sleep(0.05)
     seconds = time.perf_counter() - start
     if process.returncode not in (0, 1):

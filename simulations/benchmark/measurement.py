@@ -64,6 +64,15 @@ def peak_resident_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def peak_resident_bytes_of(process: int) -> int:
+    """The most memory that another living process has held (Linux); 0 where that is not known."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return max((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), default=0)
+
+
 def machine(device: torch.device) -> dict[str, Any]:
     """What the figures belong to."""
     return {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -32,12 +31,14 @@ from acm_core.config.sections import Architecture, FederationConfig
 from acm_core.federated.encoding import encode
 from acm_core.federated.messages import Reply
 from acm_core.nn import build_classifier
+from acm_core.processes import free_port
 from acm_core.randomness import stream
 from acm_core.training.weights import get_arrays
 from acm_core.trust.keys import create_key, public_text
 from server.authority import ServerState
 from server.registry import Registry
 from server.run_folder import RunFolder
+from simulations.benchmark.measurement import peak_resident_bytes_of
 
 CASES: tuple[tuple[Architecture, int], ...] = (
     ("resnet18", 2),
@@ -79,9 +80,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 def measure(folder: Path, architecture: Architecture, sites: int, rounds: int) -> dict[str, Any]:
     """`rounds` rounds of `server.run` with that many sites, each a connection of its own with its own key."""
     names = tuple(f"S{number:03}" for number in range(sites))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     config = FederationConfig.model_validate(
         {
             "name": "benchmark",
@@ -195,12 +194,11 @@ def _watch(
         for pid in _descendants(server.pid):
             try:
                 line = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8").replace("\0", " ")
-                status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
             except (FileNotFoundError, ProcessLookupError):
                 continue
             for name, mark in PROCESSES.items():
-                if mark in line and "VmHWM:" in status:
-                    peaks[name] = max(peaks[name], int(status.split("VmHWM:")[1].split()[0]) * 1024)
+                if mark in line:
+                    peaks[name] = max(peaks[name], peak_resident_bytes_of(pid))
         time.sleep(_POLL_SECONDS)
     return peaks
 

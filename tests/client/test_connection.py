@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from consortium import Consortium, free_port
+from consortium import Consortium
 from hospitals import federation
 
 from acm_core.config.loading import dump_config
 from acm_core.config.sections import SiteConfig
+from acm_core.processes import free_port
 from acm_core.trust import certificates
 from client import doctor
 from client.check import Check

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from consortium import found_federation, free_port
+from consortium import found_federation
 from hospitals import federation
 
 from acm_core.config import dump_config
+from acm_core.processes import free_port
 from server.authority import ServerState
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from consortium import free_port
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
@@ -26,6 +25,7 @@ from acm_core.audit_events import SiteMissing
 from acm_core.audit_log import audit_folder, verify
 from acm_core.config import dump_config
 from acm_core.config.sections import FederationConfig
+from acm_core.processes import free_port
 from server.authority import ServerState
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]

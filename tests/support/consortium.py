@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import ssl
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,17 +17,12 @@ import server.approve
 import server.init
 from acm_core.config.loading import load_config
 from acm_core.config.sections import FederationConfig, ServerSection
+from acm_core.processes import free_port
 from acm_core.trust import keys
 from acm_core.trust.enrolment import Answer, Request
 from server.authority import ServerState
 from server.registry import Registry
 from server.superlink import SuperLink
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def found_federation(folder: Path, sites: Iterable[str], ports: Mapping[str, int] | None = None) -> None:

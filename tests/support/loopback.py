@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import psutil
-from consortium import found_federation, free_port
+from consortium import found_federation
 from hospitals import federation, hospital, site
 from link import Link
 from processes import Command
 
 from acm_core.config import dump_config
+from acm_core.processes import free_port
 
 # At the server; at site A. All of them are kept running by the two commands.
 PROCESSES = {
