@@ -28,6 +28,9 @@ OFFLINE = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 
+# A model travels in pieces of this many bytes: what an interruption can cost, and what a slow link carries in time.
+PIECES = {"FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE": str(2**20)}
+
 
 class Child:
     """A program in a process group of its own, its output appended to a log file.

@@ -97,7 +97,7 @@ class _Link:
     def __init__(self, site: SiteConfig, membership: Membership, path: Path) -> None:
         from acm_core.audit_log import AuditLog, audit_folder
         from acm_core.files import write_private
-        from acm_core.processes import KeptChild, free_port
+        from acm_core.processes import PIECES, KeptChild, free_port
         from client.app import SITE_FILE
 
         self._site, self._membership = site, membership
@@ -108,6 +108,7 @@ class _Link:
         write_private(secret, secrets.token_bytes(32))
         runtime = f"127.0.0.1:{free_port()}"
         environment = {
+            **PIECES,
             "FLWR_HOME": str(site.state / "flower"),
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
         }

@@ -25,13 +25,13 @@ from flwr.app import Error, Message
 from flwr.app.message import make_message
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, SUPERLINK_NODE_ID, ErrorCode
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest
-from flwr.proto.message_pb2 import ObjectTree
+from flwr.proto.message_pb2 import ObjectTree, PushObjectRequest, PushObjectResponse
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable.inflatable_object import get_object_tree, iterate_object_tree
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from flwr.supercore.run import Run
-from flwr.supernode import start_client_internal
+from flwr.supercore.run import Run, RunNotRunningException
+from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.cli.flower_supernode import flower_supernode
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.fleet_http_connection import http_request_response
@@ -56,6 +56,7 @@ Keys = tuple[ec.EllipticCurvePrivateKey, ec.EllipticCurvePublicKey]
 _MOST_BYTES = 2**30  # of one message: about 270 million float32
 _MOST_OBJECTS = 20_000
 _PATIENCE_SECONDS = 60
+_PIECE_SECONDS = 120.0  # two pieces of a reply at a time at some 150 kbit/s
 
 
 def main() -> None:
@@ -88,8 +89,26 @@ def main() -> None:
             opening.__exit__(*sys.exc_info())
 
     start_client_internal.http_request_response = guarded  # type: ignore[assignment,attr-defined]  # no hook
+    fleet_http_connection.FleetHttpClient = _Patient  # type: ignore[attr-defined]  # no hook
     flower_supernode()
     os._exit(1)  # the connection ended: its own server thread would keep the program alive
+
+
+class _Patient(FleetHttpClient):
+    """Waits for the answer to a piece of a reply until a slow link has carried it.
+
+    The system takes a whole piece at once, and Flower's half a minute for the answer begins then: a link of 1 Mbit/s
+    never got two pieces of 5 MB through, however often they were tried.
+    """
+
+    def PushObject(self, request: PushObjectRequest) -> PushObjectResponse:  # noqa: N802  # Flower's name
+        return self._unary_unary(
+            path="/v1/fleet/push-object",
+            rpc_method="/flwr.proto.Fleet/PushObject",
+            request=request,
+            response_type=PushObjectResponse,
+            timeout=_PIECE_SECONDS,
+        )
 
 
 class Guard:
@@ -119,6 +138,7 @@ class Guard:
         self._push = push_object
         self._audit, self._left = audit, 0
         self._lock, self._sending, self._pushes, self._quiet = threading.Lock(), False, 0, 0
+        self._failed = False
         self.connection = (
             node,
             self.receive,
@@ -175,26 +195,35 @@ class Guard:
         return announced
 
     def push_object(self, run: int, session: str, identifier: str, content: bytes) -> None:
-        """Send a part of the reply that was announced last."""
+        """Send a part of the reply that was announced last; Flower drops the whole reply where this fails."""
         self._note(pushes=1)
         try:
             self._push(run, session, identifier, content)
+        except RunNotRunningException:
+            raise
+        except Exception:
+            self._failed = True
+            raise
         finally:
             self._note(pushes=-1)
 
     def watch(self, give_up: Callable[[], None], patience: int = _PATIENCE_SECONDS) -> None:
-        """Give up when a reply stays incomplete: Flower waits for ever for parts that a killed ClientApp did not leave.
+        """Give up when a reply fails, or stays incomplete.
 
-        Seconds count while no part is on its way and this process runs, so that neither a slow link nor a machine
-        that was suspended uses them up.
+        Flower drops a reply of which a part could not be sent, and waits for ever for parts that a killed ClientApp
+        did not leave; the server would wait for both until the deadline. Seconds count while no part is on its way
+        and this process runs, so that neither a slow link nor a machine that was suspended uses them up.
         """
         while True:
             time.sleep(1)
             with self._lock:
                 self._quiet = self._quiet + 1 if self._sending and not self._pushes else 0
                 stuck = self._quiet >= patience
-            if stuck:
-                log.error("a reply stayed incomplete for %d s: its ClientApp ended over it", patience)
+            if self._failed or stuck:
+                if stuck:
+                    log.error("a reply stayed incomplete for %d s: its ClientApp ended over it", patience)
+                else:
+                    log.error("a reply could not be sent, see supernode.log")
                 give_up()
                 return
 

@@ -17,7 +17,7 @@ from acm_core.data.labels import LabelError
 from acm_core.data.site_films import SiteFilms, load_site
 from acm_core.federated.encoding import BaseMismatchError, EncodingError, decode, encode
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
-from acm_core.federated.update import Arrays
+from acm_core.federated.update import Arrays, overgrown
 from acm_core.nn import Classifier, build_classifier, normalisation_names
 from acm_core.privacy.chain import LedgerError
 from acm_core.privacy.layers import UnknownGradientError
@@ -220,11 +220,14 @@ class SiteRound:
         except (OSError, SafetensorError):
             last = None
         try:
-            return decode(task.arrays, last or blank)
+            received = decode(task.arrays, last or blank)
         except BaseMismatchError as error:
             raise RefusedError(Refusal.BASE, str(error)) from error
         except EncodingError as error:
             raise RefusedError(Refusal.MODEL, str(error)) from error
+        if wrong := overgrown(received, last or blank):
+            raise RefusedError(Refusal.MODEL, wrong)
+        return received
 
     def _global_model(
         self, task: Task, config: FederationConfig, kept: KeptModels, received: Arrays

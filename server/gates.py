@@ -57,6 +57,9 @@ _MOST_BYTES = 16 * 2**20  # a request; Flower cuts arrays into objects of 5 MB
 _IDLE_SECONDS = 30.0  # between two pieces of a request
 _PIECE_BYTES = 2**16
 _BUCKETS = 10_000
+_LATER = (
+    503  # Flower's client tries again; after 408 or 429 it would drop the reply, and the server wait for it
+)
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,7 @@ class PublicGate:
     async def _admitted(self, peer: str, scope: Scope, receive: Receive) -> Receive:
         """The call's body, read whole, and checked where it says in whose name it comes."""
         if not self._calls.take(peer):
-            raise _Refusing(429, "too_many")
+            raise _Refusing(_LATER, "too_many")
         path, method = scope["path"], scope["method"]
         if path == "/health" and method == "GET":
             return receive
@@ -244,7 +247,7 @@ async def _read(scope: Scope, receive: Receive) -> bytes:
         try:
             event = await asyncio.wait_for(receive(), _IDLE_SECONDS)
         except TimeoutError:
-            raise _Refusing(408, "too_slow") from None
+            raise _Refusing(_LATER, "too_slow") from None
         if event["type"] != "http.request":
             raise _Refusing(400, "broken_off")
         body += event.get("body", b"")

@@ -27,7 +27,7 @@ from acm_core.federated.encoding import EncodingError, decode, encode, fingerpri
 from acm_core.federated.messages import MessageError, Refusal, Reply, Task, TaskKind
 from acm_core.federated.robust import make_aggregation
 from acm_core.federated.rule import AggregationRule
-from acm_core.federated.update import Arrays, RefusalReason, SiteUpdate, UpdateRefused
+from acm_core.federated.update import Arrays, RefusalReason, SiteUpdate, UpdateRefused, overgrown
 from server.events import EventLog
 from server.state import RoundState
 from server.transport import Answer, Connection, Ticket, Transport
@@ -265,6 +265,8 @@ class RoundLoop:
 
     def _add(self, average: FedAvg | AggregationRule, base: Arrays, reply: Reply) -> None:
         arrays = decode(reply.arrays, base)
+        if wrong := overgrown(arrays, base):
+            raise UpdateRefused(reply.site, RefusalReason.NORM, wrong)
         average.add(SiteUpdate(reply.site, arrays, reply.films, reply.labelled, reply.metrics))
 
     def _take(

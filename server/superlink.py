@@ -32,7 +32,7 @@ from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from acm_core.bundle import build_bundle
 from acm_core.config.sections import ServerSection
 from acm_core.files import write_private
-from acm_core.processes import KeptChild, free_port
+from acm_core.processes import PIECES, KeptChild, free_port
 from server.authority import ServerState
 from server.gates import CONTROL_HEADER
 from server.registry import Registry, RegistryError
@@ -89,7 +89,7 @@ class SuperLink:
         )
         settings_file = folder / "settings.json"
         write_private(settings_file, settings.model_dump_json().encode())
-        environment = {"FLWR_HOME": str(folder / "flower")}
+        environment = {**PIECES, "FLWR_HOME": str(folder / "flower")}
         self._children = [
             KeptChild(
                 "SuperLink",

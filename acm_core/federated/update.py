@@ -16,6 +16,9 @@ Arrays = dict[str, npt.NDArray[Any]]
 MAX_FILMS = 10_000_000
 """Films that one site may claim: about ten times all public chest X-ray collections together."""
 
+MAX_GROWTH = 1000.0
+"""How many times an array's largest value, or 1 where that is smaller, its values may reach in a round."""
+
 _SHOWN_NAME = 100
 
 
@@ -27,6 +30,7 @@ class RefusalReason(StrEnum):
     SHAPE = "shape"
     DTYPE = "dtype"
     NOT_FINITE = "not_finite"
+    NORM = "norm"
     NEGATIVE_VARIANCE = "negative_variance"
     FILMS = "films"
     LABELLED = "labelled"
@@ -88,6 +92,29 @@ def validate_update(update: SiteUpdate, reference: Arrays, findings: Sequence[st
             )
     for name, expected in reference.items():
         _validate_array(update.site, name, update.arrays[name], expected)
+
+
+def overgrown(arrays: Arrays, reference: Arrays) -> str | None:
+    """What is wrong with the first floating array of `arrays` that has values larger than training makes in a round.
+
+    The bound is `MAX_GROWTH` times the maximum norm of the array in `reference`, at least `MAX_GROWTH`; training
+    moves weights by far less. Who stays below can still do harm (docs/AGGREGATION.md): this keeps out what would
+    ruin every model and statistic at once, and what a broken disk makes of numbers. Arrays of other names than the
+    reference's, and values that are not finite, are for `validate_update`.
+
+    Returns:
+        The array's name, what was expected and what came; None where all is well.
+    """
+    for name, array in arrays.items():
+        if name in reference and array.dtype.kind == "f":
+            limit, found = MAX_GROWTH * max(1.0, _largest(reference[name])), _largest(array)
+            if found > limit:
+                return f"{name}: expected values of at most {limit:.3g} in size, got up to {found:.3g}"
+    return None
+
+
+def _largest(array: npt.NDArray[Any]) -> float:
+    return max(float(array.max()), -float(array.min())) if array.size else 0.0
 
 
 def _validate_counts(update: SiteUpdate, findings: Sequence[str]) -> None:

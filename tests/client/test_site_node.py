@@ -14,7 +14,7 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
-from flwr.supercore.run import Run
+from flwr.supercore.run import Run, RunNotRunningException
 from flwr.supercore.task_identity import TaskIdentity
 
 from acm_core.audit_events import BundleRefused
@@ -126,6 +126,24 @@ def test_a_reply_that_stays_incomplete_is_given_up(tmp_path: Path) -> None:
     guard.send(server.message, server.tree, 0.0)
     threading.Thread(target=guard.watch, args=[given_up.set, 2], daemon=True).start()
     assert given_up.wait(10)
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"), [(ConnectionError("refused"), True), (RunNotRunningException(), False)]
+)
+def test_a_reply_of_which_a_part_cannot_be_sent_is_given_up_at_once(
+    tmp_path: Path, error: Exception, ends: bool
+) -> None:
+    def fail() -> None:
+        raise error
+
+    server = Server(push=fail)
+    guard, given_up = server.guard(tmp_path), threading.Event()
+    guard.send(server.message, server.tree, 0.0)
+    threading.Thread(target=guard.watch, args=[given_up.set, 60], daemon=True).start()
+    with pytest.raises(type(error)):
+        guard.push_object(1, "session", "part", b"content")
+    assert given_up.wait(4) is ends
 
 
 def test_a_reply_on_its_way_and_one_that_went_are_not_given_up(tmp_path: Path) -> None:

@@ -156,8 +156,8 @@ def test_every_error_leaves_as_a_reason_code(films: Path, tmp_path: Path) -> Non
     no_labels.write_text("patient_id,image,Nodule\np1,films/x.dcm,1\n", encoding="utf-8")
     start = initial(federation())
     difference = encode(start, {**start, "head.bias": np.ones(2, np.float32)}, "float32").payload
-    huge = {**initial(federation()), "head.bias": np.full(2, 3e38, np.float32)}
-    poisoned = replace(task, arrays=whole(huge))
+    huge = {**start, "head.bias": np.full(2, 3e38, np.float32)}
+    wild = replace(task, config=federation(training={"learning_rate": 1e37}).model_dump_json())
     for reply, refusal in [
         (refused(films, replace(task, config="{}")), Refusal.POLICY),
         (
@@ -168,10 +168,11 @@ def test_every_error_leaves_as_a_reason_code(films: Path, tmp_path: Path) -> Non
         ),
         (refused(films, replace(task, arrays={"weight": np.zeros(3, np.float32)})), Refusal.MODEL),
         (refused(films, replace(task, arrays=whole({"weight": np.zeros(3, np.float32)}))), Refusal.MODEL),
+        (refused(films, replace(task, arrays=whole(huge))), Refusal.MODEL),
         (refused(films, replace(task, arrays=difference), state=tmp_path / "s0"), Refusal.BASE),
         (refused(films, task, labels=bad_labels, state=tmp_path / "s1"), Refusal.LABELS),
         (refused(films, task, labels=no_labels, state=tmp_path / "s2"), Refusal.NO_FILMS),
-        (refused(films, poisoned), Refusal.DIVERGED),
+        (refused(films, wild), Refusal.DIVERGED),
     ]:
         assert reply.refusal == refusal
         assert secret not in json.dumps(reply.to_wire(), ensure_ascii=False)

@@ -147,7 +147,8 @@ def test_a_half_open_connection_costs_its_site_the_round_and_no_more(running: Fe
     reconfigure(running, federation={"quorum": 1, "round_deadline": 45, "rounds": 4})
     running.client("A"), running.client("B")
     server = running.server()
-    wait_for(lambda: "round 1: training" in running.log("A"), 400, running.everything)
+    node = running.folder / "state" / "A" / "supernode.log"
+    wait_for(lambda: "Received successfully" in node.read_text(), 400, running.everything)
     running.links["A"].cut()
     wait_for(lambda: "round 1 done" in server.text(), 60, running.everything)
     assert ": 1 sites, without A," in server.text()

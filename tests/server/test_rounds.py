@@ -161,6 +161,7 @@ def dies(times: int) -> Site:
         (sending(weight=np.zeros(3, np.float64)), "unreadable"),
         (sending(extra=np.zeros(1, np.float32)), "unreadable"),
         (sending(weight=None), "unreadable"),
+        (sending(weight=np.full(3, -1001, np.float32)), "norm"),
         (unencoded, "unreadable"),
         (cut_off, "unreadable"),
         (difference_to_another, "unreadable"),
@@ -376,7 +377,7 @@ def test_other_tasks_end_when_all_have_answered(tmp_path: Path) -> None:
 
 def test_the_rule_of_aggregation_is_the_federation_files(tmp_path: Path) -> None:
     transport = InProcessTransport(
-        {"A": trained("A", 1.0), "B": trained("B", 2.0), "C": trained("C", 1e6, films=1000)}
+        {"A": trained("A", 1.0), "B": trained("B", 2.0), "C": trained("C", 900.0, films=1000)}
     )
     settings = config(quorum=3, aggregation={"rule": "median", "attackers": 1})
     state, _ = run(transport, tmp_path, settings)

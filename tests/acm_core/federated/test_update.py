@@ -15,6 +15,7 @@ from acm_core.federated.update import (
     RefusalReason,
     SiteUpdate,
     UpdateRefused,
+    overgrown,
     validate_update,
 )
 
@@ -126,6 +127,28 @@ def test_a_bad_labelled_count_names_the_finding() -> None:
     assert "expected 0 to 10 films labelled for Effusion, got 11" in refusal(update(labelled=(0, 11))).detail
 
 
+@pytest.mark.parametrize(("size", "limit"), [(0.01, 1000.0), (1.0, 1000.0), (20.0, 20_000.0)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_values_that_training_does_not_reach_are_named(size: float, limit: float, sign: int) -> None:
+    reference = {**model(), "conv.weight": np.full((2, 3), -size, np.float32)}
+    arrays = {**reference, "conv.weight": poisoned(sign * limit)()}
+    assert overgrown(arrays, reference) is None
+    arrays["conv.weight"][0, 0] = sign * 1.001 * limit
+    told = overgrown(arrays, reference)
+    assert told is not None
+    assert told.startswith(f"conv.weight: expected values of at most {limit:.3g} in size, got up to")
+
+
+def test_counters_names_and_nan_are_left_to_the_gate() -> None:
+    odd = {
+        "norm.num_batches_tracked": np.array(2**60, np.int64),
+        "conv.weight": poisoned(np.nan)(),
+        "other": np.full(2, 1e30, np.float32),
+        "norm.running_var": np.ones(0, np.float32),
+    }
+    assert overgrown(odd, model()) is None
+
+
 def test_reason_codes_are_stable() -> None:
     assert [reason.value for reason in RefusalReason] == [
         "missing_array",
@@ -133,6 +156,7 @@ def test_reason_codes_are_stable() -> None:
         "shape",
         "dtype",
         "not_finite",
+        "norm",
         "negative_variance",
         "films",
         "labelled",
