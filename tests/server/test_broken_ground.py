@@ -148,7 +148,7 @@ def test_a_half_open_connection_costs_its_site_the_round_and_no_more(running: Fe
     running.client("A"), running.client("B")
     server = running.server()
     node = running.folder / "state" / "A" / "supernode.log"
-    wait_for(lambda: "Received successfully" in node.read_text(), 400, running.everything)
+    wait_for(lambda: node.exists() and "Received successfully" in node.read_text(), 400, running.everything)
     running.links["A"].cut()
     wait_for(lambda: "round 1 done" in server.text(), 60, running.everything)
     assert ": 1 sites, without A," in server.text()

@@ -77,7 +77,7 @@ if any("flwr-clientapp" in argument for argument in sys.orig_argv):
         1: well_formed(one(np.nan)),
         2: well_formed(one(np.float32(1e30))),
         3: well_formed(lambda _, array: -array if array.dtype.kind == "f" else array),
-        4: well_formed(lambda _, array: array[:1], whole=True),
+        4: well_formed(lambda _, array: array.reshape(-1)[:1], whole=True),
         5: cut,
         6: bomb,
         7: lambda reply: replace(reply, films=10**9),
