@@ -27,6 +27,7 @@ def summarise(config: FederationConfig, state: RoundState, reports: Mapping[str,
             "rounds": state.round,
             "context": config.model.context,
             "architecture": config.model.architecture,
+            "encoding": config.federation.encoding,
             "findings": list(config.findings),
             "privacy": {
                 "short": privacy_in_short(config),

@@ -12,10 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from acm_core.federated.encoding import Encoding
     from server.run_folder import RunFolder
     from simulations.settings import SimulationConfig
 
 _MODELS = ("local_only", "federated", "pooled")
+_ROUNDS = (
+    "sites",
+    "rounds",
+    "quorum",
+    "aggregation",
+    "proximal_mu",
+    "local_norm",
+    "encoding",
+    "average_decay",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,7 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m simulations.compare",
         description="Run a simulation for every context module and seed, each into runs/NAME-CONTEXT-SEED, and write "
-        "the tables. Finished runs are kept and an interrupted one goes on, so the command can be given again.",
+        "the tables; also for several ε or encodings. Finished runs are kept and an interrupted one goes on, so the "
+        "command can be given again.",
     )
     parser.add_argument("--config", type=Path, default=Path("configs/real_sites.yaml"))
     parser.add_argument("--contexts", default="none,se,cbam,acm", help="default: none,se,cbam,acm")
@@ -33,6 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
         type=_epsilons,
         default=[None],
         help="ε of the whole run, such as off,8,3,1; default: as the configuration says",
+    )
+    parser.add_argument(
+        "--encodings",
+        type=_encodings,
+        default=[None],
+        help="how weights travel: float32,float16,int8; default: as the configuration says",
     )
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--without", default="", help="sites to leave out, comma-separated")
@@ -48,10 +66,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         base = load_config(options.config, SimulationConfig)
         cells = [
-            variant(base, context, seed, _names(options.without), epsilon)
+            variant(base, context, seed, _names(options.without), epsilon, encoding)
             for seed in options.seeds
             for context in options.contexts.split(",")
             for epsilon in options.epsilons
+            for encoding in options.encodings
         ]
     except (ConfigError, VariantError) as error:
         print(error, file=sys.stderr)  # noqa: T201  # the command's own output
@@ -89,11 +108,12 @@ def variant(
     seed: int,
     without: Sequence[str] = (),
     epsilon: float | Literal["off"] | None = None,
+    encoding: Encoding | None = None,
 ) -> SimulationConfig:
-    """The base configuration with another context module, seed, ε and fewer sites, and a name that says so.
+    """The base configuration with another context module, seed, ε, encoding and fewer sites, and a name that says so.
 
     Args:
-        epsilon: None: as in the base configuration.
+        epsilon, encoding: None: as in the base configuration.
 
     Raises:
         VariantError: what is not valid, what was expected and the nearest valid name.
@@ -116,12 +136,15 @@ def variant(
         )
     settings = base.model_dump()
     privacy = [] if epsilon is None else ["open" if epsilon == "off" else f"epsilon_{epsilon:g}"]
-    names = [base.name, *(f"without_{site}" for site in without), *privacy, context, str(seed)]
+    travels = [] if encoding is None else [encoding]
+    names = [base.name, *(f"without_{site}" for site in without), *privacy, *travels, context, str(seed)]
     settings["name"] = "-".join(names)
     if epsilon == "off":
         settings["privacy"] = "off"
     elif epsilon is not None:
         settings["privacy"]["epsilon"] = epsilon
+    if encoding is not None:
+        settings["federation"]["encoding"] = encoding
     settings["seed"] = seed
     settings["model"]["context"] = context
     settings["federation"]["sites"] = sites
@@ -184,6 +207,8 @@ def _command(cell: SimulationConfig, options: argparse.Namespace) -> list[str]:
     chosen = ["--contexts", cell.model.context, "--seeds", str(cell.seed), "--without", options.without]
     if options.epsilons != [None]:
         chosen += ["--epsilons", "off" if cell.privacy is None else str(cell.privacy.epsilon)]
+    if options.encodings != [None]:
+        chosen += ["--encodings", cell.federation.encoding]
     places = ["--config", str(options.config), "--runs", str(options.runs)]
     return [sys.executable, "-m", "simulations.compare", *places, *chosen]
 
@@ -220,7 +245,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
         **{
             key: config.get(key) for key in ("seed", "findings", "privacy", "model", "training", "evaluation")
         },
-        **{key: federation.get(key) for key in ("sites", "rounds", "quorum", "proximal_mu", "local_norm")},
+        **{key: federation.get(key) for key in _ROUNDS},
         "hospitals": simulation.get("hospitals"),
     }
 
@@ -262,9 +287,10 @@ def runs_table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def _label(result: Mapping[str, Any]) -> str:
-    """The context module, and ε where there is one."""
-    context, epsilon = result["context"], result["privacy"]["target"]
-    return f"{context}" if epsilon is None else f"{context}, ε = {epsilon:g}"
+    """The context module, and ε where there is one, and the encoding where it rounds."""
+    epsilon, encoding = result["privacy"]["target"], result["encoding"]
+    private = [] if epsilon is None else [f"ε = {epsilon:g}"]
+    return ", ".join([result["context"], *private, *([] if encoding == "float32" else [encoding])])
 
 
 def _columns(results: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -315,6 +341,15 @@ def _epsilons(text: str) -> list[float | str]:
         raise argparse.ArgumentTypeError(
             f"expected numbers or off with commas between, got {text!r}"
         ) from None
+
+
+def _encodings(text: str) -> list[Encoding]:
+    from acm_core.federated.encoding import ENCODINGS
+
+    words = text.split(",")
+    if unknown := [word for word in words if word not in ENCODINGS]:
+        raise argparse.ArgumentTypeError(f"expected some of {', '.join(ENCODINGS)}, got {unknown[0]!r}")
+    return [encoding for encoding in ENCODINGS if encoding in words]
 
 
 def _names(text: str) -> tuple[str, ...]:

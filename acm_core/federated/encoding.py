@@ -28,7 +28,7 @@ from acm_core.federated.update import Arrays
 Encoding = Literal["float32", "float16", "int8"]
 """How large arrays travel: exact, or as differences rounded to the type named."""
 
-_ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
+ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
 _NAME = "encoded"  # of the one array that a payload consists of
 _HEADER = struct.Struct("<4sBB32s32s32s")  # magic, version, encoding; SHA-256 of layout, base and result
 _MAGIC, _VERSION = b"ACMF", 1
@@ -124,7 +124,7 @@ def encode(arrays: Arrays, base: Arrays, encoding: Encoding, residual: Arrays | 
     header = _HEADER.pack(
         _MAGIC,
         _VERSION,
-        _ENCODINGS.index(encoding),
+        ENCODINGS.index(encoding),
         _layout_digest(base),
         _NO_BASE if whole else bytes.fromhex(fingerprint(base)),
         bytes.fromhex(fingerprint(decoded)),
@@ -155,9 +155,9 @@ def decode(payload: Arrays, reference: Arrays) -> Arrays:
     magic, version, code, layout, base, result = _HEADER.unpack_from(content)
     if magic != _MAGIC:
         raise EncodingError("expected an encoded model, got other bytes")
-    if version != _VERSION or code >= len(_ENCODINGS):
+    if version != _VERSION or code >= len(ENCODINGS):
         raise EncodingError(
-            f"expected format {_VERSION} with an encoding below {len(_ENCODINGS)}, got format {version} with "
+            f"expected format {_VERSION} with an encoding below {len(ENCODINGS)}, got format {version} with "
             f"{code}: install the same release on both sides"
         )
     if layout != _layout_digest(reference):
@@ -172,7 +172,7 @@ def decode(payload: Arrays, reference: Arrays) -> Arrays:
         raise BaseMismatchError(
             f"expected a difference to the model {here[:12]}, got one to {base.hex()[:12]}: ask for whole values"
         )
-    decoded = _unpacked(content[_HEADER.size :], reference, _ENCODINGS[code])
+    decoded = _unpacked(content[_HEADER.size :], reference, ENCODINGS[code])
     if bytes.fromhex(fingerprint(decoded)) != result:
         raise EncodingError("expected the values whose fingerprint the header has, got others: it is damaged")
     for name, array in decoded.items():

@@ -293,6 +293,22 @@ def test_a_variant_may_have_another_epsilon_or_none(tmp_path: Path) -> None:
         variant(simulation(tmp_path), "acm", 1, (), 8.0)
 
 
+def test_a_variant_may_have_another_encoding(tmp_path: Path) -> None:
+    config = base(tmp_path)
+    assert variant(config, "acm", 1).federation.encoding == "float32"
+    made = variant(config, "acm", 1, encoding="int8")
+    assert (made.name, made.federation.encoding) == ("test-int8-acm-1", "int8")
+    coarse = metrics({"A": report(federated=model(estimate(0.9)))})
+    assert "| acm | federated | 0.900" in tables([coarse])
+    assert "| acm, int8 | federated | 0.900" in tables([{**coarse, "encoding": "int8"}])
+
+
+def test_an_encoding_that_is_none_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--encodings", "float32,float8"])
+    assert "expected some of float32, float16, int8, got 'float8'" in capsys.readouterr().err
+
+
 def test_the_tables_tell_private_runs_apart(tmp_path: Path) -> None:
     made = [metrics({"A": report(federated=model(estimate(value)))}) for value in (0.9, 0.6)]
     made[1]["privacy"]["target"] = 1.0

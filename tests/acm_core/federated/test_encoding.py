@@ -6,7 +6,7 @@ import base64
 import struct
 import subprocess
 import sys
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as hnp
 
 from acm_core.federated import encoding as module
 from acm_core.federated.encoding import (
+    ENCODINGS,
     BaseMismatchError,
     Encoding,
     EncodingError,
@@ -26,7 +27,6 @@ from acm_core.federated.encoding import (
 )
 from acm_core.federated.update import Arrays
 
-ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
 ROUNDED: tuple[Encoding, ...] = ("float16", "int8")
 HEADER = 102  # bytes; the pinned messages below hold it fixed
 
