@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import flwr.app.message.array as flower_array
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -31,7 +32,7 @@ from acm_core.config.sections import Architecture, FederationConfig
 from acm_core.federated.encoding import encode
 from acm_core.federated.messages import Reply
 from acm_core.nn import build_classifier
-from acm_core.processes import free_port
+from acm_core.processes import PIECES, free_port
 from acm_core.randomness import stream
 from acm_core.training.weights import get_arrays
 from acm_core.trust.keys import create_key, public_text
@@ -50,6 +51,9 @@ CASES: tuple[tuple[Architecture, int], ...] = (
 PROCESSES = {"SuperLink": "server.superlink_program", "ServerApp": "flwr-serverapp"}
 _POLL_SECONDS = 0.2
 _MEGABYTE = 10**6
+
+# What a site's processes have in their environment; here it must not reach the processes of other benchmarks.
+flower_array.FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE = int(*PIECES.values())  # type: ignore[attr-defined]
 
 
 def run(rounds: int, cases: Sequence[tuple[Architecture, int]] = CASES) -> list[dict[str, Any]]:
