@@ -28,15 +28,13 @@ from server.superlink import SuperLink
 def found_federation(folder: Path, sites: Iterable[str], ports: Mapping[str, int] | None = None) -> None:
     """From `federation.yaml` and `sites/` in a folder: server_state/ and every site a member.
 
-    ports: where sites reach the server, if not at its own.
+    ports: where sites reach the server, if not at its own: what the operator's answer does not know.
     """
     config, state = ["--config", str(folder / "federation.yaml")], ["--state", str(folder / "server_state")]
     assert server.init.main([*config, *state]) == 0
     for site in sites:
         own = [f"--site={site}", "--sites", str(folder / "sites")]
-        port = (ports or {}).get(site) or load_config(
-            folder / "federation.yaml", FederationConfig
-        ).server.port
+        port = load_config(folder / "federation.yaml", FederationConfig).server.port
         with contextlib.chdir(folder):
             assert client.enrol.main([*own, "--server", f"127.0.0.1:{port}"]) == 0
             request = Request.read(folder / f"request-{site}.json")
@@ -46,6 +44,8 @@ def found_federation(folder: Path, sites: Iterable[str], ports: Mapping[str, int
             authority = Answer.read(folder / f"answer-{site}.json").authority_fingerprint
             answered = ["--answer", f"answer-{site}.json", "--authority-fingerprint", authority]
             assert client.enrol.main([*own, *answered]) == 0
+            if ports is not None:
+                assert client.enrol.main([*own, "--server", f"127.0.0.1:{ports[site]}"]) == 0
 
 
 class Consortium:
