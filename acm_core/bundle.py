@@ -6,6 +6,9 @@ from importlib.metadata import version
 
 from flwr.cli.build import build_fab_from_files
 
+VERSIONS_HEADER = "x-acm-fed-versions"
+"""In a server's answer to a site that greets it: what `versions` is at the server."""
+
 # The bundle names the applications and holds no code: the server and every site run what they installed themselves.
 _BUNDLE = """
 [project]
@@ -24,6 +27,11 @@ flwr-version-target = "{flower}"
 serverapp = "server.app:app"
 clientapp = "client.app:app"
 """
+
+
+def versions() -> str:
+    """What the bundle depends on: a site runs the tasks of servers where this is the same."""
+    return ", ".join(f"{name} {version(name)}" for name in ("acm-fed", "flwr"))
 
 
 def build_bundle() -> bytes:

@@ -70,7 +70,7 @@ def _checks(site: SiteConfig, config: FederationConfig | None) -> Iterator[Check
         if all(check.passed for check in reached):
             from client.site_node import examine_key
 
-            yield examine_key(membership)
+            yield from examine_key(membership)
     if config is not None:
         yield _policy(site, config)
 

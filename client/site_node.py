@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -30,6 +31,7 @@ from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable.inflatable_object import get_object_tree, iterate_object_tree
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supercore.run import Run, RunNotRunningException
 from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.cli.flower_supernode import flower_supernode
@@ -39,7 +41,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from acm_core.audit_events import BundleRefused, TaskRefused
 from acm_core.audit_log import AuditLog, audit_folder
-from acm_core.bundle import build_bundle
+from acm_core.bundle import VERSIONS_HEADER, build_bundle, versions
 from acm_core.federated.messages import Refusal
 from acm_core.trust.keys import load_key
 from client.check import Check
@@ -55,6 +57,7 @@ Keys = tuple[ec.EllipticCurvePrivateKey, ec.EllipticCurvePublicKey]
 
 _MOST_BYTES = 2**30  # of one message: about 270 million float32
 _MOST_OBJECTS = 20_000
+_SAID = re.compile(r"[\w ,.+-]{1,100}")  # it goes to a terminal
 _PATIENCE_SECONDS = 60
 _PIECE_SECONDS = 120.0  # two pieces of a reply at a time at some 150 kbit/s
 
@@ -277,17 +280,34 @@ def _take_own_place(server: FleetHttpClient, known: Path) -> None:
         server.DeactivateNode(DeactivateNodeRequest(node_id=int(known.read_text(encoding="utf-8"))))
 
 
-def examine_key(membership: Membership) -> Check:
-    """Whether the server knows this site's key: it greets as a SuperNode does, and leaves again."""
+def examine_key(membership: Membership) -> list[Check]:
+    """Whether the server knows this site's key, and has the versions that are here: it greets and leaves again."""
     key = load_key(membership.key)
-    keys = (key, key.public_key())
+    keys, hearing = (key, key.public_key()), _Hearing()
     with FleetHttpClient.from_server_address(
         membership.address,
         False,
         membership.authority.read_bytes(),
-        interceptors=[NodeAuthHttpInterceptor(*keys)],
+        interceptors=[NodeAuthHttpInterceptor(*keys), hearing],
     ) as server:
-        return _greet(server, keys)
+        checks = [_greet(server, keys)]
+    if (theirs := hearing.versions) is not None:
+        fix = f"install the same at both ends, here is {versions()}: until then this site refuses every task"
+        checks.append(Check("server's versions", theirs, "" if theirs == versions() else fix))
+    return checks
+
+
+class _Hearing:
+    """Hears which versions a server has, of which Flower's client hands out nothing."""
+
+    versions: str | None = None
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        response = call_next(context)
+        said = response.headers.get(VERSIONS_HEADER)
+        if said is not None and _SAID.fullmatch(said):
+            self.versions = said
+        return response
 
 
 def _greet(server: FleetHttpClient, keys: Keys) -> Check:

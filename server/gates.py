@@ -22,6 +22,8 @@ from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PushObjectRequ
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from google.protobuf.message import DecodeError, Message
 
+from acm_core.bundle import VERSIONS_HEADER, versions
+
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
@@ -57,9 +59,9 @@ _MOST_BYTES = 16 * 2**20  # a request; Flower cuts arrays into objects of 5 MB
 _IDLE_SECONDS = 30.0  # between two pieces of a request
 _PIECE_BYTES = 2**16
 _BUCKETS = 10_000
-_LATER = (
-    503  # Flower's client tries again; after 408 or 429 it would drop the reply, and the server wait for it
-)
+_VERSIONS = (VERSIONS_HEADER.encode(), versions().encode())  # for a site to compare with its own
+# Flower's client tries again; after 408 or 429 it would drop the reply, and the server wait for it.
+_LATER = 503
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,11 @@ class PublicGate:
         async def watched(event: Event) -> None:
             nonlocal status
             if event["type"] == "http.response.start":
-                if path == _ACTIVATE and event["status"] >= 400 and await self._is_strange(scope):
-                    event["status"] = 401
+                if path == _ACTIVATE:
+                    if event["status"] >= 400 and await self._is_strange(scope):
+                        event["status"] = 401
+                    else:
+                        event["headers"] = [*event["headers"], _VERSIONS]
                 status = event["status"]
             if event["type"] == "http.response.body":
                 await _send_in_pieces(event, send)

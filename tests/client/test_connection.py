@@ -14,6 +14,7 @@ import pytest
 from consortium import Consortium
 from hospitals import federation
 
+from acm_core import bundle
 from acm_core.config.loading import dump_config
 from acm_core.config.sections import SiteConfig
 from acm_core.processes import free_port
@@ -125,13 +126,26 @@ def test_a_clock_is_told_by_how_much(ahead: float, found: str | None) -> None:
 
 
 def test_a_key_is_registered_until_it_is_removed(consortium: Consortium) -> None:
-    assert examine_key(member(consortium)).passed
-    assert examine_key(member(consortium, "B")).passed
+    for site in "AB":
+        key, versions = examine_key(member(consortium, site))
+        assert key.passed
+        assert (versions.name, versions.passed) == ("server's versions", True)
+        assert versions.found.startswith("acm-fed ")
     Registry.load(consortium.state.registry).remove("B")
     consortium.link.register()
-    check = examine_key(member(consortium, "B"))
+    (check,) = examine_key(member(consortium, "B"))  # a stranger is told nothing of the server
     assert check.found == "the server does not know it"
     assert "ask the operator" in check.fix
+
+
+def test_a_server_of_other_versions_is_said_with_what_is_here(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = bundle.versions()
+    monkeypatch.setattr("client.site_node.versions", lambda: here + ".1")
+    _, versions = examine_key(member(consortium))
+    assert versions.found == here
+    assert f"here is {here}.1: until then this site refuses every task" in versions.fix
 
 
 # The command.
@@ -182,6 +196,7 @@ def test_the_doctor_has_a_row_for_each_thing_and_a_fix(
         "certificate",
         "clock",
         "key",
+        "server's versions",
         "policy",
     ):
         assert re.search(rf"^ok  {row} ", shown, re.MULTILINE), row
