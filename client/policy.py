@@ -39,6 +39,11 @@ def expect_permitted(config: FederationConfig, site: SiteConfig, now: datetime) 
             Refusal.POLICY_ROUNDS,
             f"policy.rounds: expected at most {policy.rounds} rounds, got {federation.rounds}",
         )
+    if policy.epochs is not None and config.training.epochs > policy.epochs:
+        raise RefusedError(
+            Refusal.POLICY_EPOCHS,
+            f"policy.epochs: expected at most {policy.epochs} local epochs a round, got {config.training.epochs}",
+        )
     behind = federation.aggregation.averaged_sites(federation.quorum)
     if behind < policy.minimum_sites:
         raise RefusedError(

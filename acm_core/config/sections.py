@@ -205,7 +205,9 @@ class EvaluationConfig(Section):
     local_only: bool = Field(
         True, description="each site also trains alone, for as many epochs, so that the benefit is known"
     )
-    bootstrap: int = Field(1000, ge=100, description="patient-bootstrap resamples behind each interval")
+    bootstrap: int = Field(
+        1000, ge=100, le=100_000, description="patient-bootstrap resamples behind each interval"
+    )
 
 
 class ServerSection(Section):
@@ -376,6 +378,7 @@ class SitePolicy(Section):
         None, ge=32, description="largest side of the square film in pixels; null: any"
     )
     rounds: int | None = Field(None, ge=1, description="rounds that a run may have; null: any number")
+    epochs: int | None = Field(None, ge=1, description="local epochs that a round may have; null: any number")
     minimum_sites: int = Field(
         1, ge=1, description="sites whose updates have to be in every average: federation.quorum is not below"
     )

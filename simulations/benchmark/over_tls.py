@@ -119,6 +119,9 @@ def measure(folder: Path, architecture: Architecture, sites: int, rounds: int) -
     with (folder / "output").open("wb") as output:
         server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)  # noqa: S603  # our own
     try:
+        # A key that the server has not read yet is refused, and Flower's client then interrupts its whole process.
+        while b"waiting for" not in (folder / "output").read_bytes() and server.poll() is None:
+            time.sleep(_POLL_SECONDS)
         for thread in threads:
             thread.start()
         peaks = _watch(server, threads, RunFolder(folder / "runs" / config.name).rounds, rounds)

@@ -56,6 +56,12 @@ def refused(tmp_path: Path, policy: dict[str, Any], now: datetime = NOON, **run:
             "policy.rounds: expected at most 3 rounds, got 4",
         ),
         (
+            {"epochs": 2},
+            {"training": {"epochs": 3}},
+            Refusal.POLICY_EPOCHS,
+            "policy.epochs: expected at most 2 local epochs a round, got 3",
+        ),
+        (
             {"minimum_sites": 3},
             {"federation": {"quorum": 2}},
             Refusal.POLICY_SITES,
@@ -95,6 +101,7 @@ def test_what_is_permitted_to_the_letter_is_permitted(tmp_path: Path) -> None:
         "architectures": ["resnet18"],
         "image_size": 64,
         "rounds": 4,
+        "epochs": 1,
         "minimum_sites": 2,
         "hours": "12:00-12:01",
     }
