@@ -9,9 +9,9 @@ missing has no AUROC; it is dropped and counted. AUROC is the Mann-Whitney stati
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ Ints = npt.NDArray[np.integer[Any]]
 
 _INTERVAL = (0.025, 0.975)
 _NORMAL_97_5 = 1.959963984540054
+_ROUNDING = 1e-9
 _BLOCK = 2_000_000  # film weights computed at a time: 16 MB an array
 
 
@@ -63,6 +64,25 @@ class FindingMetrics:
         return {"defined": self.defined, **asdict(self)}
 
 
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold, films at or above which are called positive.
+
+    Attributes:
+        specificity: at least this share of the negative films lies below.
+        threshold: the lowest score of a film of which that is so; None where even the highest is a negative's.
+        sensitivity: share of the positive films at or above.
+    """
+
+    specificity: float
+    threshold: float | None
+    sensitivity: Estimate
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
 def evaluate_findings(
     scores: Floats,
     labels: Floats,
@@ -95,6 +115,37 @@ def evaluate_findings(
         auroc, auprc = (None, None) if areas is None else (_estimate(areas[0]), _estimate(areas[1]))
         results[finding] = FindingMetrics(auroc, auprc, positives, negatives)
     return results
+
+
+def operating_points(
+    scores: Floats,
+    labels: Floats,
+    patients: Ints,
+    findings: Sequence[str],
+    specificities: Sequence[float],
+    *,
+    resamples: int = 1000,
+    seed: int,
+) -> dict[str, list[OperatingPoint]]:
+    """Sensitivity of each finding at fixed specificities; no points where a class is missing.
+
+    Arguments and errors as in `evaluate_findings`. A resample chooses its own threshold, so that the interval has the
+    uncertainty of that choice in it.
+    """
+    _check(scores, labels, patients, findings)
+    counts, patient_of = _patient_counts(patients, resamples, seed)
+    points: dict[str, list[OperatingPoint]] = {finding: [] for finding in findings}
+    for column, finding in enumerate(findings):
+        ranked = _ranked(scores[:, column], labels[:, column], patient_of)
+        if ranked is None:
+            continue
+        negatives = np.cumsum(ranked.called(np.ones((1, len(ranked.patient))))[1], axis=1)
+        for specificity in specificities:
+            groups = int(_permitted(negatives, specificity).sum())  # from the highest score down
+            threshold = float(ranked.scores[groups - 1]) if groups else None
+            sensitivity = _estimate(_sensitivities(ranked, counts, specificity))
+            points[finding].append(OperatingPoint(specificity, threshold, sensitivity))
+    return points
 
 
 def mean_auroc(
@@ -182,34 +233,58 @@ def _mean_aurocs(
     return np.mean(aurocs, axis=0) if aurocs else None
 
 
+class _Ranked(NamedTuple):
+    """The labelled films of one finding by falling score; films of equal score form a group, one threshold each."""
+
+    positive: npt.NDArray[np.bool_]
+    patient: Ints
+    starts: Ints  # of the groups
+    scores: Floats  # of the groups
+
+    def blocks(self, counts: npt.NDArray[np.int32]) -> Iterator[npt.NDArray[np.float64]]:
+        """Weights of the films, rows × films, for some rows of patient counts after the other."""
+        rows = max(1, _BLOCK // len(self.patient))
+        for first in range(0, len(counts), rows):
+            yield counts[first : first + rows, self.patient].astype(np.float64)
+
+    def called(
+        self, weights: npt.NDArray[np.float64]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Positives and negatives in each group, rows × groups each."""
+        positives = np.add.reduceat(weights * self.positive, self.starts, axis=1)
+        return positives, np.add.reduceat(weights * ~self.positive, self.starts, axis=1)
+
+
+def _ranked(scores: Floats, labels: Floats, patient_of: Ints) -> _Ranked | None:
+    """None unless both classes are there."""
+    labelled = np.flatnonzero(~np.isnan(labels))
+    order = labelled[np.argsort(scores[labelled], kind="stable")[::-1]]
+    ranked, positive = scores[order], labels[order] == 1
+    if not positive.any() or positive.all():
+        return None
+    starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
+    return _Ranked(positive, patient_of[order], starts, ranked[starts])
+
+
 def _areas(
     scores: Floats, labels: Floats, counts: npt.NDArray[np.int32], patient_of: Ints
 ) -> npt.NDArray[np.float64] | None:
     """2 × (1 + R): AUROC and AUPRC for each row of patient counts; None unless both classes are there.
 
-    NaN where a row gives a class no weight. The labelled films are sorted once; each row only changes their
-    weights. Films of equal score form one group, which is one threshold of the curves.
+    NaN where a row gives a class no weight. The films are sorted once; each row only changes their weights.
     """
-    labelled = np.flatnonzero(~np.isnan(labels))
-    order = labelled[np.argsort(scores[labelled], kind="stable")[::-1]]
-    ranked, positive, patient = scores[order], labels[order] == 1, patient_of[order]
-    if not positive.any() or positive.all():
+    ranked = _ranked(scores, labels, patient_of)
+    if ranked is None:
         return None
-    starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
-    rows = max(1, _BLOCK // len(order))
-    areas = [
-        _weighted_areas(counts[first : first + rows, patient].astype(np.float64), positive, starts)
-        for first in range(0, len(counts), rows)
-    ]
-    return np.concatenate(areas, axis=1)
+    return np.concatenate(
+        [_weighted_areas(*ranked.called(weights)) for weights in ranked.blocks(counts)], axis=1
+    )
 
 
 def _weighted_areas(
-    weights: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_], starts: Ints
+    positives: npt.NDArray[np.float64], negatives: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """2 × rows, for films by falling score with groups of equal score beginning at `starts`."""
-    positives = np.add.reduceat(weights * positive, starts, axis=1)
-    negatives = np.add.reduceat(weights * ~positive, starts, axis=1)
+    """2 × rows, of the weights of groups of equal score by falling score (rows × groups)."""
     true_positives, false_positives = positives.cumsum(axis=1), negatives.cumsum(axis=1)
     all_positives, all_negatives = true_positives[:, -1], false_positives[:, -1]
     below = all_negatives[:, None] - false_positives
@@ -217,10 +292,29 @@ def _weighted_areas(
     called = true_positives + false_positives
     precision = np.divide(true_positives, called, out=np.zeros_like(called), where=called > 0)
     both = (all_positives > 0) & (all_negatives > 0)
-    empty = np.full(len(weights), np.nan)
+    empty = np.full(len(positives), np.nan)
     auroc = np.divide(wins, 2 * all_positives * all_negatives, out=empty.copy(), where=both)
     auprc = np.divide((positives * precision).sum(axis=1), all_positives, out=empty, where=both)
     return np.stack([auroc, auprc])
+
+
+def _sensitivities(
+    ranked: _Ranked, counts: npt.NDArray[np.int32], specificity: float
+) -> npt.NDArray[np.float64]:
+    """1 + R: the most positives that a threshold finds which calls at most 1 − specificity of the negatives."""
+    values = []
+    for weights in ranked.blocks(counts):
+        positives, negatives = (group.cumsum(axis=1) for group in ranked.called(weights))
+        allowed = _permitted(negatives, specificity)
+        found = np.where(allowed, positives, 0).max(axis=1)
+        both = (positives[:, -1] > 0) & (negatives[:, -1] > 0)
+        values.append(np.divide(found, positives[:, -1], out=np.full(len(found), np.nan), where=both))
+    return np.concatenate(values)
+
+
+def _permitted(false_positives: npt.NDArray[np.float64], specificity: float) -> npt.NDArray[np.bool_]:
+    """Whether enough negatives lie below each threshold, of cumulative counts (rows × groups)."""
+    return false_positives <= (1 - specificity) * false_positives[:, -1:] + _ROUNDING
 
 
 def _estimate(values: npt.NDArray[np.float64]) -> Estimate:

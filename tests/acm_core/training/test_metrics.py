@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from acm_core.training.metrics import (
     Estimate,
@@ -19,6 +19,7 @@ from acm_core.training.metrics import (
     evaluate_findings,
     mean_auroc,
     mean_over_sites,
+    operating_points,
     paired_difference,
 )
 
@@ -238,3 +239,43 @@ def test_a_thousand_resamples_of_five_findings_take_under_a_second() -> None:
     started = time.process_time()
     evaluate_findings(scores, labels, patients, tuple("abcde"), seed=0)
     assert time.process_time() - started < 1.0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_sensitivity_is_the_highest_on_scikit_learns_curve_at_that_specificity(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    labels = (random.random((80, 1)) < 0.4).astype(float)
+    scores = np.round(random.normal(labels, 1.0), 1 if seed % 2 else 6)
+    wanted = (0.5, 0.8, 0.95, 1.0)
+    patients = np.arange(80) // 2
+    points = operating_points(scores, labels, patients, ("a",), wanted, resamples=30, seed=1)["a"]
+    false_rate, true_rate, at = roc_curve(labels[:, 0], scores[:, 0], drop_intermediate=False)
+    for specificity, point in zip(wanted, points, strict=True):
+        allowed = 1 - false_rate >= specificity - 1e-12
+        assert point.sensitivity.value == pytest.approx(true_rate[allowed].max())
+        assert point.threshold == (at[allowed][-1] if allowed.sum() > 1 else None)
+        assert point.sensitivity.low is not None
+        assert point.sensitivity.high is not None
+        assert point.sensitivity.low <= point.sensitivity.high
+
+
+def test_resamples_of_sensitivity_are_those_of_copied_films() -> None:
+    random = np.random.default_rng(3)
+    labels = (random.random((30, 1)) < 0.5).astype(float)
+    scores = random.normal(labels, 1.0)
+    patients = np.arange(30) // 3
+    (point,) = operating_points(scores, labels, patients, ("a",), (0.8,), resamples=200, seed=5)["a"]
+    values = []
+    for drawn in draw_patients(10, 200, 5):
+        copied = np.repeat(np.arange(30), drawn[patients])
+        if 0 < labels[copied].sum() < len(copied):
+            false_rate, true_rate, _ = roc_curve(
+                labels[copied, 0], scores[copied, 0], drop_intermediate=False
+            )
+            values.append(true_rate[1 - false_rate >= 0.8 - 1e-12].max())
+    assert point.sensitivity.standard_error == pytest.approx(np.std(values, ddof=1))
+
+
+def test_one_class_has_no_operating_point() -> None:
+    none = operating_points(np.ones((3, 1)), np.ones((3, 1)), np.arange(3), ("a",), (0.8,), seed=0)
+    assert none == {"a": []}
