@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Federation]:
-    federation = Federation(tmp_path, rounds=2)
+    federation = Federation(tmp_path, rounds=2, linked=True)
     yield federation
     federation.end()
 

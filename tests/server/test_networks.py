@@ -122,8 +122,6 @@ class Distant(Federation):
 
     def __init__(self, folder: Path, network: Network, **changes: object) -> None:
         super().__init__(folder, rounds=2)
-        for link in self.links.values():
-            link.end()
         self.network = network
         settings = self.config.model_dump(mode="json")
         settings["server"]["host"] = network.address("server")

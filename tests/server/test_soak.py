@@ -103,7 +103,7 @@ class Disturbed:
 
 @pytest.fixture
 def disturbed(tmp_path: Path) -> Iterator[Disturbed]:
-    federation = Federation(tmp_path, rounds=ROUNDS)
+    federation = Federation(tmp_path, rounds=ROUNDS, linked=True)
     yield Disturbed(federation)
     federation.end()
 

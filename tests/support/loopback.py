@@ -25,9 +25,9 @@ PROCESSES = {
 
 
 class Federation:
-    """Two hospitals, their site files, the federation's file and the links between them, in one folder."""
+    """Two hospitals, their site files, the federation's file and, where `linked`, links to the server, in one folder."""
 
-    def __init__(self, folder: Path, rounds: int) -> None:
+    def __init__(self, folder: Path, rounds: int, *, linked: bool = False) -> None:
         port = free_port()
         self.config = config = federation(
             federation={"rounds": rounds}, server={"port": port}, evaluation={"local_only": False}
@@ -40,10 +40,9 @@ class Federation:
             hospital(folder, name)
             settings = site(folder, name)
             (folder / "sites" / f"{name}.yaml").write_text(dump_config(settings), encoding="utf-8")
-        self.links = {name: Link(port) for name in config.federation.sites}
-        found_federation(
-            folder, config.federation.sites, {name: link.port for name, link in self.links.items()}
-        )
+        self.links = {name: Link(port) for name in config.federation.sites} if linked else {}
+        ports = {name: link.port for name, link in self.links.items()} if linked else None
+        found_federation(folder, config.federation.sites, ports)
         self._commands: list[Command] = []
 
     def server(self, *options: str) -> Command:
