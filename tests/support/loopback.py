@@ -25,7 +25,7 @@ PROCESSES = {
 
 
 class Federation:
-    """Two hospitals, their site files, the federation's file and, where `linked`, links to the server, in one folder."""
+    """Two hospitals, their site files, the federation's file and, where `linked`, links, in one folder."""
 
     def __init__(self, folder: Path, rounds: int, *, linked: bool = False) -> None:
         port = free_port()
