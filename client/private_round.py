@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -17,8 +18,10 @@ from acm_core.federated.messages import Refusal, Task
 from acm_core.federated.update import Arrays
 from acm_core.nn import Classifier
 from acm_core.privacy.accounting import Plan, epsilon, noise_multiplier
+from acm_core.privacy.chain import LedgerError
 from acm_core.privacy.gate import check_gradients
-from acm_core.privacy.ledger import Ledger, ledger_folder
+from acm_core.privacy.layers import UnknownGradientError
+from acm_core.privacy.ledger import BudgetExceededError, Ledger, ledger_folder
 from acm_core.privacy.scores import noised_aurocs
 from acm_core.privacy.training import Mechanism, PrivateTraining, Steps
 from acm_core.training.local import Proximal, predict
@@ -32,6 +35,18 @@ log = logging.getLogger("acm_fed.client")
 
 _CHECKPOINT_SECONDS = 30.0
 _LIBRARIES = ("acm-fed", "torch", "opacus", "numba")
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except BudgetExceededError as error:
+        raise RefusedError(Refusal.BUDGET, str(error)) from error
+    except LedgerError as error:
+        raise RefusedError(Refusal.LEDGER, str(error)) from error
+    except UnknownGradientError as error:
+        raise RefusedError(Refusal.MODEL, str(error)) from error
 
 
 class PrivateRound:
@@ -55,6 +70,7 @@ class PrivateRound:
         self._site, self._config, self._privacy, self.policy = site, config, privacy, policy
         self._films, self._kept, self._device = films, kept, device
 
+    @_refusals()
     def train(
         self, task: Task, model: Classifier, proximal: Proximal | None
     ) -> tuple[Arrays, dict[str, float]]:
@@ -64,8 +80,8 @@ class PrivateRound:
         on from its last checkpoint.
 
         Raises:
-            LedgerError: the ledger cannot be trusted, or the budget does not permit the run or the round.
-            UnknownGradientError: see `check_gradients`.
+            RefusedError: the ledger cannot be trusted, the budget does not permit the run or the round, or the
+                model's gradients are not known by unit (`check_gradients`).
         """
         start = fingerprint(get_arrays(model))
         with self._ledger() as ledger:
@@ -81,11 +97,12 @@ class PrivateRound:
         log.info("round %d: the run has cost ε = %.3f of %.3g", task.round, spent, plan.epsilon)
         return arrays, {"epsilon": round(spent, 6), "noise_multiplier": plan.sigma}
 
+    @_refusals()
     def report(self, number: int, model: Classifier) -> Report:
         """Noised AUROCs of the model after round `number` on the test patients: the one release of this run.
 
         Raises:
-            LedgerError: the ledger cannot be trusted.
+            RefusedError: the ledger cannot be trusted.
         """
         if (before := self._kept.load_report()) is not None:
             return before

@@ -6,6 +6,7 @@ import json
 import logging
 from dataclasses import replace
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,10 +19,7 @@ from acm_core.data.site_films import SiteFilms, load_site
 from acm_core.federated.encoding import BaseMismatchError, EncodingError, decode, encode
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
 from acm_core.federated.update import Arrays, overgrown
-from acm_core.nn import Classifier, build_classifier, normalisation_names
-from acm_core.privacy.chain import LedgerError
-from acm_core.privacy.layers import UnknownGradientError
-from acm_core.privacy.ledger import BudgetExceededError
+from acm_core.nn import Classifier, normalisation_names, unfilled_classifier
 from acm_core.randomness import stream_seed
 from acm_core.training.local import (
     Proximal,
@@ -31,14 +29,16 @@ from acm_core.training.local import (
     predict,
     train,
 )
-from acm_core.training.weights import ModelMismatchError, get_arrays, set_arrays
+from acm_core.training.weights import ModelMismatchError, blank_arrays, get_arrays, set_arrays
 from client.evaluation import evaluate_models
 from client.kept_models import KeptModels, SiteRun
 from client.local_only import train_local_only
 from client.policy import expect_permitted, permitted_privacy
-from client.private_round import PrivateRound
 from client.refusal import RefusedError
 from client.release import figures_leave, labelled_counts, released
+
+if TYPE_CHECKING:
+    from client.private_round import PrivateRound
 
 log = logging.getLogger("acm_fed.client")
 
@@ -63,12 +63,6 @@ class SiteRound:
                 return self._answer(task)
         except RefusedError as error:
             return self._refuse(task, error.refusal, error)
-        except BudgetExceededError as error:
-            return self._refuse(task, Refusal.BUDGET, error)
-        except LedgerError as error:
-            return self._refuse(task, Refusal.LEDGER, error)
-        except UnknownGradientError as error:
-            return self._refuse(task, Refusal.MODEL, error)
         except LabelError as error:
             return self._refuse(task, Refusal.LABELS, error)
         except ModelMismatchError as error:
@@ -113,7 +107,6 @@ class SiteRound:
                 Refusal.NO_FILMS if len(films.train) == 0 else Refusal.TOO_FEW_FILMS,
                 f"expected at least {_MIN_TRAINING_FILMS} labelled training films, got {len(films.train)}",
             )
-        log.info("round %d: training on %d films", task.round, len(films.train))
         received = self._received(task, config, kept)
         kept.save_received(received)
         model, at_site = self._global_model(task, config, kept, received)
@@ -121,15 +114,16 @@ class SiteRound:
         if config.federation.proximal_mu > 0:
             reference = {name: p.detach().clone() for name, p in model.named_parameters()}
             proximal = Proximal(reference, config.federation.proximal_mu)
+        log.info("round %d: training on %d films", task.round, len(films.train))
         if private is None:
             reply = self._train_openly(task, config, films, model, proximal)
         else:
             reply = self._train_privately(task, config, private, model, proximal)
+        log.info("round %d: trained", task.round)
         if not all(np.isfinite(array).all() for array in reply.arrays.values()):
             raise TrainingDivergedError("expected finite weights after training")
         if at_site:
             kept.save_normalisation(task.round, {name: reply.arrays.pop(name) for name in at_site})
-        log.info("round %d: trained", task.round)
         base = {name: received[name] for name in reply.arrays}
         residual = kept.load_residual(before=task.round)
         encoded = encode(reply.arrays, base, config.federation.encoding, residual)
@@ -194,6 +188,9 @@ class SiteRound:
         privacy = permitted_privacy(config, self._site)
         if privacy is None:
             return None
+        # Imported here: every message is answered by a process of its own, and Opacus takes a second.
+        from client.private_round import PrivateRound
+
         return PrivateRound(self._site, config, *privacy, films, kept, self._device)
 
     def _evaluate(self, task: Task, config: FederationConfig, films: SiteFilms, kept: KeptModels) -> Reply:
@@ -214,18 +211,18 @@ class SiteRound:
 
     def _received(self, task: Task, config: FederationConfig, kept: KeptModels) -> Arrays:
         """The weights sent, whole or as the difference to those that came last."""
-        blank = get_arrays(build_classifier(config.model, len(config.findings)))
         try:
             last = kept.load_received()
         except (OSError, SafetensorError):
             last = None
+        last = last or blank_arrays(unfilled_classifier(config.model, len(config.findings)))
         try:
-            received = decode(task.arrays, last or blank)
+            received = decode(task.arrays, last)
         except BaseMismatchError as error:
             raise RefusedError(Refusal.BASE, str(error)) from error
         except EncodingError as error:
             raise RefusedError(Refusal.MODEL, str(error)) from error
-        if wrong := overgrown(received, last or blank):
+        if wrong := overgrown(received, last):
             raise RefusedError(Refusal.MODEL, wrong)
         return received
 
@@ -241,7 +238,7 @@ class SiteRound:
         return model, at_site
 
     def _model(self, config: FederationConfig, arrays: Arrays) -> Classifier:
-        model = build_classifier(config.model, len(config.findings), seed=stream_seed(config.seed, "model"))
+        model = unfilled_classifier(config.model, len(config.findings))
         set_arrays(model, arrays)
         return model.to(self._device).to(memory_format=torch.channels_last)
 

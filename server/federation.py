@@ -126,10 +126,11 @@ class FederatedRun:
         if self._config.evaluation.local_only:
             self._events.write("local_only_started", sites=federation.sites)
             self._loop.ask(
-                Task(TaskKind.LOCAL_ONLY, federation.rounds, config, arrays=_whole(self._initial)),
+                Task(TaskKind.LOCAL_ONLY, federation.rounds, config),
                 federation.round_deadline * federation.rounds,
                 lambda _: None,
                 quorum=federation.quorum,
+                whole=lambda: _whole(self._initial),
             )
         self._events.write("evaluation_started", sites=federation.sites)
         reports: dict[str, dict[str, Any]] = {}
@@ -139,10 +140,11 @@ class FederatedRun:
             reports[reply.site] = report.model_dump(mode="json")
 
         self._loop.ask(
-            Task(TaskKind.EVALUATE, federation.rounds, config, arrays=_whole({**arrays, **self._companions})),
+            Task(TaskKind.EVALUATE, federation.rounds, config),
             federation.round_deadline,
             accept,
             quorum=federation.quorum,
+            whole=lambda: _whole({**arrays, **self._companions}),
         )
         if not reports:
             raise RunFailedError(

@@ -42,7 +42,6 @@ class FlowerTransport:
         return self._connected
 
     def send(self, task: Task, sites: dict[str, Connection], lifetime: float) -> list[Ticket]:
-        gc.collect()  # Flower's records refer to themselves: those of earlier tasks, each with a model, go now
         arrays = ArrayRecord({name: Array(array) for name, array in task.arrays.items()})
         content = RecordDict({"task": ConfigRecord({**task.to_wire()}), "arrays": arrays})
         sent_bytes = sum(array.nbytes for array in task.arrays.values())
@@ -58,6 +57,9 @@ class FlowerTransport:
             identifier = next(iter(self._grid.push_messages([message])), "")
             if identifier:
                 tickets.append(Ticket(identifier, site, connection, sent_bytes))
+            del message
+        del content, arrays
+        gc.collect()  # Flower's records refer to themselves: the model in these goes now, while the sites train
         return tickets
 
     def receive(self, tickets: Sequence[Ticket]) -> Iterator[Answer]:

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from acm_core.audit_events import (
@@ -33,6 +33,10 @@ from server.state import RoundState
 from server.transport import Answer, Connection, Ticket, Transport
 
 _POLL_SECONDS = 0.2
+_SHORTEST_POLL_SECONDS, _POLL_PAUSE = (
+    0.02,
+    4.0,
+)  # a look for replies is followed by a pause so many times as long
 _REMIND_SECONDS = 30.0
 _TRIES_OF_LOST = 3
 
@@ -120,6 +124,7 @@ class RoundLoop:
         accept: Callable[[Reply], None],
         *,
         quorum: int,
+        whole: Callable[[], Arrays] = dict,
         difference: Arrays | None = None,
     ) -> Outcome:
         """Send `task` to every connected site and take replies until all have come or the time is up.
@@ -130,9 +135,11 @@ class RoundLoop:
 
         Args:
             accept: takes an answer in, or raises UpdateRefused, EncodingError or MessageError.
-            difference: what to send instead of the task's arrays to the sites that have what it is a difference to.
+            whole: makes the model to send, encoded for a receiver that has none; called where a site needs it.
+            difference: what to send instead to the sites that have what it is a difference to.
         """
         outcome = Outcome()
+        whole = cache(whole)
         tickets: dict[str, Ticket] = {}
         working: set[str] = set()
         lost: Counter[str] = Counter()
@@ -146,7 +153,7 @@ class RoundLoop:
                 and (site not in tickets or tickets[site].connection != connected[site])
                 and site not in outcome.answered
             }
-            for ticket in self._send(task, difference, fresh, seconds) if fresh else ():
+            for ticket in self._send(task, whole, difference, fresh, seconds) if fresh else ():
                 tickets[ticket.site] = ticket
                 working.add(ticket.site)
                 outcome.asked.add(ticket.site)
@@ -179,7 +186,8 @@ class RoundLoop:
                     sites=missing,
                     seconds=seconds - (now - started),
                 )
-            time.sleep(_POLL_SECONDS)
+            pause = _POLL_PAUSE * (time.monotonic() - now)
+            time.sleep(min(max(pause, _SHORTEST_POLL_SECONDS), _POLL_SECONDS))
         for site in outcome.asked.intersection(outcome.missing(self._sites)):
             self._note(SiteMissing(run=self._config.name, round=task.round, task=task.kind, site=site))
         return outcome
@@ -194,11 +202,16 @@ class RoundLoop:
         return connected
 
     def _send(
-        self, task: Task, difference: Arrays | None, sites: dict[str, Connection], seconds: float
+        self,
+        task: Task,
+        whole: Callable[[], Arrays],
+        difference: Arrays | None,
+        sites: dict[str, Connection],
+        seconds: float,
     ) -> list[Ticket]:
         short = {} if difference is None else {site: sites[site] for site in sites.keys() & self._have}
-        whole = {site: connection for site, connection in sites.items() if site not in short}
-        tickets = self._send_noted(task, whole, seconds) if whole else []
+        long = {site: connection for site, connection in sites.items() if site not in short}
+        tickets = self._send_noted(replace(task, arrays=whole()), long, seconds) if long else []
         if difference is not None and short:
             tickets += self._send_noted(replace(task, arrays=difference), short, seconds)
         return tickets
@@ -223,7 +236,6 @@ class RoundLoop:
         number = state.round + 1
         federation = self._config.federation
         model = {**state.arrays, **self._companions}
-        whole = encode(model, {}, federation.encoding).payload
         for attempt in range(1, federation.round_attempts + 1):
             self._wait(lambda absent: len(self._sites) - len(absent) >= self._quorum)
             self._events.write("round_started", round=number, rounds=federation.rounds, attempt=attempt)
@@ -232,10 +244,11 @@ class RoundLoop:
                 federation.aggregation, state.arrays, self._config.findings, self._finding_rows
             )
             outcome = self.ask(
-                Task(TaskKind.TRAIN, number, self._config_json, arrays=whole),
+                Task(TaskKind.TRAIN, number, self._config_json),
                 federation.round_deadline,
                 partial(self._add, average, state.arrays),
                 quorum=self._quorum,
+                whole=lambda: encode(model, {}, federation.encoding).payload,
                 difference=self._difference,
             )
             record = self._record(number, attempt, outcome, begun, time.monotonic() - started)

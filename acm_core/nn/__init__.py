@@ -8,6 +8,7 @@ from acm_core.nn.classifier import (
     build_classifier,
     finding_rows,
     normalisation_names,
+    unfilled_classifier,
 )
 from acm_core.nn.context import ContextModule, NoContext
 from acm_core.nn.context_choice import build_context
@@ -32,4 +33,5 @@ __all__ = [
     "finding_rows",
     "load_weights",
     "normalisation_names",
+    "unfilled_classifier",
 ]

@@ -116,6 +116,19 @@ def build_classifier(config: ModelConfig, findings: int, *, seed: int = 0) -> Cl
         return Classifier(config, findings)
 
 
+def unfilled_classifier(config: ModelConfig, findings: int) -> Classifier:
+    """A classifier on the CPU whose parameters and buffers hold nothing meaningful until they are loaded.
+
+    Saves drawing the millions of numbers that `build_classifier` draws.
+
+    Raises:
+        ValueError: see `Classifier`.
+    """
+    with torch.device("meta"):
+        model = Classifier(config, findings)
+    return model.to_empty(device="cpu")
+
+
 def normalisation_names(model: nn.Module) -> frozenset[str]:
     """state_dict names, parameters and buffers, of the normalisation layers: what FedBN keeps at a site."""
     return frozenset(

@@ -27,6 +27,14 @@ def get_arrays(model: nn.Module, without: Collection[str] = ()) -> Arrays:
     }
 
 
+def blank_arrays(model: nn.Module) -> Arrays:
+    """Zeros of the names, shapes and dtypes of a model's state."""
+    return {
+        name: torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu").numpy()
+        for name, tensor in model.state_dict().items()
+    }
+
+
 def set_arrays(model: nn.Module, arrays: Arrays) -> None:
     """Copy `arrays` into the model in place.
 

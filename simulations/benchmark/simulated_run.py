@@ -16,6 +16,7 @@ from typing import Any, Literal
 from acm_core.config import dump_config
 from acm_core.config.loading import load_config
 from acm_core.data.site_films import load_site
+from simulations.engine import default_processes
 from simulations.settings import SimulationConfig
 from simulations.sites import prepare_sites
 
@@ -26,7 +27,8 @@ _LINE = re.compile(r"(\S+ \S+) INFO round \d+: (training on|trained)")
 
 
 def run(rounds: int, sites: Sequence[int] = SITES) -> list[dict[str, Any]]:
-    """Rows, see `table`: the demo's federation, then `sites` small hospitals with three rounds, one site at a time.
+    """Rows, see `table`: the demo's federation as it is run, a site a core at a time, and one site at a time, in which
+    nothing can hide behind another site's training; then `sites` small hospitals with three rounds, one at a time.
 
     Args:
         rounds: how often each run is made, in turns.
@@ -60,7 +62,7 @@ def run(rounds: int, sites: Sequence[int] = SITES) -> list[dict[str, Any]]:
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """Lines. Run: the whole command; rounds: first training to last; both over the sum of the trainings."""
     lines = [
-        f"{'work':10}{'':14}{'films':>6}{'rounds':>7}{'training s':>12}{'run s':>8}"
+        f"{'work':16}{'':14}{'films':>6}{'rounds':>7}{'training s':>12}{'run s':>8}"
         f"{'run/training':>20}{'rounds/training':>20}"
     ]
     for row in rows:
@@ -68,7 +70,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         whole = [one["run"] / one["training"] for one in runs]
         within = [one["rounds"] / one["training"] for one in runs]
         lines.append(
-            f"{row['work']:10}{row['contender']:14}{row['films']:6}{row['rounds']:7}"
+            f"{row['work']:16}{row['contender']:14}{row['films']:6}{row['rounds']:7}"
             f"{median(one['training'] for one in runs):12.1f}{median(one['run'] for one in runs):8.1f}"
             f"{_spread(whole):>20}{_spread(within):>20}"
         )
@@ -87,7 +89,10 @@ def _jobs(folder: Path, sites: Sequence[int]) -> list[tuple[str, SimulationConfi
             update={"data": folder / "data", "processes": 1, "pooled": False}
         ),
     }
-    jobs = [("demo", demo.model_copy(update=federated))]
+    one = demo.model_copy(update=federated)
+    cores = default_processes()
+    simulation = one.simulation.model_copy(update={"processes": cores})
+    jobs = [(f"demo, {cores} at once", one.model_copy(update={"simulation": simulation})), ("demo", one)]
     for count in sites:
         names = tuple(f"H{number:02}" for number in range(count))
         hospital = demo.simulation.hospitals[0]

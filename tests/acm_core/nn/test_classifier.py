@@ -10,7 +10,8 @@ import torchvision
 from torch import nn
 
 from acm_core.config.sections import ModelConfig
-from acm_core.nn import build_classifier, finding_rows, normalisation_names
+from acm_core.nn import build_classifier, finding_rows, normalisation_names, unfilled_classifier
+from acm_core.training.weights import blank_arrays, get_arrays, set_arrays
 
 ARCHITECTURES = get_args(ModelConfig.model_fields["architecture"].annotation)
 CONTEXTS = get_args(ModelConfig.model_fields["context"].annotation)
@@ -239,3 +240,23 @@ def test_acm_learns_which_side_is_brighter() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("norm", get_args(ModelConfig.model_fields["norm"].annotation))
+def test_an_unfilled_model_computes_the_same_once_it_is_loaded(context: str, norm: str) -> None:
+    config = ModelConfig.model_validate({"architecture": "resnet18", "context": context, "norm": norm})
+    model = build_classifier(config, 2).eval()
+    unfilled = unfilled_classifier(config, 2).eval()
+    with torch.no_grad():
+        for tensor in (*unfilled.parameters(), *unfilled.buffers()):
+            tensor.fill_(float("nan") if tensor.is_floating_point() else 7)
+    set_arrays(unfilled, get_arrays(model))
+    films = torch.randn(2, 1, 64, 64)
+    for got, expected in zip(unfilled(films), model(films), strict=True):
+        assert torch.equal(got, expected)
+    blank = blank_arrays(unfilled)
+    assert {name: (a.shape, a.dtype) for name, a in blank.items()} == {
+        name: (a.shape, a.dtype) for name, a in get_arrays(model).items()
+    }
+    assert not any(array.any() for array in blank.values())
