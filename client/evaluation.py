@@ -7,30 +7,41 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from acm_core.config.sections import FederationConfig
-from acm_core.data.site_films import SiteFilms
+from acm_core.config.sections import FederationConfig, SiteConfig
+from acm_core.data.site_films import FilmSet, SiteFilms
 from acm_core.nn import Classifier
 from acm_core.randomness import stream_seed
+from acm_core.training.calibration import calibrate
+from acm_core.training.histograms import ScoreHistogram
 from acm_core.training.local import predict
-from acm_core.training.metrics import Estimate, evaluate_findings, mean_auroc, paired_difference
+from acm_core.training.metrics import (
+    Estimate,
+    evaluate_findings,
+    mean_auroc,
+    operating_points,
+    paired_difference,
+)
+from acm_core.training.subgroups import evaluate_groups
 
 Report = dict[str, Any]
+
+FEDERATED = "federated"
 
 
 def evaluate_models(
     models: Mapping[str, Classifier],
     films: SiteFilms,
     config: FederationConfig,
-    site: str,
+    site: SiteConfig,
     device: torch.device,
 ) -> Report:
-    """AUROC and AUPRC of each model on the test films, with patient-bootstrap intervals.
+    """How well each model does on the test films, with patient-bootstrap intervals.
 
     Returns:
-        JSON-ready: `films` and `patients` of the test split, `training_films`, `set_aside` (reason → files),
-        `models` (name → `findings`, `mean_auroc`, and `gain` over the local-only model where both are there; the
-        same resamples behind every figure). A finding without both classes among the test films has no AUROC.
+        JSON-ready, see `SiteReport`. The same resamples stand behind every figure. A finding without both classes
+        among the test films has no AUROC.
     """
     test = films.test
     report: Report = {
@@ -38,27 +49,64 @@ def evaluate_models(
         "patients": len(np.unique(test.patients)),
         "training_films": len(films.train),
         "set_aside": dict(films.set_aside),
+        "fingerprint": films.fingerprint,
+        "smallest_group": site.policy.smallest_group,
         "models": {},
     }
     if len(test) == 0:
         return report
-    seed = stream_seed(config.seed, site, "bootstrap")
+    seed = stream_seed(config.seed, site.site, "bootstrap")
     resamples = config.evaluation.bootstrap
     scores = {
         name: predict(model, test, config.training.batch_size, device)[0] for name, model in models.items()
     }
     for name, values in scores.items():
         arguments = (test.labels, test.patients, config.findings)
-        findings = evaluate_findings(values, *arguments, resamples=resamples, seed=seed)
         gain = None
         if name != "local_only" and "local_only" in scores:
             gain = paired_difference(values, scores["local_only"], *arguments, resamples=resamples, seed=seed)
         report["models"][name] = {
-            "findings": {finding: metrics.to_dict() for finding, metrics in findings.items()},
+            "findings": _findings(values, test, config, seed),
             "mean_auroc": _dict(mean_auroc(values, *arguments, resamples=resamples, seed=seed)),
             "gain": _dict(gain),
         }
+        if name == FEDERATED:
+            report["models"][name]["subgroups"] = {
+                attribute: {
+                    group: figures.to_dict()
+                    for group, figures in evaluate_groups(
+                        values,
+                        *arguments,
+                        groups,
+                        smallest=site.policy.smallest_group,
+                        resamples=resamples,
+                        seed=seed,
+                    ).items()
+                }
+                for attribute, groups in films.test_groups.items()
+            }
     return report
+
+
+def _findings(
+    scores: NDArray[np.float32], test: FilmSet, config: FederationConfig, seed: int
+) -> dict[str, dict[str, Any]]:
+    arguments = (scores, test.labels, test.patients, config.findings)
+    resamples = config.evaluation.bootstrap
+    metrics = evaluate_findings(*arguments, resamples=resamples, seed=seed)
+    points = operating_points(*arguments, config.evaluation.specificities, resamples=resamples, seed=seed)
+    described = {}
+    for column, finding in enumerate(config.findings):
+        of_finding = scores[:, column], test.labels[:, column]
+        histogram = ScoreHistogram.of(*of_finding)
+        positives, negatives = histogram.pairs()
+        described[finding] = {
+            **metrics[finding].to_dict(),
+            "operating_points": [point.to_dict() for point in points[finding]],
+            "calibration": calibrate(*of_finding).to_dict(),
+            "histogram": {"positives": positives, "negatives": negatives},
+        }
+    return described
 
 
 def _dict(estimate: Estimate | None) -> dict[str, Any] | None:

@@ -11,6 +11,11 @@ from client.evaluation import Report
 
 _STEP = 50  # films or patients that a coarsened count is rounded down to
 _DIGITS = 2
+_NO_DETAIL: dict[str, Any] = {
+    "operating_points": [],
+    "calibration": None,
+    "histogram": None,
+}  # films could be counted from these
 
 
 def labelled_counts(config: FederationConfig, policy: SitePrivacy) -> tuple[int, ...]:
@@ -34,9 +39,15 @@ def released(report: Report, policy: SitePrivacy) -> Report:
         for reason, files in report["set_aside"].items()
         if (count := _count(files, policy.counts)) is not None
     }
+    if policy.counts != "exact":
+        kept["fingerprint"] = None  # it changes with every film
     if not figures_leave(policy):
         kept["models"] = {}
     for model in kept["models"].values():
+        if not (policy.counts == policy.metrics == "exact"):
+            model["subgroups"] = {}
+            for finding in model["findings"].values():
+                finding.update(_NO_DETAIL)
         for finding in model["findings"].values():
             for name in ("positives", "negatives"):
                 finding[name] = _count(finding[name], policy.counts)

@@ -30,7 +30,7 @@ from acm_core.training.local import (
     train,
 )
 from acm_core.training.weights import ModelMismatchError, blank_arrays, get_arrays, set_arrays
-from client.evaluation import evaluate_models
+from client.evaluation import FEDERATED, evaluate_models
 from client.kept_models import KeptModels, SiteRun
 from client.local_only import train_local_only
 from client.policy import expect_permitted, permitted_privacy
@@ -197,16 +197,16 @@ class SiteRound:
         log.info("evaluating on %d test films", len(films.test))
         private = self._private(config, films, kept)
         received = self._received(task, config, kept)
-        models = {"federated": self._global_model(task, config, kept, received)[0]}
+        models = {FEDERATED: self._global_model(task, config, kept, received)[0]}
         alone = kept.load_local_only()
         if config.evaluation.local_only and alone is not None:
             models["local_only"] = self._model(config, alone)
         measured = models if private is None or figures_leave(private.policy) else {}
-        report = evaluate_models(measured, films, config, self._site.site, self._device)
+        report = evaluate_models(measured, films, config, self._site, self._device)
         if private is not None:
             report = released(report, private.policy)
             if private.policy.metrics == "noised":
-                report["models"] = {"federated": private.report(task.round, models["federated"])}
+                report["models"] = {FEDERATED: private.report(task.round, models[FEDERATED])}
         return Reply(self._site.site, task.round, report=json.dumps(report))
 
     def _received(self, task: Task, config: FederationConfig, kept: KeptModels) -> Arrays:

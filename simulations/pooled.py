@@ -40,4 +40,7 @@ def evaluate_pooled(config: FederationConfig, sites: dict[str, SiteConfig]) -> d
     if arrays is None:
         return {}
     set_arrays(model, arrays)
-    return {name: evaluate_models({_POOL: model}, films[name], config, name, device) for name in sites}
+    return {
+        name: evaluate_models({_POOL: model}, films[name], config, site, device)
+        for name, site in sites.items()
+    }

@@ -82,6 +82,7 @@ def _train(
     from server.events import EventLog
     from server.model_card import write_model_card
     from server.results import add_pooled
+    from simulations.crosswise import evaluate_crosswise
     from simulations.engine import simulate
     from simulations.pooled import evaluate_pooled
 
@@ -90,6 +91,9 @@ def _train(
     if config.simulation.pooled:
         EventLog(folder.events).write("note", text="one model on all films together, for comparison")
         metrics = add_pooled(metrics, evaluate_pooled(federation, sites))
+    if config.evaluation.local_only:
+        metrics = {**metrics, "crosswise": evaluate_crosswise(federation, sites)}
+    if config.simulation.pooled or config.evaluation.local_only:
         folder.write_metrics(metrics)
         write_model_card(folder.model_card, federation, metrics)
     return metrics

@@ -208,6 +208,9 @@ class EvaluationConfig(Section):
     bootstrap: int = Field(
         1000, ge=100, le=100_000, description="patient-bootstrap resamples behind each interval"
     )
+    specificities: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.8, 0.9, 0.95), description="at which sensitivity is reported", max_length=10
+    )
 
 
 class ServerSection(Section):
@@ -385,6 +388,12 @@ class SitePolicy(Section):
     hours: Annotated[str, StringConstraints(pattern=_FROM_TO)] | None = Field(
         None,
         description="from when to when the site works for the federation, such as 19:00-07:00; null: always",
+    )
+    smallest_group: int = Field(
+        10,
+        ge=1,
+        description="patients with a finding, and without it, below which a figure of a group (sex, age band, view) is "
+        "withheld",
     )
 
 

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from acm_core.config.sections import SiteConfig
 from acm_core.data.intake.intake import prepare, take_in
+from acm_core.data.intake.manifest import Row
 from acm_core.data.labels import read_labels
 from acm_core.data.prepared import FilmStack
 from acm_core.data.splits import Split, patient_numbers
+from acm_core.groups import Attribute, age_band
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class SiteFilms:
     """All of a site's films that are labelled for at least one of the run's findings.
 
     Attributes:
+        test_groups: attribute → each test film's group.
         set_aside: reason code → number of files that cannot be used.
         fingerprint: of the dataset: the hash of the site's manifest.
     """
@@ -51,6 +54,7 @@ class SiteFilms:
     train: FilmSet
     validation: FilmSet
     test: FilmSet
+    test_groups: Mapping[Attribute, NDArray[np.str_]] = field(repr=False)
     set_aside: Mapping[str, int]
     fingerprint: str
 
@@ -95,9 +99,18 @@ def load_site(
         chosen(Split.TRAIN),
         chosen(Split.VALIDATION),
         chosen(Split.TEST),
+        _groups([row for row in rows if row.split == Split.TEST]),
         dict(sorted((reason.value, count) for reason, count in reasons.items() if reason is not None)),
         taken.fingerprint,
     )
+
+
+def _groups(rows: Sequence[Row]) -> dict[Attribute, NDArray[np.str_]]:
+    return {
+        "sex": np.array([row.sex or "unknown" for row in rows], np.str_),
+        "age": np.array([age_band(row.age) for row in rows], np.str_),
+        "view": np.array([row.view or "unknown" for row in rows], np.str_),
+    }
 
 
 def concatenate(sets: Sequence[FilmSet]) -> FilmSet:

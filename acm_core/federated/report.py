@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from acm_core.federated.messages import MessageError
+from acm_core.groups import Attribute, GroupName
+from acm_core.training.histograms import BINS
 
-MAX_BYTES = 2**20
+MAX_BYTES = 4 * 2**20
 
 Count = Annotated[int, Field(ge=0, le=10_000_000)]
 ReasonCode = Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,32}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _ascending(pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    if any(first[0] >= second[0] for first, second in pairwise(pairs)):
+        raise ValueError("expected each bin once, ascending")
+    return pairs
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Pairs = Annotated[
+    tuple[tuple[Annotated[int, Field(ge=0, lt=BINS)], Annotated[int, Field(ge=1, le=10_000_000)]], ...],
+    AfterValidator(_ascending),
+]
 ModelName = Literal["federated", "local_only", "pooled"]
 
 
@@ -30,22 +47,78 @@ class EstimateReport(_Declared):
     dropped: Count
 
 
+class OperatingPointReport(_Declared):
+    """Sensitivity at a specificity; no threshold where even the highest score is that of a negative film."""
+
+    specificity: Share
+    threshold: Share | None
+    sensitivity: EstimateReport
+
+
+class ReliabilityReport(_Declared):
+    """A tenth of the scores: films, their mean score, their share of positive films."""
+
+    films: Count
+    score: Share
+    positive: Share
+
+
+class CalibrationReport(_Declared):
+    """Reliability by tenths of the score (None: no film there) and the expected calibration error."""
+
+    error: Share | None
+    bins: Annotated[tuple[ReliabilityReport | None, ...], Field(min_length=10, max_length=10)]
+
+
+class HistogramReport(_Declared):
+    """(bin, films) of `ScoreHistogram`, bins ascending."""
+
+    positives: Pairs
+    negatives: Pairs
+
+
+class GroupFindingReport(_Declared):
+    """One finding in a group; None: withheld, or not defined."""
+
+    auroc: EstimateReport | None
+    positives: Count | None
+    negatives: Count | None
+
+
+class GroupReport(_Declared):
+    """One group of films by an attribute."""
+
+    patients: Count | None
+    films: Count | None
+    findings: dict[str, GroupFindingReport]
+
+
 class FindingReport(_Declared):
-    """One finding: no AUROC ("not defined") unless both classes are among the test films. No counts: withheld."""
+    """One finding: no AUROC ("not defined") unless both classes are among the test films.
+
+    Counts, calibration and histogram are None where they are withheld.
+    """
 
     defined: bool
     auroc: EstimateReport | None
     auprc: EstimateReport | None
     positives: Count | None
     negatives: Count | None
+    operating_points: tuple[OperatingPointReport, ...] = ()
+    calibration: CalibrationReport | None = None
+    histogram: HistogramReport | None = None
 
 
 class ModelReport(_Declared):
-    """One model: `gain` is its mean AUROC less that of the local-only model on the same resamples."""
+    """One model: `gain` is its mean AUROC less that of the local-only model on the same resamples.
+
+    `subgroups`: attribute → group → figures, of the federated model.
+    """
 
     findings: dict[str, FindingReport]
     mean_auroc: EstimateReport | None
     gain: EstimateReport | None
+    subgroups: dict[Attribute, dict[GroupName, GroupReport]] = Field(default_factory=dict)
 
 
 class SiteReport(_Declared):
@@ -55,6 +128,8 @@ class SiteReport(_Declared):
         films, patients, training_films: of the test split, and of the training split; None: withheld.
         set_aside: reason code → files that cannot be used; those that are withheld are missing.
         metrics: how the site lets its figures leave under differential privacy.
+        fingerprint: of the site's dataset; None: withheld.
+        smallest_group: patients below which the site withholds a group's figures.
     """
 
     films: Count | None
@@ -63,6 +138,8 @@ class SiteReport(_Declared):
     set_aside: dict[ReasonCode, Count]
     models: dict[ModelName, ModelReport]
     metrics: Literal["withheld", "coarsened", "noised", "exact"] = "exact"
+    fingerprint: Sha256 | None = None
+    smallest_group: Count | None = None
 
 
 def read_report(text: str, findings: Sequence[str]) -> SiteReport:
@@ -80,6 +157,15 @@ def read_report(text: str, findings: Sequence[str]) -> SiteReport:
         raise MessageError(
             f"expected a site's report: {first['type']} at depth {len(first['loc'])}"
         ) from None
-    if any(set(model.findings) != set(findings) for model in report.models.values()):
+    figures: list[ModelReport | GroupReport] = [
+        *report.models.values(),
+        *(
+            group
+            for model in report.models.values()
+            for groups in model.subgroups.values()
+            for group in groups.values()
+        ),
+    ]
+    if any(set(some.findings) != set(findings) for some in figures):
         raise MessageError(f"expected figures for {', '.join(findings)} of each model")
     return report

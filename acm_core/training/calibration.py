@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,11 @@ class ReliabilityBin:
     """Films whose score lies in one tenth of [0, 1].
 
     Attributes:
-        patients, films: how many.
+        films: how many.
         score: mean score.
         positive: share of positive films.
     """
 
-    patients: int
     films: int
     score: float
     positive: float
@@ -41,37 +40,34 @@ class Calibration:
     bins: tuple[ReliabilityBin | None, ...]
     error: float | None
 
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
 
-def calibrate(scores: Floats, labels: Floats, patients: npt.NDArray[np.integer[Any]]) -> Calibration:
+
+def calibrate(scores: Floats, labels: Floats) -> Calibration:
     """Calibration of one finding's scores.
 
     Args:
         scores: N probabilities.
         labels: N of 1, 0 and NaN (not labelled, which is left out).
-        patients: N, the same number for films of the same patient.
 
     Raises:
         ValueError: a score that is no probability.
     """
     labelled = ~np.isnan(labels)
-    scores, positive, patients = (
-        scores[labelled].astype(np.float64),
-        labels[labelled] == 1,
-        patients[labelled],
-    )
+    scores, positive = scores[labelled].astype(np.float64), labels[labelled] == 1
     if not ((scores >= 0) & (scores <= 1)).all():
         raise ValueError("expected probabilities from 0 to 1, got others or NaN")
     place = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], scores)  # an edge belongs to the lower bin
-    bins = tuple(_bin(scores[place == i], positive[place == i], patients[place == i]) for i in range(BINS))
+    bins = tuple(_bin(scores[place == i], positive[place == i]) for i in range(BINS))
     error = None
     if len(scores):
         error = sum(one.films * abs(one.score - one.positive) for one in bins if one) / len(scores)
     return Calibration(bins, error)
 
 
-def _bin(
-    scores: Floats, positive: npt.NDArray[np.bool_], patients: npt.NDArray[np.integer[Any]]
-) -> ReliabilityBin | None:
+def _bin(scores: Floats, positive: npt.NDArray[np.bool_]) -> ReliabilityBin | None:
     if not len(scores):
         return None
-    return ReliabilityBin(len(np.unique(patients)), len(scores), float(scores.mean()), float(positive.mean()))
+    return ReliabilityBin(len(scores), float(scores.mean()), float(positive.mean()))

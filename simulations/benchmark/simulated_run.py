@@ -42,7 +42,7 @@ def run(rounds: int, sites: Sequence[int] = SITES) -> list[dict[str, Any]]:
                 for contender, runs in measured.items():
                     said = f"simulation: {work}, {contender}, {turn + 1} of {rounds}"
                     print(said, file=sys.stderr, flush=True)  # noqa: T201  # progress
-                    folder = Path(name) / f"{config.name} {contender} {turn}"
+                    folder = Path(name) / f"{work} {contender} {turn}"
                     folder.mkdir()
                     runs.append(_ours(config, folder) if contender == "ours" else _flower(config, folder))
             rows += [

@@ -7,21 +7,21 @@ from typing import Any
 
 import pytest
 from hospitals import FINDINGS
-from reports import estimate, model
+from reports import estimate, model, report
 
 from acm_core.config.sections import SitePrivacy
 from acm_core.federated.report import read_report
 from client.release import figures_leave, noised_model, released
 
 REPORT: dict[str, Any] = {
+    **report(
+        federated=model(estimate(0.81234, 0.0345), estimate(0.0123)),
+        local_only=model(estimate(0.7)),
+    ),
     "films": 123,
     "patients": 99,
     "training_films": 512,
     "set_aside": {"blank": 3, "lateral": 77},
-    "models": {
-        "federated": model(estimate(0.81234, 0.0345), estimate(0.0123)),
-        "local_only": model(estimate(0.7)),
-    },
 }
 
 
@@ -38,6 +38,8 @@ def test_by_default_nothing_leaves() -> None:
         "set_aside": {},
         "models": {},
         "metrics": "withheld",
+        "fingerprint": None,
+        "smallest_group": 10,
     }
     assert read_report(json.dumps(kept), FINDINGS).films is None
 
@@ -53,6 +55,26 @@ def test_coarsened_counts_are_rounded_down() -> None:
 
 def test_exact_is_as_it_was() -> None:
     assert released(REPORT, policy(counts="exact", metrics="exact")) == {**REPORT, "metrics": "exact"}
+
+
+@pytest.mark.parametrize(
+    ("counts", "metrics"),
+    [("withheld", "exact"), ("coarsened", "exact"), ("exact", "coarsened"), ("coarsened", "coarsened")],
+)
+def test_nothing_by_which_films_can_be_counted_leaves_unless_counts_and_figures_do(
+    counts: str, metrics: str
+) -> None:
+    kept = released(REPORT, policy(counts=counts, metrics=metrics))
+    assert kept["fingerprint"] == (REPORT["fingerprint"] if counts == "exact" else None)
+    for some in kept["models"].values():
+        assert some["subgroups"] == {}
+        for finding in some["findings"].values():
+            assert (finding["operating_points"], finding["calibration"], finding["histogram"]) == (
+                [],
+                None,
+                None,
+            )
+    assert read_report(json.dumps(kept), FINDINGS).metrics == metrics
 
 
 def test_counts_are_withheld_beside_exact_figures() -> None:

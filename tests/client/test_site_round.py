@@ -12,11 +12,14 @@ from hospitals import FINDINGS, federation, hospital, site
 from wire import trained, whole
 
 from acm_core.config.sections import FederationConfig
+from acm_core.data.site_films import load_site
 from acm_core.federated.encoding import encode
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
+from acm_core.federated.report import read_report
 from acm_core.federated.update import Arrays
 from acm_core.nn import build_classifier, normalisation_names
 from acm_core.randomness import stream_seed
+from acm_core.training.histograms import ScoreHistogram
 from acm_core.training.weights import get_arrays
 from client.site_round import SiteRound
 
@@ -103,6 +106,35 @@ def test_evaluation_reports_models_side_by_side(films: Path) -> None:
     assert report["models"]["federated"]["gain"] is not None
     assert report["patients"] <= report["films"]
     assert reply.arrays == {}
+
+
+def test_evaluation_reports_curves_calibration_and_groups(films: Path) -> None:
+    config = federation(evaluation={"specificities": [0.5, 0.75]})
+    settings = site(films, "A", policy={"smallest_group": 2})
+    task = Task(TaskKind.EVALUATE, 2, config.model_dump_json(), arrays=whole(initial(config)))
+    report = read_report(SiteRound(settings).answer(task).report, FINDINGS)
+    assert report.smallest_group == 2
+    assert report.fingerprint == load_site(settings, FINDINGS, config.model.image_size).fingerprint
+    model = report.models["federated"]
+    assert any(finding.defined for finding in model.findings.values())
+    for finding in model.findings.values():
+        assert finding.histogram is not None
+        assert finding.calibration is not None
+        histogram = ScoreHistogram.from_pairs(finding.histogram.positives, finding.histogram.negatives)
+        assert (histogram.positives.sum(), histogram.negatives.sum()) == (
+            finding.positives,
+            finding.negatives,
+        )
+        assert [point.specificity for point in finding.operating_points] == (
+            [0.5, 0.75] if finding.defined else []
+        )
+        assert sum(one.films for one in finding.calibration.bins if one) == (
+            histogram.positives.sum() + histogram.negatives.sum()
+        )
+    assert set(model.subgroups) == {"sex", "age", "view"}
+    for groups in model.subgroups.values():
+        counts = [group.films for group in groups.values()]
+        assert None in counts or sum(count or 0 for count in counts) == report.films
 
 
 def interrupted_after_one_epoch(runner: SiteRound, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:

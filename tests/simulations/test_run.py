@@ -58,6 +58,10 @@ def test_interrupted_and_resumed_on_ray_gives_the_model_of_an_undisturbed_run(tm
     assert "resumed after round 1" in second.text()
     assert processes_with(str(tmp_path)) == []
     metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
+    for tested in metrics["sites"]:
+        own = metrics["sites"][tested]["models"]["local_only"]["mean_auroc"]
+        assert metrics["crosswise"][tested][tested] == own
+        assert set(metrics["crosswise"][tested]) == set(metrics["sites"])
     assert set(metrics["mean_over_sites"]) == {"local_only", "federated", "pooled"}
 
     sites = {}

@@ -33,13 +33,41 @@ def model(
         "auprc": figure,
         "positives": 5,
         "negatives": 0 if figure is None else 7,
+        "operating_points": [],
+        "calibration": {"error": None if figure is None else 0.125, "bins": [None] * 10},
+        "histogram": {"positives": [[600, 5]], "negatives": [] if figure is None else [[400, 6], [700, 1]]},
     }
-    return {"findings": {name: dict(report) for name in findings}, "mean_auroc": figure, "gain": gain}
+    if figure is not None:
+        report["operating_points"] = [{"specificity": 0.9, "threshold": 0.75, "sensitivity": figure}]
+    return {
+        "findings": {name: dict(report) for name in findings},
+        "mean_auroc": figure,
+        "gain": gain,
+        "subgroups": {
+            "sex": {
+                "F": {
+                    "patients": 20,
+                    "films": 21,
+                    "findings": {
+                        name: {"auroc": figure, "positives": 5, "negatives": 7} for name in findings
+                    },
+                }
+            }
+        },
+    }
 
 
 def report(**models: dict[str, Any]) -> dict[str, Any]:
     """A site's report with these models."""
-    return {"films": 12, "patients": 9, "training_films": 30, "set_aside": {}, "models": models}
+    return {
+        "films": 12,
+        "patients": 9,
+        "training_films": 30,
+        "set_aside": {},
+        "models": models,
+        "fingerprint": "0a" * 32,
+        "smallest_group": 10,
+    }
 
 
 def metrics(sites: dict[str, dict[str, Any]], config: FederationConfig | None = None) -> Metrics:

@@ -11,8 +11,34 @@ from acm_core.federated.messages import MessageError
 from acm_core.federated.report import read_report
 
 ESTIMATE = {"value": 0.8, "low": 0.7, "high": 0.9, "standard_error": 0.05, "dropped": 0}
-FINDING = {"defined": True, "auroc": ESTIMATE, "auprc": None, "positives": 3, "negatives": 4}
-MODEL = {"findings": {"Nodule": FINDING}, "mean_auroc": ESTIMATE, "gain": None}
+POINT = {"specificity": 0.9, "threshold": None, "sensitivity": ESTIMATE}
+BIN = {"films": 3, "score": 0.05, "positive": 0.0}
+FINDING = {
+    "defined": True,
+    "auroc": ESTIMATE,
+    "auprc": None,
+    "positives": 3,
+    "negatives": 4,
+    "operating_points": [POINT],
+    "calibration": {"error": 0.1, "bins": [BIN, *[None] * 9]},
+    "histogram": {"positives": [[3, 1], [500, 2]], "negatives": [[0, 4]]},
+}
+GROUP = {
+    "patients": None,
+    "films": 12,
+    "findings": {"Nodule": {"auroc": ESTIMATE, "positives": 3, "negatives": None}},
+}
+MODEL = {
+    "findings": {"Nodule": FINDING},
+    "mean_auroc": ESTIMATE,
+    "gain": None,
+    "subgroups": {"sex": {"F": GROUP, "unknown": GROUP}, "age": {"80 and over": GROUP}},
+}
+
+
+def finding(**changes: Any) -> dict[str, Any]:
+    """Models of a report, one figure of which is another."""
+    return {"federated": {**MODEL, "findings": {"Nodule": {**FINDING, **changes}}}}
 
 
 def report(**changes: Any) -> str:
@@ -23,6 +49,8 @@ def report(**changes: Any) -> str:
         "set_aside": {"blank": 1},
         "models": {"federated": MODEL},
         "metrics": "exact",
+        "fingerprint": "0a" * 32,
+        "smallest_group": 10,
     }
     return json.dumps({**whole, **changes})
 
@@ -44,6 +72,17 @@ def test_a_whole_report_comes_back_as_it_was() -> None:
         report(models={"federated": {**MODEL, "findings": {}}}),
         report(models={"federated": {**MODEL, "mean_auroc": {**ESTIMATE, "value": float("nan")}}}),
         report(models={"federated": {**MODEL, "mean_auroc": {**ESTIMATE, "value": 1.5}}}),
+        report(fingerprint="Müller"),
+        report(models={"federated": {**MODEL, "subgroups": {"name": {"F": GROUP}}}}),
+        report(models={"federated": {**MODEL, "subgroups": {"sex": {"Müller": GROUP}}}}),
+        report(models={"federated": {**MODEL, "subgroups": {"sex": {"F": {**GROUP, "films": -1}}}}}),
+        report(models={"federated": {**MODEL, "subgroups": {"sex": {"F": {**GROUP, "findings": {}}}}}}),
+        report(models=finding(histogram={"positives": [[1000, 1]], "negatives": []})),
+        report(models=finding(histogram={"positives": [[5, 0]], "negatives": []})),
+        report(models=finding(histogram={"positives": [[5, 1], [5, 2]], "negatives": []})),
+        report(models=finding(histogram={"positives": [[5, 1, 2]], "negatives": []})),
+        report(models=finding(calibration={"error": 0.1, "bins": [None] * 11})),
+        report(models=finding(operating_points=[{**POINT, "threshold": 2.0}])),
     ],
 )
 def test_anything_else_is_refused_without_repeating_it(text: str) -> None:

@@ -1,0 +1,104 @@
+"""How well a model serves each group of patients, with the cells that are too small to be shown left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from acm_core.training.metrics import Estimate, FindingMetrics, Floats, Ints, evaluate_findings
+
+
+@dataclass(frozen=True)
+class GroupFinding:
+    """One finding in one group.
+
+    Attributes:
+        auroc: None where too few patients have, or have not, the finding.
+        positives, negatives: films; None where they are withheld.
+    """
+
+    auroc: Estimate | None
+    positives: int | None
+    negatives: int | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """One group; its patients and films are None where they are withheld."""
+
+    patients: int | None
+    films: int | None
+    findings: dict[str, GroupFinding]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def evaluate_groups(
+    scores: Floats,
+    labels: Floats,
+    patients: Ints,
+    findings: Sequence[str],
+    groups: npt.NDArray[np.str_],
+    *,
+    smallest: int,
+    resamples: int = 1000,
+    seed: int,
+) -> dict[str, Group]:
+    """AUROC of each finding in each group that has films, sorted by name.
+
+    A finding has an AUROC in a group where at least `smallest` patients there have a film labelled 1, and as many one
+    labelled 0. Where one group of an attribute is too small, the counts of all of them are withheld: with the whole's,
+    which is known, the others' would give away the smallest's.
+
+    Args:
+        groups: N, each film's group.
+        smallest: patients.
+
+    Other arguments and errors as in `evaluate_findings`.
+    """
+    chosen = {str(name): np.flatnonzero(groups == name) for name in np.unique(groups)}
+    measured = {
+        name: evaluate_findings(
+            scores[rows], labels[rows], patients[rows], findings, resamples=resamples, seed=seed
+        )
+        for name, rows in chosen.items()
+    }
+    seen = {name: len(np.unique(patients[rows])) for name, rows in chosen.items()}
+    countable = all(count >= smallest for count in seen.values())
+    large = {
+        name: [_patients_of_both(labels[rows, f], patients[rows], smallest) for f in range(len(findings))]
+        for name, rows in chosen.items()
+    }
+    shown = [
+        countable and all(_unlabelled(measured[name][finding]) or large[name][f] for name in chosen)
+        for f, finding in enumerate(findings)
+    ]
+    return {
+        name: Group(
+            seen[name] if countable else None,
+            len(rows) if countable else None,
+            {
+                finding: GroupFinding(
+                    measured[name][finding].auroc if large[name][f] else None,
+                    measured[name][finding].positives if shown[f] else None,
+                    measured[name][finding].negatives if shown[f] else None,
+                )
+                for f, finding in enumerate(findings)
+            },
+        )
+        for name, rows in chosen.items()
+    }
+
+
+def _unlabelled(metrics: FindingMetrics) -> bool:
+    return metrics.positives == metrics.negatives == 0
+
+
+def _patients_of_both(labels: Floats, patients: Ints, smallest: int) -> bool:
+    return all(len(np.unique(patients[labels == label])) >= smallest for label in (1, 0))
