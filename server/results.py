@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from importlib.metadata import version
 from typing import Any
 
 from acm_core.config.sections import FederationConfig
@@ -11,7 +12,7 @@ from server.state import RoundState
 
 Metrics = dict[str, Any]
 
-_MODELS = ("local_only", "federated", "pooled")
+MODELS = ("local_only", "federated", "pooled")
 
 
 def summarise(config: FederationConfig, state: RoundState, reports: Mapping[str, Any]) -> Metrics:
@@ -23,6 +24,7 @@ def summarise(config: FederationConfig, state: RoundState, reports: Mapping[str,
     return _with_means(
         {
             "run": config.name,
+            "version": version("acm-fed"),
             "seed": config.seed,
             "rounds": state.round,
             "context": config.model.context,
@@ -98,7 +100,7 @@ def interval_text(estimate: Mapping[str, Any] | None) -> str:
 
 def _with_means(metrics: Metrics) -> Metrics:
     reports = metrics["sites"].values()
-    measured = [name for name in _MODELS if any(name in report["models"] for report in reports)]
+    measured = [name for name in MODELS if any(name in report["models"] for report in reports)]
     means = {name: _mean(reports, name) for name in measured}
     gains = [
         (gain["value"], gain["standard_error"])

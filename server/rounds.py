@@ -168,7 +168,7 @@ class RoundLoop:
                     lost[site] += 1
                     del tickets[site]
                 outcome.bytes_received += answer.received_bytes
-                self._take(task, answer, accept, outcome, now - started)
+                self._take(task, answer, accept, outcome, time.monotonic() - started)
                 del answer  # it holds a model, and the next one is unpacked before this name is bound to it
             missing = outcome.missing(self._sites)
             waiting = [site for site in outcome.refused if site not in tickets]

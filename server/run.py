@@ -81,6 +81,7 @@ def _supervise(server: ServerSection, state: ServerState, folder: RunFolder) -> 
     from acm_core.bundle import build_bundle
     from acm_core.trust import TrustError
     from acm_core.trust.certificates import fingerprint
+    from server.report.writing import write_report
     from server.superlink import SuperLink, SuperLinkError
 
     console, audit = Console(), AuditLog(state.audit)
@@ -125,6 +126,7 @@ def _supervise(server: ServerSection, state: ServerState, folder: RunFolder) -> 
                 audit.append(ServerStopped())
     if ended["event"] == "run_failed":
         return 1
+    write_report(folder, state)
     print_results(console, json.loads(folder.metrics.read_text(encoding="utf-8")), folder.folder)
     return 0
 

@@ -54,7 +54,8 @@ class RunFolder:
     """Paths and writers of one run's folder.
 
     `config.yaml` the resolved configuration; `rounds.jsonl` a line a round; `metrics.json`; `model.safetensors`;
-    `model_card.md`; `tensorboard/`; `events.jsonl` what the terminal shows; `state/` for --resume; `logs/`.
+    `model_card.md`; `report.html` and `report.json`; `tensorboard/`; `events.jsonl` what the terminal shows; `state/`
+    for --resume; `logs/`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -64,6 +65,8 @@ class RunFolder:
         self.metrics = folder / "metrics.json"
         self.model = folder / "model.safetensors"
         self.model_card = folder / "model_card.md"
+        self.report = folder / "report.html"
+        self.report_numbers = folder / "report.json"
         self.tensorboard = folder / "tensorboard"
         self.events = folder / "events.jsonl"
         self.state = folder / "state"

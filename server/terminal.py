@@ -182,5 +182,12 @@ def print_results(console: Console, metrics: dict[str, Any], folder: Path) -> No
     console.print(metrics["privacy"]["short"], highlight=False, markup=False)
     if metrics["answer"]:
         console.print(metrics["answer"], highlight=False, markup=False)
-    for name in ("metrics.json", "model.safetensors", "model_card.md", "rounds.jsonl", "tensorboard"):
+    for name in (
+        "report.html",
+        "metrics.json",
+        "model.safetensors",
+        "model_card.md",
+        "rounds.jsonl",
+        "tensorboard",
+    ):
         console.print(f"  {folder / name}", highlight=False, markup=False, soft_wrap=True)

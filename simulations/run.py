@@ -55,6 +55,7 @@ def run(config: SimulationConfig, folder: RunFolder, *, resume: bool) -> int:
 
     from acm_core.processes import keep_freed_memory
     from server.events import EventLog
+    from server.report.writing import write_report
     from server.rounds import RunFailedError
     from server.run_folder import ResumeError
     from server.terminal import print_results
@@ -72,6 +73,7 @@ def run(config: SimulationConfig, folder: RunFolder, *, resume: bool) -> int:
     except (MissingFilmsError, RunFailedError, ResumeError) as error:
         console.print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
         return 1
+    write_report(folder, None)
     print_results(console, metrics, folder.folder)
     return 0
 

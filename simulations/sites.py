@@ -6,11 +6,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from acm_core.config.sections import SiteConfig, SitePrivacy
+from acm_core.config.sections import SiteConfig, SitePolicy, SitePrivacy
 from acm_core.files import write_atomically
 from acm_core.randomness import stream
 from simulations.phantoms import write_hospital
 from simulations.settings import SimulationConfig
+
+_SMALLEST_GROUP = 2  # what an interval needs: nobody is behind a simulation's small cells
 
 Progress = Callable[[str, int, int], None]
 
@@ -70,6 +72,7 @@ def _site(config: SimulationConfig, name: str, folder: Path, processes: int) -> 
         labels=folder / "labels.csv",
         state=state,
         threads=1 if processes > 1 else None,
+        policy=SitePolicy(smallest_group=_SMALLEST_GROUP),
         privacy=_policy(config, name),
     )
 

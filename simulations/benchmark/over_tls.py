@@ -46,10 +46,11 @@ CASES: tuple[tuple[Architecture, int], ...] = (
     ("resnet18", 8),
     ("resnet18", 32),
     ("resnet50", 2),
-    ("resnet50", 64),
+    ("resnet50", 16),
 )
 PROCESSES = {"SuperLink": "server.superlink_program", "ServerApp": "flwr-serverapp"}
 _POLL_SECONDS = 0.2
+_ASK_SECONDS = 3.0  # between two questions of a site for something to do, as Flower's SuperNode
 _MEGABYTE = 10**6
 
 # What a site's processes have in their environment; here it must not reach the processes of other benchmarks.
@@ -162,7 +163,7 @@ class _Site:
             _, receive, send, _, _, pull, push, confirm = connection
             while not self._ended.is_set():
                 if (received := receive()) is None:
-                    time.sleep(_POLL_SECONDS)
+                    self._ended.wait(_ASK_SECONDS)
                     continue
                 message, tree = received
                 about = message.metadata

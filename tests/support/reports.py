@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 from hospitals import FINDINGS, federation
@@ -40,7 +41,7 @@ def model(
     if figure is not None:
         report["operating_points"] = [{"specificity": 0.9, "threshold": 0.75, "sensitivity": figure}]
     return {
-        "findings": {name: dict(report) for name in findings},
+        "findings": {name: deepcopy(report) for name in findings},
         "mean_auroc": figure,
         "gain": gain,
         "subgroups": {
@@ -67,6 +68,7 @@ def report(**models: dict[str, Any]) -> dict[str, Any]:
         "models": models,
         "fingerprint": "0a" * 32,
         "smallest_group": 10,
+        "metrics": "exact",
     }
 
 

@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -50,6 +51,7 @@ def _expect_sound(database: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError("expected a sound journal")
 
 
+@cache
 def readers_version() -> str:
     """Changes when the same file may give another reading."""
     made_by = [str(_VERSION), *(f"{name} {version(name)}" for name in _READERS)]

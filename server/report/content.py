@@ -1,0 +1,264 @@
+"""What stands in a run's report: numbers and sentences, no layout."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import yaml
+
+from acm_core.audit_events import ReplyRefused, SiteMissing, SiteRefused
+from acm_core.audit_log import AuditError, verify
+from acm_core.config.sections import FederationConfig
+from acm_core.training.histograms import ScoreHistogram
+from server.authority import ServerState
+from server.registry import Registry
+from server.results import MODELS, privacy_in_short, privacy_statement
+from server.run_folder import RunFolder
+
+Content = dict[str, Any]
+
+_SIMULATION = "simulation"  # the section that only a simulation's file has
+
+
+class NoResultsError(Exception):
+    """The folder holds no finished run."""
+
+
+class _Run(NamedTuple):
+    config: FederationConfig
+    simulated: bool
+    metrics: dict[str, Any]
+    records: list[dict[str, Any]]
+
+
+def report_content(folder: RunFolder, state: ServerState | None) -> Content:
+    """A finished run's report, JSON-ready.
+
+    Args:
+        state: the server's state folder, for what its registry and audit log say; None where there is none.
+
+    Raises:
+        NoResultsError: the folder holds no finished run.
+    """
+    run = _read(folder)
+    config, metrics = run.config, run.metrics
+    return {
+        "run": config.name,
+        "written": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
+        "simulated": run.simulated,
+        "version": metrics["version"],
+        "findings": list(config.findings),
+        "answer": metrics["answer"],
+        "gain": metrics["federated_gain"],
+        "mean_over_sites": metrics["mean_over_sites"],
+        "sites": {site: _site(report) for site, report in metrics["sites"].items()},
+        "not_evaluated": metrics["not_evaluated"],
+        "crosswise": metrics.get("crosswise"),
+        "curves": {finding: _curves(metrics, finding) for finding in config.findings},
+        "calibration": {finding: _calibration(metrics, finding) for finding in config.findings},
+        "rounds": run.records,
+        "participation": _participation(run),
+        "privacy": _privacy(config, metrics),
+        "security": None if state is None else _security(config, state),
+        "config": folder.config.read_text(encoding="utf-8"),
+        "seed": config.seed,
+    }
+
+
+def _read(folder: RunFolder) -> _Run:
+    if not folder.metrics.exists():
+        raise NoResultsError(
+            f"expected a finished run in {folder.folder}, got no {folder.metrics.name}: the report is written when the "
+            "last round is evaluated; continue the run with --resume"
+        )
+    settings = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+    simulated = settings.pop(_SIMULATION, None) is not None
+    lines = folder.rounds.read_text(encoding="utf-8").splitlines()
+    return _Run(
+        FederationConfig.model_validate(settings),
+        simulated,
+        json.loads(folder.metrics.read_text(encoding="utf-8")),
+        [json.loads(line) for line in lines],
+    )
+
+
+def _site(report: Mapping[str, Any]) -> Content:
+    models = report["models"]
+    federated = models.get("federated")
+    return {
+        **{
+            name: report[name]
+            for name in ("films", "patients", "training_films", "set_aside", "fingerprint", "smallest_group")
+        },
+        "released": report["metrics"],
+        "sentence": site_sentence(report),
+        "gain": federated and federated["gain"],
+        "mean_auroc": {name: models[name]["mean_auroc"] for name in MODELS if name in models},
+        "findings": {name: models[name]["findings"] for name in MODELS if name in models},
+        "subgroups": (federated or {}).get("subgroups", {}),
+    }
+
+
+def site_sentence(report: Mapping[str, Any]) -> str:
+    """What training together gave a site, in plain words and no more than its figures show."""
+    federated = report["models"].get("federated")
+    if federated is None:
+        return "The site withholds its figures."
+    mean, gain = federated["mean_auroc"], federated["gain"]
+    if mean is None:
+        return (
+            "No finding has films with and without it among this site's test films: nothing can be said here."
+        )
+    text = f"Federated, mean AUROC {_with_interval(mean, '.3f')}"
+    if gain is None:
+        return f"{text}. The site did not train alone: whether it gained is not known."
+    alone = report["models"]["local_only"]["mean_auroc"]
+    text += f", alone {_with_interval(alone, '.3f')}; difference {_with_interval(gain, '+.3f')}."
+    if gain["low"] is None:
+        return f"{text} Too few patients for an interval."
+    if gain["low"] > 0:
+        return f"Training together helped this site. {text}"
+    if gain["high"] < 0:
+        return f"Training together hurt this site. {text}"
+    return f"This site's test films do not settle whether training together helped it. {text}"
+
+
+def _with_interval(estimate: Mapping[str, Any], form: str) -> str:
+    value = format(estimate["value"], form)
+    if estimate["low"] is None:
+        return value
+    return f"{value} ({format(estimate['low'], form)} to {format(estimate['high'], form)})"
+
+
+def _federated(metrics: Mapping[str, Any], finding: str) -> dict[str, Mapping[str, Any]]:
+    """Site → the federated model's figures for a finding, of the sites that let them leave."""
+    return {
+        site: report["models"]["federated"]["findings"][finding]
+        for site, report in metrics["sites"].items()
+        if "federated" in report["models"]
+    }
+
+
+def _curves(metrics: Mapping[str, Any], finding: str) -> Content:
+    """ROC and precision–recall of the federated model, of each site and of all sites' films together."""
+    histograms = {
+        site: ScoreHistogram.from_pairs(**figures["histogram"])
+        for site, figures in _federated(metrics, finding).items()
+        if figures["histogram"] is not None
+    }
+    sites = {site: _curve(one) for site, one in histograms.items() if one.auroc is not None}
+    merged = ScoreHistogram.merged(histograms.values())
+    return {
+        "sites": sites,
+        "merged": None if merged.auroc is None else _curve(merged),
+        "of": sorted(histograms),
+    }
+
+
+def _curve(histogram: ScoreHistogram) -> Content:
+    roc, precision_recall = histogram.roc(), histogram.precision_recall()
+    return {
+        "auroc": histogram.auroc,
+        "positives": int(histogram.positives.sum()),
+        "negatives": int(histogram.negatives.sum()),
+        "roc": _points(*roc),
+        "precision_recall": _points(*precision_recall),
+    }
+
+
+def _points(xs: Iterable[float], ys: Iterable[float]) -> list[tuple[float, float]]:
+    """Without points that are there twice."""
+    points = dict.fromkeys((round(float(x), 5), round(float(y), 5)) for x, y in zip(xs, ys, strict=True))
+    return list(points)
+
+
+def _calibration(metrics: Mapping[str, Any], finding: str) -> Content | None:
+    """Reliability of all sites' films together, exact, since the bins are the same; None where none is known."""
+    reports = [
+        figures["calibration"] for figures in _federated(metrics, finding).values() if figures["calibration"]
+    ]
+    columns = zip(*(report["bins"] for report in reports), strict=True)
+    bins = [merged for column in columns if (merged := _merged([one for one in column if one]))]
+    films = sum(one["films"] for one in bins)
+    if not films:
+        return None
+    error = sum(one["films"] * abs(one["score"] - one["positive"]) for one in bins) / films
+    return {"error": error, "bins": bins, "films": films}
+
+
+def _merged(bins: list[dict[str, Any]]) -> dict[str, Any] | None:
+    films = sum(one["films"] for one in bins)
+    if not films:
+        return None
+    means = {name: sum(one["films"] * one[name] for one in bins) / films for name in ("score", "positive")}
+    return {"films": films, **means}
+
+
+def _participation(run: _Run) -> dict[str, Content]:
+    """Site → what came of every round there, and the losses that it reported."""
+    sites = {}
+    for site in run.config.federation.sites:
+        rounds = []
+        for record in run.records:
+            if site in record["answered"]:
+                outcome = "answered"
+            else:
+                outcome = "refused" if site in record["refused"] else "missing"
+            rounds.append(
+                {
+                    "round": record["round"],
+                    "outcome": outcome,
+                    "reason": record["refused"].get(site, ""),
+                    "films": record["films"].get(site),
+                    "metrics": record["metrics"].get(site, {}),
+                }
+            )
+        sites[site] = {
+            "rounds": rounds,
+            "answered": sum(one["outcome"] == "answered" for one in rounds),
+            "refused": sum(one["outcome"] == "refused" for one in rounds),
+            "missing": sum(one["outcome"] == "missing" for one in rounds),
+        }
+    return sites
+
+
+def _privacy(config: FederationConfig, metrics: Mapping[str, Any]) -> Content:
+    return {
+        "short": privacy_in_short(config),
+        "statement": privacy_statement(config),
+        "settings": None if config.privacy is None else config.privacy.model_dump(mode="json"),
+        "spent": metrics["privacy"]["spent"],
+    }
+
+
+def _security(config: FederationConfig, state: ServerState) -> Content:
+    """What the server's registry and audit log say of this run."""
+    try:
+        found = verify(state.audit)
+    except AuditError as error:
+        return {"enrolled": [], "audit": {"sound": False, "text": str(error), "rows": 0}, "refused": []}
+    refused = [
+        {
+            "round": row.event.round,
+            "site": row.event.site,
+            "task": row.event.task,
+            "reason": _reason(row.event),
+        }
+        for row in found.rows
+        if isinstance(row.event, ReplyRefused | SiteRefused | SiteMissing) and row.event.run == config.name
+    ]
+    head = found.rows[-1].hash if found.rows else ""
+    return {
+        "enrolled": [
+            {"site": entry.name, "key": entry.fingerprint} for entry in Registry.load(state.registry).active()
+        ],
+        "audit": {"sound": True, "rows": len(found.rows), "head": head},
+        "refused": refused,
+    }
+
+
+def _reason(event: ReplyRefused | SiteRefused | SiteMissing) -> str:
+    return "no answer" if isinstance(event, SiteMissing) else str(event.reason)

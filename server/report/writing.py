@@ -1,0 +1,26 @@
+"""The report's two files in the run's folder."""
+
+from __future__ import annotations
+
+import json
+
+from acm_core.files import write_text_atomically
+from server.authority import ServerState
+from server.report.content import report_content
+from server.report.page import render
+from server.run_folder import RunFolder
+
+
+def write_report(folder: RunFolder, state: ServerState | None) -> None:
+    """Write `report.html` and `report.json`.
+
+    Args:
+        state: see `report_content`.
+
+    Raises:
+        NoResultsError: the folder holds no finished run.
+        OSError: the disk does not take them.
+    """
+    content = report_content(folder, state)
+    write_text_atomically(folder.report_numbers, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_text_atomically(folder.report, render(content))

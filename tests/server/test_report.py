@@ -1,0 +1,257 @@
+"""The run report: its figures recomputed, its sentences, and the page in a real browser."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import SIZES, address_of, chromium, expect_readable, opened
+from hospitals import FINDINGS, federation
+from hypothesis import given
+from hypothesis import strategies as st
+from reports import estimate, metrics, model, report
+
+from acm_core.audit_events import ReplyRefused, SiteMissing, SiteRefused
+from acm_core.audit_log import AuditLog
+from acm_core.config import dump_config
+from acm_core.config.sections import FederationConfig
+from acm_core.federated.messages import Refusal, TaskKind
+from acm_core.federated.update import RefusalReason
+from acm_core.trust import keys
+from server.authority import ServerState
+from server.registry import Registry
+from server.report.__main__ import main
+from server.report.charts import axis
+from server.report.content import NoResultsError, report_content, site_sentence
+from server.report.page import render
+from server.run_folder import RunFolder
+
+PRIVATE = {"unit": "patient", "epsilon": 8.0, "expected_batch": 16}
+
+
+def helped(at: float = 0.8, by: float = 0.1) -> dict[str, Any]:
+    """A site's report: federated, alone, and the difference."""
+    return report(federated=model(estimate(at), estimate(by, 0.04)), local_only=model(estimate(at - by)))
+
+
+def written(
+    folder: Path, sites: dict[str, dict[str, Any]], config: FederationConfig | None = None, **extra: Any
+) -> RunFolder:
+    """A finished run's folder of hand-made reports, two rounds of which the second went without B."""
+    config = config or federation()
+    run = RunFolder(folder / config.name)
+    run.folder.mkdir(parents=True)
+    run.config.write_text(dump_config(config), encoding="utf-8")
+    losses = {"train_loss": 0.7, "validation_loss": 0.69}
+    records = [
+        {
+            "round": number,
+            "attempt": 1,
+            "started": 1.7e9,
+            "seconds": 12.5,
+            "asked": ["A", "B"],
+            "answered": list(answered),
+            "refused": refused,
+            "missing": missing,
+            "films": dict.fromkeys(answered, 30),
+            "metrics": {site: {**losses, "train_loss": 0.7 / number} for site in answered},
+            "bytes_sent": 2_000_000,
+            "bytes_received": 1_000_000,
+        }
+        for number, answered, refused, missing in (
+            (1, "AB", {}, []),
+            (2, "A", {"B": "policy.hours"}, []),
+            (3, "A", {}, ["B"]),
+        )
+    ]
+    run.rounds.write_text("".join(f"{json.dumps(record)}\n" for record in records), encoding="utf-8")
+    run.write_metrics({**metrics(sites, config), **extra})
+    return run
+
+
+def with_histogram(
+    report: dict[str, Any], positives: list[tuple[int, int]], negatives: list[tuple[int, int]]
+) -> dict[str, Any]:
+    """The report with this histogram of the federated model and reliability that goes with it."""
+    finding = report["models"]["federated"]["findings"][FINDINGS[0]]
+    finding["histogram"] = {"positives": positives, "negatives": negatives}
+    return report
+
+
+def by_hand(positives: list[tuple[int, int]], negatives: list[tuple[int, int]]) -> float:
+    """AUROC pair by pair."""
+    wins = sum(
+        of * among * (1.0 if place > other else 0.5 if place == other else 0.0)
+        for place, of in positives
+        for other, among in negatives
+    )
+    return wins / (sum(of for _, of in positives) * sum(of for _, of in negatives))
+
+
+def test_the_merged_curves_are_those_of_all_sites_films(tmp_path: Path) -> None:
+    first, second = [(600, 3), (700, 2)], [(400, 4), (650, 2)]
+    third, fourth = [(600, 1)], [(600, 5), (800, 1)]
+    run = written(
+        tmp_path,
+        {"A": with_histogram(helped(), first, second), "B": with_histogram(helped(), third, fourth)},
+    )
+    curves = report_content(run, None)["curves"][FINDINGS[0]]
+    assert curves["sites"]["A"]["auroc"] == pytest.approx(by_hand(first, second))
+    merged = curves["merged"]
+    assert merged["auroc"] == pytest.approx(by_hand([*first, *third], [*second, *fourth]))
+    assert (merged["positives"], merged["negatives"]) == (6, 12)
+    area = sum((x1 - x0) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in pairwise(merged["roc"]))
+    assert area == pytest.approx(merged["auroc"], abs=1e-4)
+    assert (tuple(merged["roc"][0]), tuple(merged["roc"][-1])) == ((0, 0), (1, 1))
+
+
+def test_calibration_is_merged_film_by_film(tmp_path: Path) -> None:
+    reports = {"A": helped(), "B": helped()}
+    for site, (films, score, positive) in {"A": (30, 0.1, 0.0), "B": (10, 0.02, 0.4)}.items():
+        finding = reports[site]["models"]["federated"]["findings"][FINDINGS[0]]
+        finding["calibration"] = {
+            "error": 0.1,
+            "bins": [{"films": films, "score": score, "positive": positive}, *[None] * 9],
+        }
+    merged = report_content(written(tmp_path, reports), None)["calibration"][FINDINGS[0]]
+    assert merged["films"] == 40
+    (only,) = merged["bins"]
+    assert (only["score"], only["positive"]) == (pytest.approx(0.08), pytest.approx(0.1))
+    assert merged["error"] == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(
+    ("of_site", "begins"),
+    [
+        (helped(by=0.1), "Training together helped this site. Federated, mean AUROC 0.800 (0.600 to 1.000)"),
+        (helped(by=-0.2), "Training together hurt this site."),
+        (helped(by=0.01), "This site's test films do not settle whether"),
+        (
+            report(federated=model(estimate(0.8))),
+            "Federated, mean AUROC 0.800 (0.600 to 1.000). The site did not",
+        ),
+        (report(federated=model(None)), "No finding has films with and without it"),
+        (report(), "The site withholds its figures."),
+    ],
+)
+def test_a_sentence_says_no_more_than_the_figures(of_site: dict[str, Any], begins: str) -> None:
+    assert site_sentence(of_site).startswith(begins)
+
+
+def test_who_took_part_and_why_not(tmp_path: Path) -> None:
+    content = report_content(written(tmp_path, {"A": helped(), "B": helped()}), None)
+    there = content["participation"]["B"]
+    assert [one["outcome"] for one in there["rounds"]] == ["answered", "refused", "missing"]
+    assert (there["answered"], there["refused"], there["missing"]) == (1, 1, 1)
+    page = render(content)
+    assert "●○–" in page
+    assert "B: policy.hours" in page
+
+
+def test_what_the_servers_state_says_of_the_run(tmp_path: Path) -> None:
+    run = written(tmp_path, {"A": helped()})
+    state = ServerState(tmp_path / "state")
+    state.create("test", ["127.0.0.1"])
+    key = keys.create_key(tmp_path / "A.key").public_key()
+    Registry.load(state.registry).approve("A", keys.public_text(key))
+    log = AuditLog(state.audit)
+    about = {"round": 2, "task": TaskKind.TRAIN, "site": "A"}
+    log.append(SiteRefused(run="test", **about, reason=Refusal.POLICY_HOURS))
+    log.append(ReplyRefused(run="test", **about, reason=RefusalReason.NOT_FINITE))
+    log.append(SiteMissing(run="test", **about))
+    head = log.append(SiteMissing(run="another", **about)).hash
+    security = report_content(run, state)["security"]
+    assert security["enrolled"] == [{"site": "A", "key": keys.fingerprint(key)}]
+    assert [one["reason"] for one in security["refused"]] == ["policy.hours", "not_finite", "no answer"]
+    assert (security["audit"]["sound"], security["audit"]["head"]) == (True, head)
+
+    rows = state.audit / "audit.jsonl"
+    rows.write_text(rows.read_text(encoding="utf-8").replace("not_finite", "norm"), encoding="utf-8")
+    content = report_content(run, state)
+    assert content["security"]["audit"]["sound"] is False
+    assert "cannot be trusted" in render(content)
+
+
+def test_a_private_run_says_what_is_protected_and_what_was_spent(tmp_path: Path) -> None:
+    config = federation(privacy=PRIVATE, model={"norm": "group"})
+    withheld = {**report(), "films": None, "patients": None, "training_films": None, "fingerprint": None}
+    content = report_content(written(tmp_path, {"A": {**withheld, "metrics": "withheld"}}, config), None)
+    page = render(content)
+    assert content["privacy"]["spent"] == {"A": 1.5}
+    assert "Not covered: which site it is" in page
+    assert "1.500" in page
+    assert "The site withholds its figures." in page
+
+
+def test_names_from_outside_cannot_write_the_page(tmp_path: Path) -> None:
+    config = federation(findings=["<script>alert(1)</script>", "Pleural Effusion"])
+    sites = {"A": report(federated=model(estimate(0.8), findings=config.findings))}
+    page = render(report_content(written(tmp_path, sites, config), None))
+    assert "<script" not in page
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = written(tmp_path, {"A": helped(), "B": helped()})
+    assert main([str(run.folder)]) == 0
+    assert capsys.readouterr().out == f"{run.report}\n"
+    assert json.loads(run.report_numbers.read_text(encoding="utf-8"))["sites"]["A"]["films"] == 12
+    assert main([str(tmp_path / "none")]) == 1
+    assert "expected a finished run" in capsys.readouterr().err
+    run.metrics.unlink()
+    with pytest.raises(NoResultsError, match="continue the run with --resume"):
+        report_content(run, None)
+
+
+@given(
+    st.floats(-1e6, 1e6),
+    st.floats(1e-6, 1e6),
+    st.floats(0, 500),
+    st.floats(500, 1000),
+)
+def test_an_axis_has_its_ticks_in_place(low: float, span: float, start: float, end: float) -> None:
+    drawn = axis(low, low + span, start, end)
+    assert len(drawn.ticks) <= 8
+    assert all(min(start, end) - 0.1 <= place <= max(start, end) + 0.1 for place, _ in drawn.ticks)
+    assert all(math.isfinite(float(text)) for _, text in drawn.ticks)
+    assert [place for place, _ in drawn.ticks] == sorted(place for place, _ in drawn.ticks)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with everything on it."""
+    folder = tmp_path_factory.mktemp("report")
+    crosswise = {site: {"A": estimate(0.7), "B": None} for site in "AB"}
+    reports = {"A": helped(), "B": helped(by=-0.2)}
+    reports["A"]["models"]["pooled"] = model(estimate(0.85))
+    reports["A"]["models"]["federated"]["findings"][FINDINGS[0]]["calibration"]["bins"][3] = {
+        "films": 12,
+        "score": 0.35,
+        "positive": 0.25,
+    }
+    run = written(folder, reports, crosswise=crosswise)
+    assert main([str(run.folder)]) == 0
+    return run.report
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_is_readable(page: Path, size: str, scheme: str) -> None:
+    with chromium() as browser, opened(browser, address_of(page), size, scheme) as (shown, complaints):
+        shown.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+        expect_readable(shown, size)
+        assert complaints == []
+        assert shown.locator("svg").count() >= 2 + 2 + 3
+        assert shown.locator("circle.merged").count() == 1
+
+
+@pytest.mark.slow
+def test_the_page_prints(page: Path) -> None:
+    with chromium() as browser, opened(browser, address_of(page), "desktop") as (shown, _):
+        shown.emulate_media(media="print")
+        assert shown.evaluate("document.scrollingElement.scrollWidth") <= SIZES["desktop"][0]
+        assert shown.pdf(format="A4").count(b"/Type /Page") >= 2
