@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from acm_core.config.sections import FederationConfig
+from acm_core.training.histograms import ScoreHistogram
 from acm_core.training.metrics import mean_over_sites
 from server.state import RoundState
 
@@ -86,6 +87,24 @@ def _spent(state: RoundState) -> dict[str, float]:
         for record in state.records
         for site, metrics in record["metrics"].items()
         if "epsilon" in metrics
+    }
+
+
+def federated_findings(metrics: Mapping[str, Any], finding: str) -> dict[str, Mapping[str, Any]]:
+    """Site → the federated model's figures for a finding, of the sites that let them leave."""
+    return {
+        site: report["models"]["federated"]["findings"][finding]
+        for site, report in metrics["sites"].items()
+        if "federated" in report["models"]
+    }
+
+
+def federated_histograms(metrics: Mapping[str, Any], finding: str) -> dict[str, ScoreHistogram]:
+    """Site → its test films by the federated model's score, of the sites that let that leave."""
+    return {
+        site: ScoreHistogram.from_pairs(**figures["histogram"])
+        for site, figures in federated_findings(metrics, finding).items()
+        if figures["histogram"] is not None
     }
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
 
 from acm_core.config.loading import dump_config, load_config
 from acm_core.config.sections import FederationConfig
@@ -14,6 +16,8 @@ from acm_core.files import write_text_atomically
 if TYPE_CHECKING:
     from server.state import RoundState
 
+_SIMULATION = "simulation"  # the section that only a simulation's file has
+
 
 class ResumeError(RuntimeError):
     """The run cannot be continued with this configuration."""
@@ -21,6 +25,15 @@ class ResumeError(RuntimeError):
 
 class RunExistsError(RuntimeError):
     """The run's folder already holds a run."""
+
+
+class FinishedRun(NamedTuple):
+    """A run's configuration, whether it was a simulation, and what stands in metrics.json and rounds.jsonl."""
+
+    config: FederationConfig
+    simulated: bool
+    metrics: dict[str, Any]
+    records: list[dict[str, Any]]
 
 
 def run_identity(config: FederationConfig) -> dict[str, Any]:
@@ -48,6 +61,10 @@ def expect_same_run(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
             f"expected the settings the run was started with; {', '.join(differing)} changed. Put them back, or give "
             "the run another name and start it without --resume."
         )
+
+
+class NoResultsError(Exception):
+    """The folder holds no finished run."""
 
 
 class RunFolder:
@@ -95,6 +112,26 @@ class RunFolder:
         """Write `rounds.jsonl` as the state has it."""
         lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in state.records)
         write_text_atomically(self.rounds, "".join(lines))
+
+    def finished(self) -> FinishedRun:
+        """What a finished run left.
+
+        Raises:
+            NoResultsError: the folder holds none.
+        """
+        if not self.metrics.exists():
+            raise NoResultsError(
+                f"expected a finished run in {self.folder}, got no {self.metrics.name}, which is written when the last "
+                "round is evaluated: continue the run with --resume"
+            )
+        settings = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        simulated = settings.pop(_SIMULATION, None) is not None
+        return FinishedRun(
+            FederationConfig.model_validate(settings),
+            simulated,
+            json.loads(self.metrics.read_text(encoding="utf-8")),
+            [json.loads(line) for line in self.rounds.read_text(encoding="utf-8").splitlines()],
+        )
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         """Write `metrics.json`."""

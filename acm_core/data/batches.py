@@ -15,12 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from acm_core.data.quiet import without_warnings
 from acm_core.data.site_films import FilmSet
+from acm_core.nn.classifier import normalised
 
 with without_warnings():  # MONAI's optional dependencies announce themselves
     from monai.networks.layers.spatial_transforms import AffineTransform
-
-# Films in [0, 1] to about zero mean and unit spread. Constants: a site's own statistics would leave with the model.
-_MEAN, _SPREAD = 0.5, 0.25
 
 _ROTATION = radians(7.0)
 _SHIFT = 0.05  # of the film's half side
@@ -117,7 +115,7 @@ class _Batches(Dataset[Batch]):
         images = torch.from_numpy(self._films.images[plan.rows]).float()[:, None]
         if plan.change is not None:
             images = plan.change.apply(images)
-        return (images - _MEAN) / _SPREAD, torch.from_numpy(self._films.labels[plan.rows])
+        return normalised(images), torch.from_numpy(self._films.labels[plan.rows])
 
 
 def _column(values: NDArray[np.float64]) -> Tensor:

@@ -8,10 +8,12 @@ from acm_core.nn.classifier import (
     build_classifier,
     finding_rows,
     normalisation_names,
+    normalised,
     unfilled_classifier,
 )
 from acm_core.nn.context import ContextModule, NoContext
 from acm_core.nn.context_choice import build_context
+from acm_core.nn.deployed import DeployedClassifier
 from acm_core.nn.self_attention import SelfAttention
 from acm_core.nn.squeeze_excitation import SqueezeExcitation
 from acm_core.nn.weights import LoadReport, WeightsError, load_weights
@@ -23,6 +25,7 @@ __all__ = [
     "ClassifierOutput",
     "ContextModule",
     "ConvolutionalBlockAttention",
+    "DeployedClassifier",
     "LoadReport",
     "NoContext",
     "SelfAttention",
@@ -33,5 +36,6 @@ __all__ = [
     "finding_rows",
     "load_weights",
     "normalisation_names",
+    "normalised",
     "unfilled_classifier",
 ]

@@ -13,6 +13,14 @@ from acm_core.nn.attend_and_compare import AttendAndCompare, AttentionMaps
 from acm_core.nn.resnet import ResNet
 from acm_core.randomness import stream_seed
 
+# Films in [0, 1] to about zero mean and unit spread. Constants: a site's own statistics would leave with the model.
+_MEAN, _SPREAD = 0.5, 0.25
+
+
+def normalised(films: Tensor) -> Tensor:
+    """Films in [0, 1] as the classifier takes them."""
+    return (films - _MEAN) / _SPREAD
+
 
 class ClassifierOutput(NamedTuple):
     """logits: B×F, one a finding. orthogonality: B, the sum over layers; zeros without attend-and-compare."""
@@ -49,13 +57,15 @@ class Classifier(ResNet):
     def forward(self, x: Tensor) -> ClassifierOutput:
         """Films B×1×H×W (normalised) → logits B×F and orthogonality B."""
         features, orthogonality = self.features(x)
-        scores = self._scores(features)
+        return ClassifierOutput(self.pooled(self._scores(features)), orthogonality)
+
+    def pooled(self, scores: Tensor) -> Tensor:
+        """Score maps B×F×h×w → logits B×F."""
         match self.config.head:
             case "max":
-                logits = scores.amax((2, 3))
+                return scores.amax((2, 3))
             case "average":
-                logits = scores.mean((2, 3))
-        return ClassifierOutput(logits, orthogonality)
+                return scores.mean((2, 3))
 
     def score_maps(self, x: Tensor) -> Tensor:
         """Films B×1×H×W → the findings' scores before pooling, B×F×H/32×W/32."""

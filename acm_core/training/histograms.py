@@ -21,6 +21,7 @@ BINS = 1000
 
 _EDGE = 10.0
 _WIDTH = 2 * _EDGE / BINS
+_ROUNDING = 1e-9
 
 
 def thresholds() -> npt.NDArray[np.float64]:
@@ -84,6 +85,21 @@ class ScoreHistogram:
             return None
         below = np.cumsum(self.negatives) - self.negatives
         return float((self.positives * (below + self.negatives / 2)).sum() / pairs)
+
+    def operating_point(self, specificity: float) -> tuple[float, float] | None:
+        """The lowest threshold with at least this specificity, and its sensitivity; None unless both classes are there.
+
+        The threshold is a probability at or above which a film is called positive, 1 where no bin's lower end has that
+        specificity.
+        """
+        if not self.positives.any() or not self.negatives.any():
+            return None
+        wrongly = np.cumsum(self.negatives[::-1])[::-1] / self.negatives.sum()
+        permitted = np.flatnonzero(wrongly <= 1 - specificity + _ROUNDING)
+        if not len(permitted):
+            return 1.0, 0.0
+        lowest = int(permitted[0])
+        return float(thresholds()[lowest]), float(self.positives[lowest:].sum() / self.positives.sum())
 
     def roc(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """False and true positive rates at falling thresholds, from (0, 0) to (1, 1).

@@ -24,9 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     from server.authority import ServerState
-    from server.report.content import NoResultsError
     from server.report.writing import write_report
-    from server.run_folder import RunFolder
+    from server.run_folder import NoResultsError, RunFolder
 
     folder = RunFolder(options.run)
     try:

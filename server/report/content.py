@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
-
-import yaml
+from typing import Any
 
 from acm_core.audit_events import ReplyRefused, SiteMissing, SiteRefused
 from acm_core.audit_log import AuditError, verify
@@ -15,23 +12,16 @@ from acm_core.config.sections import FederationConfig
 from acm_core.training.histograms import ScoreHistogram
 from server.authority import ServerState
 from server.registry import Registry
-from server.results import MODELS, privacy_in_short, privacy_statement
-from server.run_folder import RunFolder
+from server.results import (
+    MODELS,
+    federated_findings,
+    federated_histograms,
+    privacy_in_short,
+    privacy_statement,
+)
+from server.run_folder import FinishedRun, RunFolder
 
 Content = dict[str, Any]
-
-_SIMULATION = "simulation"  # the section that only a simulation's file has
-
-
-class NoResultsError(Exception):
-    """The folder holds no finished run."""
-
-
-class _Run(NamedTuple):
-    config: FederationConfig
-    simulated: bool
-    metrics: dict[str, Any]
-    records: list[dict[str, Any]]
 
 
 def report_content(folder: RunFolder, state: ServerState | None) -> Content:
@@ -43,7 +33,7 @@ def report_content(folder: RunFolder, state: ServerState | None) -> Content:
     Raises:
         NoResultsError: the folder holds no finished run.
     """
-    run = _read(folder)
+    run = folder.finished()
     config, metrics = run.config, run.metrics
     return {
         "run": config.name,
@@ -66,23 +56,6 @@ def report_content(folder: RunFolder, state: ServerState | None) -> Content:
         "config": folder.config.read_text(encoding="utf-8"),
         "seed": config.seed,
     }
-
-
-def _read(folder: RunFolder) -> _Run:
-    if not folder.metrics.exists():
-        raise NoResultsError(
-            f"expected a finished run in {folder.folder}, got no {folder.metrics.name}: the report is written when the "
-            "last round is evaluated; continue the run with --resume"
-        )
-    settings = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-    simulated = settings.pop(_SIMULATION, None) is not None
-    lines = folder.rounds.read_text(encoding="utf-8").splitlines()
-    return _Run(
-        FederationConfig.model_validate(settings),
-        simulated,
-        json.loads(folder.metrics.read_text(encoding="utf-8")),
-        [json.loads(line) for line in lines],
-    )
 
 
 def _site(report: Mapping[str, Any]) -> Content:
@@ -133,22 +106,9 @@ def _with_interval(estimate: Mapping[str, Any], form: str) -> str:
     return f"{value} ({format(estimate['low'], form)} to {format(estimate['high'], form)})"
 
 
-def _federated(metrics: Mapping[str, Any], finding: str) -> dict[str, Mapping[str, Any]]:
-    """Site → the federated model's figures for a finding, of the sites that let them leave."""
-    return {
-        site: report["models"]["federated"]["findings"][finding]
-        for site, report in metrics["sites"].items()
-        if "federated" in report["models"]
-    }
-
-
 def _curves(metrics: Mapping[str, Any], finding: str) -> Content:
     """ROC and precision–recall of the federated model, of each site and of all sites' films together."""
-    histograms = {
-        site: ScoreHistogram.from_pairs(**figures["histogram"])
-        for site, figures in _federated(metrics, finding).items()
-        if figures["histogram"] is not None
-    }
+    histograms = federated_histograms(metrics, finding)
     sites = {site: _curve(one) for site, one in histograms.items() if one.auroc is not None}
     merged = ScoreHistogram.merged(histograms.values())
     return {
@@ -178,7 +138,9 @@ def _points(xs: Iterable[float], ys: Iterable[float]) -> list[tuple[float, float
 def _calibration(metrics: Mapping[str, Any], finding: str) -> Content | None:
     """Reliability of all sites' films together, exact, since the bins are the same; None where none is known."""
     reports = [
-        figures["calibration"] for figures in _federated(metrics, finding).values() if figures["calibration"]
+        figures["calibration"]
+        for figures in federated_findings(metrics, finding).values()
+        if figures["calibration"]
     ]
     columns = zip(*(report["bins"] for report in reports), strict=True)
     bins = [merged for column in columns if (merged := _merged([one for one in column if one]))]
@@ -197,7 +159,7 @@ def _merged(bins: list[dict[str, Any]]) -> dict[str, Any] | None:
     return {"films": films, **means}
 
 
-def _participation(run: _Run) -> dict[str, Content]:
+def _participation(run: FinishedRun) -> dict[str, Content]:
     """Site → what came of every round there, and the losses that it reported."""
     sites = {}
     for site in run.config.federation.sites:

@@ -13,12 +13,11 @@ from browser import SIZES, address_of, chromium, expect_readable, opened
 from hospitals import FINDINGS, federation
 from hypothesis import given
 from hypothesis import strategies as st
-from reports import estimate, metrics, model, report
+from reports import estimate, model, report
+from runs import finished_run
 
 from acm_core.audit_events import ReplyRefused, SiteMissing, SiteRefused
 from acm_core.audit_log import AuditLog
-from acm_core.config import dump_config
-from acm_core.config.sections import FederationConfig
 from acm_core.federated.messages import Refusal, TaskKind
 from acm_core.federated.update import RefusalReason
 from acm_core.trust import keys
@@ -26,9 +25,9 @@ from server.authority import ServerState
 from server.registry import Registry
 from server.report.__main__ import main
 from server.report.charts import axis
-from server.report.content import NoResultsError, report_content, site_sentence
+from server.report.content import report_content, site_sentence
 from server.report.page import render
-from server.run_folder import RunFolder
+from server.run_folder import NoResultsError
 
 PRIVATE = {"unit": "patient", "epsilon": 8.0, "expected_batch": 16}
 
@@ -36,41 +35,6 @@ PRIVATE = {"unit": "patient", "epsilon": 8.0, "expected_batch": 16}
 def helped(at: float = 0.8, by: float = 0.1) -> dict[str, Any]:
     """A site's report: federated, alone, and the difference."""
     return report(federated=model(estimate(at), estimate(by, 0.04)), local_only=model(estimate(at - by)))
-
-
-def written(
-    folder: Path, sites: dict[str, dict[str, Any]], config: FederationConfig | None = None, **extra: Any
-) -> RunFolder:
-    """A finished run's folder of hand-made reports, two rounds of which the second went without B."""
-    config = config or federation()
-    run = RunFolder(folder / config.name)
-    run.folder.mkdir(parents=True)
-    run.config.write_text(dump_config(config), encoding="utf-8")
-    losses = {"train_loss": 0.7, "validation_loss": 0.69}
-    records = [
-        {
-            "round": number,
-            "attempt": 1,
-            "started": 1.7e9,
-            "seconds": 12.5,
-            "asked": ["A", "B"],
-            "answered": list(answered),
-            "refused": refused,
-            "missing": missing,
-            "films": dict.fromkeys(answered, 30),
-            "metrics": {site: {**losses, "train_loss": 0.7 / number} for site in answered},
-            "bytes_sent": 2_000_000,
-            "bytes_received": 1_000_000,
-        }
-        for number, answered, refused, missing in (
-            (1, "AB", {}, []),
-            (2, "A", {"B": "policy.hours"}, []),
-            (3, "A", {}, ["B"]),
-        )
-    ]
-    run.rounds.write_text("".join(f"{json.dumps(record)}\n" for record in records), encoding="utf-8")
-    run.write_metrics({**metrics(sites, config), **extra})
-    return run
 
 
 def with_histogram(
@@ -95,7 +59,7 @@ def by_hand(positives: list[tuple[int, int]], negatives: list[tuple[int, int]]) 
 def test_the_merged_curves_are_those_of_all_sites_films(tmp_path: Path) -> None:
     first, second = [(600, 3), (700, 2)], [(400, 4), (650, 2)]
     third, fourth = [(600, 1)], [(600, 5), (800, 1)]
-    run = written(
+    run = finished_run(
         tmp_path,
         {"A": with_histogram(helped(), first, second), "B": with_histogram(helped(), third, fourth)},
     )
@@ -117,7 +81,7 @@ def test_calibration_is_merged_film_by_film(tmp_path: Path) -> None:
             "error": 0.1,
             "bins": [{"films": films, "score": score, "positive": positive}, *[None] * 9],
         }
-    merged = report_content(written(tmp_path, reports), None)["calibration"][FINDINGS[0]]
+    merged = report_content(finished_run(tmp_path, reports), None)["calibration"][FINDINGS[0]]
     assert merged["films"] == 40
     (only,) = merged["bins"]
     assert (only["score"], only["positive"]) == (pytest.approx(0.08), pytest.approx(0.1))
@@ -143,7 +107,7 @@ def test_a_sentence_says_no_more_than_the_figures(of_site: dict[str, Any], begin
 
 
 def test_who_took_part_and_why_not(tmp_path: Path) -> None:
-    content = report_content(written(tmp_path, {"A": helped(), "B": helped()}), None)
+    content = report_content(finished_run(tmp_path, {"A": helped(), "B": helped()}), None)
     there = content["participation"]["B"]
     assert [one["outcome"] for one in there["rounds"]] == ["answered", "refused", "missing"]
     assert (there["answered"], there["refused"], there["missing"]) == (1, 1, 1)
@@ -153,7 +117,7 @@ def test_who_took_part_and_why_not(tmp_path: Path) -> None:
 
 
 def test_what_the_servers_state_says_of_the_run(tmp_path: Path) -> None:
-    run = written(tmp_path, {"A": helped()})
+    run = finished_run(tmp_path, {"A": helped()})
     state = ServerState(tmp_path / "state")
     state.create("test", ["127.0.0.1"])
     key = keys.create_key(tmp_path / "A.key").public_key()
@@ -179,7 +143,7 @@ def test_what_the_servers_state_says_of_the_run(tmp_path: Path) -> None:
 def test_a_private_run_says_what_is_protected_and_what_was_spent(tmp_path: Path) -> None:
     config = federation(privacy=PRIVATE, model={"norm": "group"})
     withheld = {**report(), "films": None, "patients": None, "training_films": None, "fingerprint": None}
-    content = report_content(written(tmp_path, {"A": {**withheld, "metrics": "withheld"}}, config), None)
+    content = report_content(finished_run(tmp_path, {"A": {**withheld, "metrics": "withheld"}}, config), None)
     page = render(content)
     assert content["privacy"]["spent"] == {"A": 1.5}
     assert "Not covered: which site it is" in page
@@ -190,12 +154,12 @@ def test_a_private_run_says_what_is_protected_and_what_was_spent(tmp_path: Path)
 def test_names_from_outside_cannot_write_the_page(tmp_path: Path) -> None:
     config = federation(findings=["<script>alert(1)</script>", "Pleural Effusion"])
     sites = {"A": report(federated=model(estimate(0.8), findings=config.findings))}
-    page = render(report_content(written(tmp_path, sites, config), None))
+    page = render(report_content(finished_run(tmp_path, sites, config), None))
     assert "<script" not in page
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = written(tmp_path, {"A": helped(), "B": helped()})
+    run = finished_run(tmp_path, {"A": helped(), "B": helped()})
     assert main([str(run.folder)]) == 0
     assert capsys.readouterr().out == f"{run.report}\n"
     assert json.loads(run.report_numbers.read_text(encoding="utf-8"))["sites"]["A"]["films"] == 12
@@ -232,7 +196,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "score": 0.35,
         "positive": 0.25,
     }
-    run = written(folder, reports, crosswise=crosswise)
+    run = finished_run(folder, reports, crosswise=crosswise)
     assert main([str(run.folder)]) == 0
     return run.report
 

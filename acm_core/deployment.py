@@ -1,0 +1,92 @@
+"""A trained model as a folder that can be handed on: `config.json` and `model.safetensors`."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from acm_core.config.sections import ModelConfig
+from acm_core.federated.update import Arrays
+from acm_core.files import write_text_atomically
+from acm_core.training.weights import load_arrays, save_arrays
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class DeploymentError(Exception):
+    """The folder holds no model that can be used; the message says what to do."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class OperatingPoint(_Strict):
+    """A threshold on all sites' test films together; sensitivity and specificity are those it had there."""
+
+    specificity: Share
+    threshold: Share
+    sensitivity: Share
+
+
+class Deployment(_Strict):
+    """What has to be known to use the weights.
+
+    Attributes:
+        run, version: where the model comes from: the run's name and the release that trained it.
+        input: what the model takes, in words.
+        operating_points: finding → points; none where the sites withheld their figures.
+        sha256: of the weights' file.
+    """
+
+    format: Literal["acm-fed.model/1"] = "acm-fed.model/1"
+    notice: str = "For research only. Not a medical device; no claim of diagnostic performance."
+    run: str
+    version: str
+    findings: Annotated[tuple[str, ...], Field(min_length=1)]
+    model: ModelConfig
+    input: str
+    operating_points: dict[str, tuple[OperatingPoint, ...]]
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+def write_deployment(folder: Path, deployment: Deployment, arrays: Arrays) -> Deployment:
+    """Write both files; what is returned has the hash of the weights."""
+    save_arrays(folder / WEIGHTS, arrays)
+    deployment = deployment.model_copy(update={"sha256": _sha256(folder / WEIGHTS)})
+    write_text_atomically(folder / CONFIG, deployment.model_dump_json(indent=1) + "\n")
+    return deployment
+
+
+def read_deployment(folder: Path) -> tuple[Deployment, Arrays]:
+    """What `write_deployment` wrote.
+
+    Raises:
+        DeploymentError: a file is missing, another version's, or damaged.
+    """
+    try:
+        deployment = Deployment.model_validate_json((folder / CONFIG).read_text(encoding="utf-8"))
+        digest = _sha256(folder / WEIGHTS)
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        raise DeploymentError(
+            f"{folder}: expected a folder that server.export wrote, with {CONFIG} and {WEIGHTS}: {_first_line(error)}"
+        ) from error
+    if digest != deployment.sha256:
+        raise DeploymentError(
+            f"{folder / WEIGHTS}: expected the weights that {CONFIG} names, got others: export or copy the folder again"
+        )
+    return deployment, load_arrays(folder / WEIGHTS)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,105 @@
+"""ONNX and torch.export files of a trained model, each compared with the model before it counts as written."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from acm_core.files import write_atomically
+from acm_core.nn import DeployedClassifier
+
+TOLERANCE = 1e-4
+"""How far a runtime's outputs may lie from the model's."""
+
+_COMPARED = (1, 3)  # films: two sizes of batch
+_TRACED = 2
+
+
+class ExportError(Exception):
+    """A file that does not compute what the model does, or cannot be made; the message says what to do."""
+
+
+def write_program(path: Path, model: DeployedClassifier, side: int) -> None:
+    """The model as `torch.export.load` reads it, for batches of any size.
+
+    Raises:
+        ExportError: its outputs are not the model's.
+    """
+    program = _program(model, side)
+    content = io.BytesIO()  # by a file's name it asks for an ending, which an unfinished file does not have
+    torch.export.save(program, content)
+    write_atomically(path, lambda temporary: temporary.write_bytes(content.getvalue()))
+    loaded = torch.export.load(path).module()
+    _compare(path, model, side, lambda films: _several(loaded(films)))
+
+
+def write_onnx(path: Path, model: DeployedClassifier, side: int) -> None:
+    """The model as ONNX, for batches of any size, its outputs named as `DeployedClassifier.outputs`.
+
+    Raises:
+        ExportError: onnx or onnxruntime is not installed, or its outputs are not the model's.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  # torch.onnx needs it
+    except ImportError as error:
+        raise ExportError(
+            f"{error.name}: expected it to be installed for ONNX: pip install 'acm-fed[export]'"
+        ) from error
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own plans
+        program = torch.onnx.export(
+            model,
+            (torch.zeros(_TRACED, 1, side, side),),
+            input_names=["films"],
+            output_names=model.outputs,
+            dynamic_shapes={"films": {0: "batch"}},
+            dynamo=True,
+            verbose=False,
+        )
+    if program is None:
+        raise ExportError("expected an ONNX program of the model, got none")
+    write_atomically(path, lambda temporary: program.save(temporary, external_data=False))
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    _compare(
+        path,
+        model,
+        side,
+        lambda films: [
+            torch.from_numpy(np.asarray(one)) for one in session.run(None, {"films": films.numpy()})
+        ],
+    )
+
+
+def _compare(
+    path: Path, model: DeployedClassifier, side: int, computed: Callable[[Tensor], Sequence[Tensor]]
+) -> None:
+    random = torch.Generator().manual_seed(0)
+    for count in _COMPARED:
+        films = torch.rand(count, 1, side, side, generator=random)
+        with torch.no_grad():
+            expected = _several(model(films))
+        for name, one, other in zip(model.outputs, expected, computed(films), strict=True):
+            if one.shape != other.shape or not torch.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE):
+                path.unlink()
+                raise ExportError(
+                    f"{path}: expected {name} within {TOLERANCE:g} of the model's, got others: use model.safetensors, "
+                    "and report the versions of torch and onnxruntime"
+                )
+
+
+def _several(outputs: Tensor | tuple[Tensor, ...]) -> Sequence[Tensor]:
+    return (outputs,) if isinstance(outputs, Tensor) else outputs
+
+
+def _program(model: DeployedClassifier, side: int) -> torch.export.ExportedProgram:
+    films = torch.zeros(_TRACED, 1, side, side)
+    return torch.export.export(model, (films,), dynamic_shapes={"films": {0: torch.export.Dim("batch")}})
