@@ -23,6 +23,7 @@ from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from google.protobuf.message import DecodeError, Message
 
 from acm_core.bundle import VERSIONS_HEADER, versions
+from server.redelivery import Redelivery
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
@@ -53,7 +54,14 @@ _NAMES_A_SENDER: dict[str, type[Message]] = {
     _FLEET + "push-object": PushObjectRequest,
     _FLEET + "confirm-message-received": ConfirmMessageReceivedRequest,
 }
-_ACTIVATE = _FLEET + "activate-node"
+_ACTIVATE, _PULL = _FLEET + "activate-node", _FLEET + "pull-messages"
+# What a site asks next when a task has reached it, or when it begins anew.
+_SHOWS_ARRIVAL = frozenset(
+    (
+        _ACTIVATE,
+        *(_FLEET + call for call in ("get-run", "get-fab", "pull-object", "confirm-message-received")),
+    )
+)
 _KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode()
 _MOST_BYTES = 16 * 2**20  # a request; Flower cuts arrays into objects of 5 MB
 _IDLE_SECONDS = 30.0  # between two pieces of a request
@@ -128,6 +136,7 @@ class PublicGate:
         self._app, self._state, self._refused = app, state, refused
         self._most_bytes = most_bytes
         self._pushed: OrderedDict[str, int] = OrderedDict()
+        self._tasks = Redelivery(state)
         self._calls = Allowance(a_second=200, burst=2000)
         self._said = Allowance(a_second=0.1, burst=10)
         self._said_of_all = Allowance(a_second=1, burst=1000)
@@ -137,7 +146,8 @@ class PublicGate:
             return
         peer = scope["client"][0] if scope.get("client") else ""
         path = scope["path"] if scope["path"] in _SITE_CALLS else "other"
-        status = 0
+        key = dict(scope["headers"]).get(_KEY_HEADER, b"")
+        status, pulled = 0, _Answer()
 
         async def watched(event: Event) -> None:
             nonlocal status
@@ -148,7 +158,12 @@ class PublicGate:
                     else:
                         event["headers"] = [*event["headers"], _VERSIONS]
                 status = event["status"]
-            if event["type"] == "http.response.body":
+            if path == _PULL and status == 200:
+                if pulled.is_whole_with(event):
+                    await pulled.send(
+                        await asyncio.to_thread(self._tasks.answer, key, bytes(pulled.body)), send
+                    )
+            elif event["type"] == "http.response.body":
                 await _send_in_pieces(event, send)
             else:
                 await send(event)
@@ -161,6 +176,8 @@ class PublicGate:
         else:
             if status in (401, 403):
                 self._say(peer, path, Refusal(status, "not_registered"))
+            elif status == 200 and path in _SHOWS_ARRIVAL:
+                self._tasks.arrived(key)
 
     async def _is_strange(self, scope: Scope) -> bool:
         """Whether a key whose signature Flower has verified is nobody's; Flower says the same as of one at work."""
@@ -221,6 +238,27 @@ class PublicGate:
         found = await asyncio.to_thread(self._state().get_valid_message_ins, request.message_object_id)
         if found is None or found["dst_node_id"] % 2**64 != request.node.node_id:
             raise _Refusing(403, "of_another_site")
+
+
+class _Answer:
+    """An answer of the application's, held until it is whole."""
+
+    def __init__(self) -> None:
+        self._start: Event = {}
+        self.body = bytearray()
+
+    def is_whole_with(self, event: Event) -> bool:
+        if event["type"] == "http.response.start":
+            self._start = event
+            return False
+        self.body += event.get("body", b"")
+        return not event.get("more_body", False)
+
+    async def send(self, body: bytes, send: Send) -> None:
+        """The answer with this body in the other's place."""
+        headers = [header for header in self._start["headers"] if header[0].lower() != b"content-length"]
+        await send({**self._start, "headers": [*headers, (b"content-length", str(len(body)).encode())]})
+        await _send_in_pieces({"type": "http.response.body", "body": body}, send)
 
 
 class LoopbackGate:
