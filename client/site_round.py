@@ -30,6 +30,7 @@ from acm_core.training.local import (
     train,
 )
 from acm_core.training.weights import ModelMismatchError, blank_arrays, get_arrays, set_arrays
+from client.device import use_device
 from client.evaluation import FEDERATED, evaluate_models
 from client.kept_models import KeptModels, SiteRun
 from client.local_only import train_local_only
@@ -54,7 +55,7 @@ class SiteRound:
 
     def __init__(self, site: SiteConfig) -> None:
         self._site = site
-        self._device = _device(site)
+        self._device = use_device(site)
 
     def answer(self, task: Task) -> Reply:
         """Do `task` and return its reply; never raises for anything that goes wrong with films, labels or training."""
@@ -250,11 +251,3 @@ class SiteRound:
 def _round_after_training(task: Task) -> int:
     """Normalisation saved in rounds before this one belongs to the model sent."""
     return task.round if task.kind is TaskKind.TRAIN else task.round + 1
-
-
-def _device(site: SiteConfig) -> torch.device:
-    if site.threads is not None:
-        torch.set_num_threads(site.threads)
-    if site.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(site.device)
