@@ -28,6 +28,7 @@ COMMANDS = [
     "client.privacy",
     "client.audit",
     "client.predict",
+    "client.explain",
     "simulations.run",
     "simulations.compare",
 ]
@@ -170,6 +171,8 @@ def test_the_federation_file_and_the_site_files_belong_together() -> None:
 
 def test_the_commands_defaults_are_files_that_are_there() -> None:
     for command in COMMANDS:
-        text = (REPOSITORY / f"{command.replace('.', '/')}.py").read_text(encoding="utf-8")
+        module = REPOSITORY / command.replace(".", "/")
+        file = module / "__main__.py" if module.is_dir() else module.with_suffix(".py")
+        text = file.read_text(encoding="utf-8")
         for default in re.findall(r'default=Path\("(configs/[^"]+)"\)', text):
             assert (REPOSITORY / default).exists(), default

@@ -71,6 +71,10 @@ class Classifier(ResNet):
         """Films B×1×H×W → the findings' scores before pooling, B×F×H/32×W/32."""
         return self._scores(self.features(x)[0])
 
+    def attention_modules(self) -> list[str]:
+        """Names of the attend-and-compare modules, such as `layer1.0.context`, in the order of their stages."""
+        return [name for name, module in self.named_modules() if isinstance(module, AttendAndCompare)]
+
     @torch.no_grad()
     def attention_maps(self, x: Tensor) -> dict[str, AttentionMaps]:
         """Key and query maps of every attend-and-compare module by its name, such as `layer1.0.context`.

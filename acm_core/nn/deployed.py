@@ -33,12 +33,8 @@ class DeployedClassifier(nn.Module):
         """Names of what is returned, in that order: `probabilities`, `score_maps`, `layer1.0.context.key`, …"""
         if not self._maps:
             return ["probabilities"]
-        names = [name for name, module in self._model.named_modules() if isinstance(module, AttendAndCompare)]
-        return [
-            "probabilities",
-            "score_maps",
-            *(f"{name}.{map_}" for name in names for map_ in ("key", "query")),
-        ]
+        maps = [f"{name}.{map_}" for name in self._model.attention_modules() for map_ in ("key", "query")]
+        return ["probabilities", "score_maps", *maps]
 
     def forward(self, films: Tensor) -> Tensor | tuple[Tensor, ...]:
         if not self._maps:

@@ -1,0 +1,164 @@
+"""`python -m client.explain`: the maps that a person sees are the model's, on a page that stays."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from browser import SIZES, address_of, chromium, expect_readable, opened
+from hospitals import FINDINGS, federation, hospital, site
+from PIL import Image
+
+from acm_core.config import dump_config
+from acm_core.config.sections import ModelConfig
+from acm_core.data.site_films import FilmSet, load_site
+from acm_core.deployment import Deployment, write_deployment
+from acm_core.nn import build_classifier, normalised
+from acm_core.training.weights import get_arrays
+from client import overlay
+from client.explain import main
+from client.explanation import chosen_modules, explain, telling_cases
+
+
+def exported(folder: Path, config: ModelConfig) -> Path:
+    deployment = Deployment(
+        run="test",
+        version="0.1.0",
+        findings=tuple(FINDINGS),
+        model=config,
+        input="films",
+        operating_points=dict.fromkeys(FINDINGS, ()),
+        sha256="0" * 64,
+    )
+    folder.mkdir()
+    write_deployment(folder, deployment, get_arrays(build_classifier(config, len(FINDINGS), seed=4)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site with films and the exported model `acm`, and `none` without attend-and-compare."""
+    folder = tmp_path_factory.mktemp("explain")
+    hospital(folder, "A", patients=40)
+    (folder / "sites").mkdir()
+    (folder / "sites" / "A.yaml").write_text(dump_config(site(folder, "A")), encoding="utf-8")
+    model = federation().model
+    exported(folder / "acm", model)
+    exported(folder / "none", model.model_copy(update={"context": "none"}))
+    return folder
+
+
+def run(given: Path, *options: str, model: str = "acm") -> int:
+    return main(["--site=A", "--sites", str(given / "sites"), "--model", str(given / model), *options])
+
+
+def a_film(given: Path) -> Path:
+    return next(path for path in sorted((given / "A" / "films").rglob("*")) if path.is_file())
+
+
+def test_maps_are_coloured_by_sign_and_strength() -> None:
+    map_ = np.array([[1.0, 0.0], [0.0, -1.0]], np.float32)
+    pixels = overlay.tint(map_, 1.0, "both")
+    assert pixels.shape == (64, 64, 4)
+    assert (tuple(pixels[0, 0, :3]), tuple(pixels[-1, -1, :3])) == (overlay.ABOVE, overlay.BELOW)
+    assert pixels[0, 0, 3] == pixels[-1, -1, 3] > 180
+    assert pixels[0, -1, 3] == 0
+    assert tuple(overlay.tint(np.abs(map_), 1.0, "below")[0, 0, :3]) == overlay.BELOW
+    assert not overlay.tint(np.zeros((2, 2), np.float32), 0.0, "both")[..., 3].any()
+
+
+def test_a_case_has_the_models_scores_and_maps() -> None:
+    config = federation().model
+    network = build_classifier(config, len(FINDINGS), seed=4).eval()
+    film = np.random.default_rng(0).random((32, 32), np.float32)
+    (module,) = chosen_modules(network, ["layer2.1.context"])
+    case = explain(network, film, film, FINDINGS, FINDINGS[:1], [module], "film")
+    images = normalised(torch.from_numpy(film)[None, None])
+    with torch.no_grad():
+        expected = torch.sigmoid(network(images).logits)[0].tolist()
+    assert list(case.probabilities.values()) == pytest.approx(expected, abs=1e-5)
+    assert [panel.title for panel in case.scores] == [f"{FINDINGS[0]}: score map"]
+    maps = network.attention_maps(images)[module]
+    apart = (maps.key - maps.query)[0].abs().sum((1, 2)) / 2
+    furthest = int(apart.argmax())
+    assert case.rows[1][0].title.startswith(f"{module}, group {furthest}: K")
+    # The brightest place of the picture of K is where K is largest.
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(case.rows[1][0].png))))[..., 3]
+    row, column = np.unravel_index(int(maps.key[0, furthest].argmax()), maps.key.shape[2:])
+    side = 64 // maps.key.shape[2]
+    there = shown[row * side : (row + 1) * side, column * side : (column + 1) * side]
+    assert there.max() == shown.max() > 0
+
+
+def test_telling_cases_are_the_ends_of_either_label() -> None:
+    labels = np.array([[1], [1], [1], [0], [0], [np.nan]], np.float32)
+    scores = np.array([[0.2], [0.9], [0.5], [0.6], [0.1], [0.99]])
+    films = FilmSet(np.zeros((6, 4, 4), np.float16), labels, np.arange(6))
+    assert list(telling_cases(scores, films, 0, 1)) == [
+        ("present, scored highest", 1),
+        ("present, scored lowest", 0),
+        ("absent, scored highest", 3),
+        ("absent, scored lowest", 4),
+    ]
+    rows = [row for _, row in telling_cases(scores, films, 0, 5)]
+    assert sorted(rows) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_a_film_of_the_hospital_on_a_page_at_the_site(
+    given: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(given, "--film", str(a_film(given))) == 0
+    path = Path(capsys.readouterr().out.strip())
+    assert path.is_relative_to(site(given, "A").state)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    text = path.read_text(encoding="utf-8")
+    assert a_film(given).stem not in text
+    with chromium() as browser:
+        for size in SIZES:
+            with opened(browser, address_of(path), size) as (page, complaints):
+                expect_readable(page, size)
+                assert complaints == []
+                pictures = page.locator(".film img")
+                assert pictures.count() == len(FINDINGS) + 4 * 3 * 3
+                broken = "[...document.images].filter(one => !one.naturalWidth).length"
+                assert page.evaluate(broken) == 0
+
+
+@pytest.mark.slow
+def test_test_films_by_finding(given: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(given, "--finding", FINDINGS[0], "--module", "layer4.1.context", "--each", "1") == 0
+    text = Path(capsys.readouterr().out.strip()).read_text(encoding="utf-8")
+    titles = re.findall(r"<h2>(.*)</h2>", text)
+    assert titles[0] == f"{FINDINGS[0]} present, scored highest"
+    films = load_site(site(given, "A"), FINDINGS, 32).test
+    assert len(titles) == sum(min(2, int((films.labels[:, 0] == label).sum())) for label in (0, 1))
+
+
+@pytest.mark.slow
+def test_a_model_without_attend_and_compare_says_so(given: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(given, "--film", str(a_film(given)), model="none") == 0
+    text = Path(capsys.readouterr().out.strip()).read_text(encoding="utf-8")
+    assert "no attend-and-compare module" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        (["--finding", "Hernia"], 2, f"--finding: expected some of {FINDINGS[0]}, {FINDINGS[1]}, got Hernia"),
+        (["--module", "layer9"], 2, "expected some of layer1.0.context, "),
+        (["--model", "nowhere"], 2, "expected a folder that server.export wrote"),
+        (["--film", __file__], 1, "cannot be used (not_an_image)"),
+    ],
+)
+def test_wrong_input_is_said(
+    given: Path, options: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(given, *options) == code
+    assert says in capsys.readouterr().err
