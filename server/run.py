@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from acm_core.config.sections import ServerSection
+    from acm_core.config.sections import FederationConfig, ServerSection
     from server.authority import ServerState
     from server.events import Event
     from server.run_folder import RunFolder
 
 _POLL_SECONDS = 0.3
 _LEAST_FREE = 32 * 2**20  # bytes: below it the next thing that has to be written down is lost
+_DASHBOARD_PORT = 8088
 _STARTS = 3  # of the server application without a round in between
 
 
@@ -40,6 +41,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     add_run_options(parser, "configs/federation.yaml")
     add_state_option(parser)
+    parser.add_argument(
+        "--dashboard",
+        type=int,
+        nargs="?",
+        const=_DASHBOARD_PORT,
+        metavar="PORT",
+        help="also show the run on a page of this machine alone, to look at only "
+        f"(default port: {_DASHBOARD_PORT}; 0: any that is free)",
+    )
     options = parser.parse_args(arguments)
 
     from acm_core.config.sections import FederationConfig
@@ -62,7 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     with interruptible():
         try:
-            return _supervise(config.server, state, folder)
+            with _dashboard(options.dashboard, config, folder):
+                return _supervise(config.server, state, folder)
         except KeyboardInterrupt:
             print(f"interrupted; continue with --resume. Run folder: {folder.folder}", file=sys.stderr)  # noqa: T201
             return 130
@@ -129,6 +140,23 @@ def _supervise(server: ServerSection, state: ServerState, folder: RunFolder) -> 
     write_report(folder, state)
     print_results(console, json.loads(folder.metrics.read_text(encoding="utf-8")), folder.folder)
     return 0
+
+
+def _dashboard(
+    port: int | None, config: FederationConfig, folder: RunFolder
+) -> contextlib.AbstractContextManager[object]:
+    """Serves the page where a port is given; a port that is taken is said, and the run goes on without the page."""
+    if port is None:
+        return contextlib.nullcontext()
+    from server.dashboard.serving import Dashboard
+
+    try:
+        dashboard = Dashboard(config, folder.events, port)
+    except OSError as error:
+        print(f"no dashboard on port {port}: {error}; choose another with --dashboard PORT", file=sys.stderr)  # noqa: T201
+        return contextlib.nullcontext()
+    print(f"dashboard: {dashboard.address}", flush=True)  # noqa: T201  # the command's own output
+    return dashboard
 
 
 def _expect_room(*folders: Path) -> None:

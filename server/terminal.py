@@ -69,7 +69,7 @@ class Terminal:
         if kind == "state_damaged":
             return f"the saved state of round {event['round']} is damaged: going back to the one before"
         if kind == "waiting":
-            sites = ", ".join(event["sites"])
+            sites = ", ".join(event["sites"]) or "a site that was asked again"
             self._progress.update(self._task, description=f"waiting for {sites}")
             return f"waiting for {sites} ({_TASKS[event['task']]}; {event['seconds']:.0f} s left)"
         if kind == "round_started":

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from acm_core.groups import GROUPS
+from server.pages import pages
 from server.report import charts
 from server.report.content import Content
 from server.results import MODELS, interval_text
@@ -18,15 +14,8 @@ _MERGED = "all sites together"
 
 def render(content: Content) -> str:
     """The page of what `report_content` gave."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
-    )
-    environment.filters |= {
-        "interval": interval_text,
-        "count": _count,
-        "megabytes": _megabytes,
-        "signed": _signed,
-    }
+    environment = pages()
+    environment.filters |= {"interval": interval_text, "count": _count, "megabytes": _megabytes}
     return environment.get_template("report.html").render(
         **content,
         headings={model: HEADINGS[model] for model in MODELS if model in content["mean_over_sites"]},
@@ -89,11 +78,3 @@ def _count(count: int | None) -> str:
 
 def _megabytes(count: float) -> str:
     return f"{count / 1e6:,.1f} MB"
-
-
-def _signed(estimate: dict[str, Any] | None) -> str:
-    if estimate is None:
-        return "not known"
-    if estimate["low"] is None:
-        return f"{estimate['value']:+.3f}"
-    return f"{estimate['value']:+.3f} ({estimate['low']:+.3f} to {estimate['high']:+.3f})"

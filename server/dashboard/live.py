@@ -1,0 +1,149 @@
+"""Where a run stands, from the events that it has written so far."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from server.events import Event
+
+_SAID = 12
+
+
+@dataclass
+class LiveSite:
+    """One site.
+
+    Attributes:
+        state: what it does or did last, in words.
+        losses: name → (round, value).
+        epsilon: that the run has cost there, as its ledger counts it.
+    """
+
+    state: str = "not asked yet"
+    trouble: bool = False
+    losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    epsilon: float | None = None
+    answered: int = 0
+
+
+@dataclass
+class LiveRun:
+    """A run as the dashboard shows it; `take` brings it up to date."""
+
+    name: str
+    sites: dict[str, LiveSite]
+    rounds: int
+    round: int = 0
+    stage: str = "waiting for the sites"
+    seconds: list[float] = field(default_factory=list)
+    bytes: int = 0
+    said: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=_SAID))
+
+    def take(self, events: Iterable[Event]) -> None:
+        """Events in the order in which they were written; those of a kind that shows nothing are passed over."""
+        for event in events:
+            if (take := getattr(self, f"_{event['event']}", None)) is not None:
+                take(event)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """By the mean of the rounds so far; None before the first and after the last."""
+        if not self.seconds or self.round >= self.rounds:
+            return None
+        return (self.rounds - self.round) * sum(self.seconds) / len(self.seconds)
+
+    def _say(self, event: Event, text: str) -> None:
+        self.said.appendleft((event["time"], text))
+
+    def _run_started(self, event: Event) -> None:
+        self.rounds, self.round, self.seconds, self.bytes = event["rounds"], 0, [], 0
+        self.sites = {site: LiveSite() for site in event["sites"]}
+        self.said.clear()
+
+    def _run_resumed(self, event: Event) -> None:
+        self.round, self.rounds = event["round"], event["rounds"]
+        self._say(event, f"run resumed after round {event['round']}")
+
+    def _state_damaged(self, event: Event) -> None:
+        self._say(
+            event, f"the saved state of round {event['round']} is damaged: going back to the one before"
+        )
+
+    def _waiting(self, event: Event) -> None:
+        for site in event["sites"]:
+            if event["task"] == "join":
+                self._site(site, "not connected", trouble=True)
+            else:
+                self._site(site, f"at work, {event['seconds']:.0f} s left")
+
+    def _round_started(self, event: Event) -> None:
+        attempt = f", attempt {event['attempt']}" if event["attempt"] > 1 else ""
+        self.stage = f"round {event['round']} of {event['rounds']}{attempt}"
+        for name in self.sites:
+            self._site(name, "asked to train")
+
+    def _site_answered(self, event: Event) -> None:
+        site = self._site(event["site"], f"answered after {event['seconds']:.0f} s")
+        if event["task"] != "train":
+            return
+        site.answered += 1
+        for name, value in event["metrics"].items():
+            if name == "epsilon":
+                site.epsilon = value
+            elif name.endswith("_loss"):
+                site.losses.setdefault(name, []).append((event["round"], value))
+
+    def _site_refused(self, event: Event) -> None:
+        reason = event["reason"].replace("_", " ")
+        self._site(event["site"], f"refused: {reason}", trouble=True)
+        self._say(
+            event, f"{event['site']} refused in round {event['round']}: {reason} {event['detail']}".strip()
+        )
+
+    def _round_finished(self, event: Event) -> None:
+        self.round = event["round"]
+        self.seconds.append(event["seconds"])
+        self.bytes += event["bytes_sent"] + event["bytes_received"]
+        for site in event["missing"]:
+            self._site(site, f"did not answer in round {event['round']}", trouble=True)
+            self._say(event, f"round {event['round']} went without {site}")
+
+    def _round_below_quorum(self, event: Event) -> None:
+        answered, quorum = len(event["answered"]), event["quorum"]
+        self._say(event, f"round {event['round']}: {answered} of {quorum} sites that are needed; tried again")
+
+    def _local_only_started(self, _: Event) -> None:
+        self.stage = "each site trains alone, for comparison"
+
+    def _evaluation_started(self, _: Event) -> None:
+        self.stage = "evaluation on the sites' test films"
+
+    def _run_finished(self, event: Event) -> None:
+        self.stage = "finished"
+        self._say(event, "run finished")
+
+    def _run_failed(self, event: Event) -> None:
+        self.stage = "failed"
+        self._say(event, f"run failed: {event['message']}")
+
+    def _site(self, name: str, state: str, *, trouble: bool = False) -> LiveSite:
+        site = self.sites.setdefault(name, LiveSite())
+        site.state, site.trouble = state, trouble
+        return site
+
+
+def curves(run: LiveRun, name: str) -> dict[str, list[tuple[int, float]]]:
+    """Site → a loss by round, of the sites that have any."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for site, live in run.sites.items():
+        if live.losses.get(name):
+            found[site] = live.losses[name]
+    return found
+
+
+def settings(run: LiveRun) -> dict[str, Any]:
+    """The run's fields by name, for a template."""
+    return vars(run) | {"seconds_left": run.seconds_left}
