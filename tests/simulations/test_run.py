@@ -6,12 +6,21 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from in_process import run_in_process
 from processes import Command, processes_with, wait_for
 from simulated import simulation_settings
+from sklearn.metrics import roc_auc_score
 
 from acm_core.config import dump_config
+from acm_core.config.loading import load_config
+from acm_core.config.sections import SiteConfig
+from acm_core.data.site_films import load_site
+from acm_core.nn import build_classifier
+from acm_core.training.local import predict
+from acm_core.training.weights import load_arrays, set_arrays
 from server.run_folder import RunFolder
 from simulations.settings import SimulationConfig
 from simulations.sites import prepare_sites
@@ -75,3 +84,43 @@ def test_interrupted_and_resumed_on_ray_gives_the_model_of_an_undisturbed_run(tm
     of_sites = json.loads(alone.metrics.read_text(encoding="utf-8"))["sites"]
     for site, report in of_sites.items():
         assert metrics["sites"][site]["models"].items() >= report["models"].items()
+    expect_recomputed(folder, sites)
+
+
+def expect_recomputed(folder: RunFolder, sites: dict[str, SiteConfig]) -> None:
+    """The report's figures, from predictions of the model that the run left."""
+    page = folder.report.read_text(encoding="utf-8")
+    report = json.loads(folder.report_numbers.read_text(encoding="utf-8"))
+    config = load_config(folder.config, SimulationConfig)
+    network = build_classifier(config.model, len(config.findings))
+    set_arrays(network, load_arrays(folder.model))
+    films = {
+        name: load_site(site, config.findings, config.model.image_size).test for name, site in sites.items()
+    }
+    scores = {name: predict(network, some, 8, torch.device("cpu"))[0] for name, some in films.items()}
+    merged, labels = (
+        np.concatenate([*scores.values()]),
+        np.concatenate([one.labels for one in films.values()]),
+    )
+    compared = 0
+    for column, finding in enumerate(config.findings):
+        for name, some in films.items():
+            of_site = report["sites"][name]["findings"]["federated"][finding]["auroc"]
+            if len(np.unique(some.labels[:, column])) == 2:
+                expected = roc_auc_score(some.labels[:, column], scores[name][:, column])
+                assert of_site["value"] == pytest.approx(expected)
+                assert f"{expected:.3f}" in page
+                compared += 1
+        # Bins of 0.02 in the logit, which the report's curves are made of.
+        bins = np.floor(np.log(merged[:, column] / (1 - merged[:, column])) / 0.02)
+        curve = report["curves"][finding]["merged"]
+        assert curve["auroc"] == pytest.approx(roc_auc_score(labels[:, column], bins))
+        error = np.abs(calibration_distances(merged[:, column], labels[:, column])).sum() / len(labels)
+        assert report["calibration"][finding]["error"] == pytest.approx(error, abs=1e-6)
+    assert compared
+
+
+def calibration_distances(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Sum of (score − label) over the films of each tenth of the score."""
+    tenth = np.minimum((scores * 10).astype(int), 9)
+    return np.array([(scores - labels)[tenth == place].sum() for place in range(10)])
