@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from acm_core.audit_events import ReplyRefused, SiteMissing, SiteRefused
 from acm_core.audit_log import AuditError, verify
@@ -53,7 +56,7 @@ def report_content(folder: RunFolder, state: ServerState | None) -> Content:
         "participation": _participation(run),
         "privacy": _privacy(config, metrics),
         "security": None if state is None else _security(config, state),
-        "config": folder.config.read_text(encoding="utf-8"),
+        "config": _without_paths(folder.config.read_text(encoding="utf-8")),
         "seed": config.seed,
     }
 
@@ -185,6 +188,18 @@ def _participation(run: FinishedRun) -> dict[str, Content]:
             "missing": sum(one["outcome"] == "missing" for one in rounds),
         }
     return sites
+
+
+def _without_paths(config: str) -> str:
+    """The run's file with names in place of this machine's paths: a report is shown around."""
+    settings = yaml.safe_load(config)
+    if settings["model"]["weights"] is not None:
+        settings["model"]["weights"] = Path(settings["model"]["weights"]).name
+    if (simulation := settings.get("simulation")) is not None:
+        simulation.pop("data", None)
+        simulation["folders"] = {site: Path(path).name for site, path in simulation["folders"].items()}
+    text: str = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def _privacy(config: FederationConfig, metrics: Mapping[str, Any]) -> Content:

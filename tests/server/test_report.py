@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from browser import SIZES, address_of, chromium, expect_readable, opened
 from hospitals import FINDINGS, federation
 from hypothesis import given
@@ -151,6 +152,20 @@ def test_a_private_run_says_what_is_protected_and_what_was_spent(tmp_path: Path)
     assert "The site withholds its figures." in page
 
 
+def test_paths_of_the_machine_stay_out(tmp_path: Path) -> None:
+    config = federation(model={"weights": tmp_path / "imagenet.safetensors"})
+    run = finished_run(tmp_path, {"A": helped()}, config)
+    settings = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    settings["simulation"] = {"data": str(tmp_path / "data"), "folders": {"A": str(tmp_path / "sites" / "A")}}
+    run.config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    content = report_content(run, None)
+    assert content["simulated"]
+    assert str(tmp_path) not in json.dumps(content)
+    shown = yaml.safe_load(content["config"])
+    assert (shown["model"]["weights"], shown["simulation"]["folders"]) == ("imagenet.safetensors", {"A": "A"})
+    assert shown["federation"] == settings["federation"]
+
+
 def test_names_from_outside_cannot_write_the_page(tmp_path: Path) -> None:
     config = federation(findings=["<script>alert(1)</script>", "Pleural Effusion"])
     sites = {"A": report(federated=model(estimate(0.8), findings=config.findings))}
@@ -219,3 +234,14 @@ def test_the_page_prints(page: Path) -> None:
         shown.emulate_media(media="print")
         assert shown.evaluate("document.scrollingElement.scrollWidth") <= SIZES["desktop"][0]
         assert shown.pdf(format="A4").count(b"/Type /Page") >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("example", ["demo", "real_sites"])
+def test_the_examples_in_the_docs_are_readable(example: str, size: str) -> None:
+    path = Path(__file__).parents[2] / "docs" / "reports" / f"{example}.html"
+    with chromium() as browser, opened(browser, address_of(path), size) as (shown, complaints):
+        expect_readable(shown, size)
+        assert complaints == []
+        assert shown.locator("svg").count() >= 8
