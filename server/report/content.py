@@ -64,6 +64,7 @@ def report_content(folder: RunFolder, state: ServerState | None) -> Content:
 def _site(report: Mapping[str, Any]) -> Content:
     models = report["models"]
     federated = models.get("federated")
+    subgroups = (federated or {}).get("subgroups", {})
     return {
         **{
             name: report[name]
@@ -74,7 +75,13 @@ def _site(report: Mapping[str, Any]) -> Content:
         "gain": federated and federated["gain"],
         "mean_auroc": {name: models[name]["mean_auroc"] for name in MODELS if name in models},
         "findings": {name: models[name]["findings"] for name in MODELS if name in models},
-        "subgroups": (federated or {}).get("subgroups", {}),
+        "subgroups": subgroups,
+        "alike": ", ".join(
+            f"{attribute} {name}"
+            for attribute, groups in subgroups.items()
+            if len(groups) == 1
+            for name in groups
+        ),
     }
 
 
@@ -139,7 +146,7 @@ def _points(xs: Iterable[float], ys: Iterable[float]) -> list[tuple[float, float
 
 
 def _calibration(metrics: Mapping[str, Any], finding: str) -> Content | None:
-    """Reliability of all sites' films together, exact, since the bins are the same; None where none is known."""
+    """Reliability of all sites' films together, exact, since the bins are the same; None without both classes."""
     reports = [
         figures["calibration"]
         for figures in federated_findings(metrics, finding).values()
@@ -148,8 +155,8 @@ def _calibration(metrics: Mapping[str, Any], finding: str) -> Content | None:
     columns = zip(*(report["bins"] for report in reports), strict=True)
     bins = [merged for column in columns if (merged := _merged([one for one in column if one]))]
     films = sum(one["films"] for one in bins)
-    if not films:
-        return None
+    if all(one["positive"] == 0 for one in bins) or all(one["positive"] == 1 for one in bins):
+        return None  # one class alone, or no film
     error = sum(one["films"] * abs(one["score"] - one["positive"]) for one in bins) / films
     return {"error": error, "bins": bins, "films": films}
 

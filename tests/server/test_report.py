@@ -89,6 +89,21 @@ def test_calibration_is_merged_film_by_film(tmp_path: Path) -> None:
     assert merged["error"] == pytest.approx(0.02)
 
 
+def test_one_class_alone_has_no_calibration(tmp_path: Path) -> None:
+    reports = {"A": helped()}
+    finding = reports["A"]["models"]["federated"]["findings"][FINDINGS[0]]
+    finding["calibration"]["bins"][0] = {"films": 30, "score": 0.1, "positive": 0.0}
+    assert report_content(finished_run(tmp_path, reports), None)["calibration"][FINDINGS[0]] is None
+
+
+def test_an_attribute_in_which_all_films_are_alike_is_said_in_words(tmp_path: Path) -> None:
+    content = report_content(finished_run(tmp_path, {"A": helped()}), None)
+    assert content["sites"]["A"]["alike"] == "sex F"
+    page = render(content)
+    assert "All of A's test films: sex F." in page
+    assert "A, by sex" not in page
+
+
 @pytest.mark.parametrize(
     ("of_site", "begins"),
     [
@@ -224,7 +239,7 @@ def test_the_page_is_readable(page: Path, size: str, scheme: str) -> None:
         shown.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
         expect_readable(shown, size)
         assert complaints == []
-        assert shown.locator("svg").count() >= 2 + 2 + 3
+        assert shown.locator("svg").count() >= 1 + 2 + 3
         assert shown.locator("circle.merged").count() == 1
 
 
