@@ -27,6 +27,10 @@ def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
         "",
         "For research only. Not a medical device; no claim of diagnostic performance.",
         "",
+        "## Intended use",
+        "- research: comparing ways of training, and finding out where the model fails",
+        "- not for diagnosis, triage or any decision about a patient; not for lateral films or other parts of the body",
+        "",
         "## The model",
         f"- {model.architecture} with context module `{model.context}`, {model.norm} normalisation, "
         f"global {model.head} pooling of the findings' score maps",
@@ -66,6 +70,8 @@ def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
         '"Not defined": the site\'s test films lack one of the two classes. The mean is over the sites with a defined '
         "AUROC, each counted once; its interval speaks of other patients of these sites, not of other hospitals.",
         "",
+        *_by_group(metrics),
+        "",
         "## Limits",
         "- Sites differ in scanner, patients and labelling; the figures hold for these sites only.",
         "- Labels come from each site as they are; errors in them are in the figures too.",
@@ -95,6 +101,29 @@ def _results(metrics: dict[str, Any]) -> list[str]:
     means = " | ".join(interval_text(metrics["mean_over_sites"][name]) for name in names)
     rows.append(f"| **mean over sites** | | | {means} |")
     return rows
+
+
+def _by_group(metrics: dict[str, Any]) -> list[str]:
+    rows = [
+        f"| {site} | {attribute} {name} | {finding} | {interval_text(figures['auroc'])} |"
+        for site, report in metrics["sites"].items()
+        for attribute, groups in report["models"].get("federated", {}).get("subgroups", {}).items()
+        for name, group in groups.items()
+        for finding, figures in group["findings"].items()
+        if figures["auroc"] is not None
+    ]
+    heading = "## Results by sex, age and view: AUROC of this model"
+    if not rows:
+        return [heading, "", "None: the sites withhold these figures, or no group has patients enough."]
+    return [
+        heading,
+        "",
+        "| site | group | finding | AUROC (95 % interval) |",
+        "| --- | --- | --- | --- |",
+        *rows,
+        "",
+        "Groups that are not listed had too few patients with, or without, the finding: nothing is known of them.",
+    ]
 
 
 def _privacy(config: FederationConfig, metrics: dict[str, Any]) -> list[str]:

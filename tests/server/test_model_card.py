@@ -36,6 +36,8 @@ def card(config: FederationConfig, **reports: dict[str, Any]) -> str:
         "| B | 30 | 12 | 9 | none |",
         "| A | Lung Opacity | 5 / 7 | 0.700 (0.50–0.90) | 0.800 (0.60–1.00) |",
         "| B | Lung Opacity | 5 / 0 | – | not defined |",
+        "- not for diagnosis, triage or any decision about a patient",
+        "| A | sex F | Lung Opacity | 0.800 (0.60–1.00) |",
         "| **mean over sites** | | | 0.700 (0.50–0.90) | 0.800 (0.60–1.00) |",
     ],
 )
@@ -83,7 +85,7 @@ def test_the_answer_stands_in_the_card_as_in_the_metrics() -> None:
 def test_every_table_has_as_many_cells_in_each_row() -> None:
     text = card(federation())
     tables = [block.splitlines() for block in text.split("\n\n") if "\n| ---" in block]
-    assert len(tables) == 2
+    assert len(tables) == 3
     for rows in tables:
         cells = [row.count("|") for row in rows if row.startswith("|")]
         assert len(cells) >= 4
@@ -110,3 +112,8 @@ def test_a_private_run_says_what_is_promised_what_is_not_and_what_it_cost() -> N
     assert "each film (not of a patient with several)" in card(
         federation(privacy={**privacy, "unit": "film"}, model={"norm": "group"})
     )
+
+
+def test_groups_that_are_withheld_are_not_made_up() -> None:
+    withheld = {"A": report(federated=model(None)), "B": report()}
+    assert "None: the sites withhold these figures" in card(federation(), **withheld)
