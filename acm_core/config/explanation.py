@@ -61,11 +61,11 @@ def _message(detail: ErrorDetails, kind: type[BaseModel]) -> str:
                 nearest(str(location[-1]), names) or f"; expected one of {', '.join(names)}"
             )
         case "missing":
-            return f"missing; expected {_expected(_annotation(kind, location))}"
+            return f"missing; expected {expected(_annotation(kind, location))}"
         case "value_error":
             return detail["msg"].removeprefix("Value error, ")
     annotation = _annotation(kind, location)
-    message = f"expected {_expected(annotation)}, got {_shown(got)}"
+    message = f"expected {expected(annotation)}, got {_shown(got)}"
     if detail["type"] == "literal_error" and isinstance(got, str):
         return message + nearest(got, [str(choice) for choice in get_args(_bare(annotation))])
     if detail["type"] == "string_type" and isinstance(got, int | float):
@@ -104,14 +104,15 @@ def _keys(annotation: Any) -> list[str]:
     return list(bare.model_fields) if isinstance(bare, type) and issubclass(bare, BaseModel) else []
 
 
-def _expected(annotation: Any) -> str:
+def expected(annotation: Any) -> str:
+    """What a value of this type looks like in a file, in words."""
     if get_origin(annotation) is Annotated:
         base, *constraints = get_args(annotation)
         limits = [limit for constraint in constraints for limit in _limits(constraint)]
-        return " ".join([_expected(base), " and ".join(limits)]).rstrip()
+        return " ".join([expected(base), " and ".join(limits)]).rstrip()
     if get_origin(annotation) in (Union, types.UnionType):
         options = [option for option in get_args(annotation) if option is not type(None)]
-        return " or ".join([*map(_expected, options), *(["null"] * (type(None) in get_args(annotation)))])
+        return " or ".join([*map(expected, options), *(["null"] * (type(None) in get_args(annotation)))])
     if get_origin(annotation) is Literal:
         return "one of " + ", ".join(str(choice) for choice in get_args(annotation))
     if get_origin(annotation) in (tuple, list):

@@ -32,9 +32,14 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The classifier: a ResNet with a context module in every block."""
 
-    architecture: Architecture = "resnet18"
-    context: Literal["acm", "se", "cbam", "self_attention", "none"] = "acm"
-    norm: Literal["batch", "group"] = "batch"
+    architecture: Architecture = Field("resnet18", description="the trunk")
+    context: Literal["acm", "se", "cbam", "self_attention", "none"] = Field(
+        "acm",
+        description="module in every block: attend-and-compare, squeeze-and-excitation, CBAM, self-attention",
+    )
+    norm: Literal["batch", "group"] = Field(
+        "batch", description="normalisation layers; group with differential privacy"
+    )
     standardise_weights: bool = Field(
         False,
         description="weight standardisation of the trunk's convolutions; helps with group norm and privacy",
@@ -53,10 +58,10 @@ class TrainingConfig(Section):
 
     epochs: int = Field(1, ge=1, description="local epochs a round")
     batch_size: int = Field(32, ge=1, description="films a step")
-    optimizer: Literal["sgd", "adamw"] = "adamw"
-    learning_rate: float = Field(1e-3, gt=0)
+    optimizer: Literal["sgd", "adamw"] = Field("adamw", description="begins anew each round")
+    learning_rate: float = Field(1e-3, gt=0, description="at the start of the schedule")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only")
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(1e-4, ge=0, description="of matrices and kernels; norms and biases have none")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="over the rounds of the whole run")
     orthogonality: float = Field(0.1, ge=0, description="weight of |mean orthogonality term| in the loss")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
@@ -114,7 +119,9 @@ _RULE_SETTINGS = {
 class AggregationConfig(Section):
     """How the sites' models become one; docs/AGGREGATION.md says what each rule is for and what it costs."""
 
-    rule: Literal["fedavg", "norm_clipping", "median", "trimmed_mean", "krum"] = "fedavg"
+    rule: Literal["fedavg", "norm_clipping", "median", "trimmed_mean", "krum"] = Field(
+        "fedavg", description="all but fedavg are against sites that send harm; docs/AGGREGATION.md"
+    )
     bound: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="norm_clipping: L2 norm that a site's change may have"
     )
@@ -163,8 +170,8 @@ class AggregationConfig(Section):
 class FederationSection(Section):
     """Who takes part and how a round ends."""
 
-    sites: tuple[SiteName, ...] = Field(min_length=1)
-    rounds: int = Field(ge=1)
+    sites: tuple[SiteName, ...] = Field(min_length=1, description="names of the sites of this run")
+    rounds: int = Field(ge=1, description="rounds of the whole run")
     quorum: int = Field(1, ge=1, description="sites whose updates a round needs")
     round_deadline: float = Field(3600.0, gt=0, description="seconds a round may take")
     join_deadline: float = Field(
@@ -216,8 +223,8 @@ class EvaluationConfig(Section):
 class ServerSection(Section):
     """Where the server listens."""
 
-    host: str = "127.0.0.1"
-    port: int = Field(9092, ge=1, le=65535)
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0: every one")
+    port: int = Field(9092, ge=1, le=65535, description="the one port that sites have to reach")
     names: tuple[str, ...] = Field(
         (), description="host names and addresses by which the sites reach it; default: host"
     )
@@ -227,8 +234,10 @@ class ServerSection(Section):
 class FederationConfig(Section):
     """One run of a federation: the same for every site; no path of a site and no secret stands in it."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    seed: int = Field(0, ge=0, lt=2**31)
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = Field(
+        description="of the run, and of its folder in runs/"
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="of everything that is drawn")
     findings: tuple[str, ...] = Field(min_length=1, description="one output of the model each, in this order")
     privacy: OptionalPrivacy = Field(
         description="differential privacy, or off: said in every file, so that nobody trains without it unawares"
@@ -400,7 +409,7 @@ class SitePolicy(Section):
 class SiteConfig(Section):
     """A site's own file: paths and what the site does with its films. It never leaves the site."""
 
-    site: SiteName
+    site: SiteName = Field(description="the site's name, which the file is named after")
     films: Path = Field(description="folder of the films, at any depth")
     labels: Path = Field(description="CSV with a row a film; label_map says how it is read")
     state: Path = Field(
@@ -415,7 +424,7 @@ class SiteConfig(Section):
         None,
         description="what the site permits and publishes; null: it takes part in runs without privacy only",
     )
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
     threads: int | None = Field(None, ge=1, description="CPU threads for training; default: all cores")
     workers: int = Field(
         0, ge=0, description="processes that make batches ahead of training; 0: made in between"

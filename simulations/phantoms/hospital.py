@@ -22,8 +22,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class HospitalSpec(Section):
     """All that decides a synthetic hospital's films, beside the seed."""
 
-    name: SiteName
-    patients: int = Field(ge=1, le=1_000_000)
+    name: SiteName = Field(description="one of federation.sites")
+    patients: int = Field(ge=1, le=1_000_000, description="in training, validation and test together")
     films_per_patient: tuple[int, int] = Field((1, 1), description="fewest and most films a patient")
     prevalence: dict[Finding, Share] = Field(
         default_factory=lambda: dict.fromkeys(FINDINGS, 0.2),
@@ -36,7 +36,7 @@ class HospitalSpec(Section):
     image_size: int = Field(256, ge=64, le=4096, description="pixels along the film's longer side")
     difficulty: Share = Field(0.25, description="of every finding: 0 plain, 1 nearly invisible")
     ap_share: Share = Field(0.0, description="share of films taken from front to back (bedside)")
-    female_share: Share = 0.5
+    female_share: Share = Field(0.5, description="share of the patients who are women")
     age: tuple[int, int] = Field((18, 90), description="youngest and oldest patient in years")
 
     @field_validator("films_per_patient", "age")

@@ -21,19 +21,21 @@ Size = Annotated[tuple[float, float], BeforeValidator(_pair)]
 class Scanner(Section):
     """A machine and how it writes DICOM. CR: Computed Radiography; DX: Digital X-Ray, For Presentation."""
 
-    modality: Literal["CR", "DX"]
+    modality: Literal["CR", "DX"] = Field(description="Modality (PS3.3 C.7.3.1.1.1)")
     model_name: str = Field(
         max_length=64, description="written as Manufacturer's Model Name (LO: 64 characters)"
     )
-    bits_stored: Literal[10, 12, 14, 16]
-    photometric: Literal["MONOCHROME1", "MONOCHROME2"]
+    bits_stored: Literal[10, 12, 14, 16] = Field(description="Bits Stored")
+    photometric: Literal["MONOCHROME1", "MONOCHROME2"] = Field(
+        description="whether low values are shown white"
+    )
     voi: Literal["none", "LINEAR", "LINEAR_EXACT", "SIGMOID", "lut"] = Field(
         description="how stored values become shown values (PS3.3 C.11.2): a window, a table or nothing"
     )
     rescale_slope: float = Field(
         1.0, gt=0, description="modality LUT (PS3.3 C.11.1); CR only, DX prescribes 1"
     )
-    rescale_intercept: float = 0.0
+    rescale_intercept: float = Field(0.0, description="as rescale_slope")
     encoding: Literal["explicit", "rle"] = Field(
         "explicit", description="explicit little endian, plain or RLE"
     )
@@ -47,7 +49,9 @@ class Scanner(Section):
         "none", description="look of the border outside the beam"
     )
     collimation_margin: float = Field(1.5, ge=0, le=3, description="greatest width of that border in cm")
-    marker: Literal["none", "L", "R", "boxed L", "boxed R"] = "L"
+    marker: Literal["none", "L", "R", "boxed L", "boxed R"] = Field(
+        "L", description="lead letter on the film"
+    )
 
     @model_validator(mode="after")
     def _allowed_by_dicom(self) -> Scanner:
