@@ -127,6 +127,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """SIGTERM raises KeyboardInterrupt inside, as Ctrl-C does, so that both end a program in the same orderly way."""

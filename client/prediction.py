@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from acm_core.data.splits import load_or_create_salt
 from acm_core.deployment import Deployment, read_deployment
 from acm_core.files import write_atomically
 from acm_core.nn import Classifier, normalised, unfilled_classifier
+from acm_core.processes import usable_cores
 from acm_core.training.weights import set_arrays
 from client.device import use_device
 
@@ -105,7 +105,7 @@ Read = tuple[FoundFile, SetAside | None, NDArray[np.float16] | None]
 def _batches(site: SiteConfig, files: Sequence[FoundFile], side: int) -> Iterator[list[Read]]:
     salt = load_or_create_salt(site.state)
     batch: list[Read] = []
-    for answer in read_files((file.path for file in files), salt, side, workers=os.cpu_count() or 1):
+    for answer in read_files((file.path for file in files), salt, side, workers=usable_cores()):
         reason = answer.reading.reason
         if reason is None and answer.reading.view not in (None, "AP", "PA"):
             reason = SetAside.NOT_FRONTAL

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from acm_core.config.sections import FederationConfig, SiteConfig
@@ -84,20 +87,21 @@ def simulate(
     for name in ("flwr", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        run_simulation(
-            server_app=server_app,
-            client_app=make_app(_SitesByPartition(order)),
-            num_supernodes=len(order),
-            backend_config={
-                "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-                "init_args": {
-                    "num_cpus": processes,
-                    "logging_level": "error",
-                    "log_to_driver": False,
-                    "include_dashboard": False,
+        with _told(stop):
+            run_simulation(
+                server_app=server_app,
+                client_app=make_app(_SitesByPartition(order)),
+                num_supernodes=len(order),
+                backend_config={
+                    "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+                    "init_args": {
+                        "num_cpus": processes,
+                        "logging_level": "error",
+                        "log_to_driver": False,
+                        "include_dashboard": False,
+                    },
                 },
-            },
-        )
+            )
     except KeyboardInterrupt:
         stop.set()
         ended.wait(timeout=60)
@@ -107,6 +111,28 @@ def simulate(
     if failures:
         raise failures[0]
     return results
+
+
+@contextmanager
+def _told(stop: threading.Event) -> Iterator[None]:
+    """Set `stop` with the signal itself: Flower ends Ray first, and its sites would be lost to a round that goes on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        if callable(handler := former[signal.Signals(number)]):
+            handler(number, frame)
+
+    for number in former:
+        signal.signal(number, tell)
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 class _SitesByPartition:
@@ -121,8 +147,3 @@ class _SitesByPartition:
         site = self._sites[int(str(context.node_config["partition-id"]))]
         open_site_log(site.state)
         return site
-
-
-def default_processes() -> int:
-    """One a core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

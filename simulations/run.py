@@ -53,18 +53,17 @@ def run(config: SimulationConfig, folder: RunFolder, *, resume: bool) -> int:
     """Simulate in an opened run folder, showing progress; returns the exit code."""
     from rich.console import Console
 
-    from acm_core.processes import keep_freed_memory
+    from acm_core.processes import keep_freed_memory, usable_cores
     from server.events import EventLog
     from server.report.writing import write_report
     from server.rounds import RunFailedError
     from server.run_folder import ResumeError
     from server.terminal import print_results
-    from simulations.engine import default_processes
     from simulations.sites import MissingFilmsError, prepare_sites
 
     keep_freed_memory()  # the pooled model is trained here
     console = Console()
-    processes = config.simulation.processes or default_processes()
+    processes = config.simulation.processes or usable_cores()
     try:
         sites = prepare_sites(config, processes, _films_progress(console), resume=resume)
         with _Following(folder, console):

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from acm_core.config import dump_config
 from acm_core.config.loading import load_config
 from acm_core.data.site_films import load_site
-from simulations.engine import default_processes
+from acm_core.processes import usable_cores
 from simulations.settings import SimulationConfig
 from simulations.sites import prepare_sites
 
@@ -90,7 +90,7 @@ def _jobs(folder: Path, sites: Sequence[int]) -> list[tuple[str, SimulationConfi
         ),
     }
     one = demo.model_copy(update=federated)
-    cores = default_processes()
+    cores = usable_cores()
     simulation = one.simulation.model_copy(update={"processes": cores})
     jobs = [(f"demo, {cores} at once", one.model_copy(update={"simulation": simulation})), ("demo", one)]
     for count in sites:

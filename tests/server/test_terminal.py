@@ -249,5 +249,12 @@ def test_the_run_ends_with_the_table_the_answer_and_the_paths(tmp_path: Path) ->
     paths = [line.strip() for line in text.splitlines() if line.startswith(f"  {tmp_path}")]
     assert paths == [
         str(folder / name)
-        for name in ("metrics.json", "model.safetensors", "model_card.md", "rounds.jsonl", "tensorboard")
+        for name in (
+            "report.html",
+            "metrics.json",
+            "model.safetensors",
+            "model_card.md",
+            "rounds.jsonl",
+            "tensorboard",
+        )
     ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -26,6 +25,7 @@ from acm_core.data.prepared import Adder, PreparedFilms
 from acm_core.data.set_aside import SetAside
 from acm_core.data.splits import load_or_create_salt
 from acm_core.files import write_text_atomically
+from acm_core.processes import usable_cores
 
 _VERSION = 2
 """Raise when the same readings and labels give another manifest."""
@@ -94,7 +94,7 @@ def take_in(
         table = read_labels(site.labels, None, site.label_map)
         files = find_files(site.films, (site.labels, site.state))
         with Journal(folder / "journal.sqlite") as journal:
-            read = _read_new(files, journal, salt, site, image_size, workers or _cores(), progress)
+            read = _read_new(files, journal, salt, site, image_size, workers or usable_cores(), progress)
             journal.keep_only(file.name for file in files)
             return _judged(site, folder, files, table, journal, salt, read)
 
@@ -117,7 +117,7 @@ def prepare(
     salt = load_or_create_salt(site.state)
     paths = (site.films / names[index] for index in missing)
     with films.adder() as adder:
-        for done, answer in enumerate(read_files(paths, salt, image_size, workers=_cores()), 1):
+        for done, answer in enumerate(read_files(paths, salt, image_size, workers=usable_cores()), 1):
             index = missing[answer.index]
             content = answer.reading.content
             if answer.film is not None and content is not None and content == contents[index]:
@@ -279,7 +279,3 @@ def _alone(folder: Path) -> Iterator[None]:
     with (folder / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

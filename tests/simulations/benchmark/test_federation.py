@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from acm_core.processes import usable_cores
 from simulations.benchmark import over_tls, server_round, simulated_run
-from simulations.engine import default_processes
 
 
 @pytest.mark.parametrize("arrival", ["one by one", "all at once"])
@@ -32,7 +32,7 @@ def test_a_real_server_has_its_answers_over_tls(tmp_path: Path) -> None:
 @pytest.mark.soak
 def test_both_contenders_do_the_whole_job() -> None:
     rows = simulated_run.run(1, sites=[2])
-    works = (f"demo, {default_processes()} at once", "demo", "2 sites")
+    works = (f"demo, {usable_cores()} at once", "demo", "2 sites")
     assert [(row["work"], row["contender"]) for row in rows] == [
         (work, contender) for work in works for contender in ("ours", "plain Flower")
     ]
