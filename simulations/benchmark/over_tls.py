@@ -64,6 +64,7 @@ def run(rounds: int, cases: Sequence[tuple[Architecture, int]] = CASES) -> list[
         print(f"tls: {architecture}, {sites} sites", file=sys.stderr, flush=True)  # noqa: T201  # progress
         with tempfile.TemporaryDirectory() as folder:
             rows.append({"part": "tls", **measure(Path(folder), architecture, sites, rounds)})
+            print(table(rows[-1:])[1], file=sys.stderr, flush=True)  # noqa: T201  # in case a later one fails
     return rows
 
 
