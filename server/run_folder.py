@@ -117,19 +117,24 @@ class RunFolder:
         """What a finished run left.
 
         Raises:
-            NoResultsError: the folder holds none.
+            NoResultsError: the folder holds none, or that of an earlier version, whose sites reported less.
         """
         if not self.metrics.exists():
             raise NoResultsError(
                 f"expected a finished run in {self.folder}, got no {self.metrics.name}, which is written when the last "
                 "round is evaluated: continue the run with --resume"
             )
+        metrics = json.loads(self.metrics.read_text(encoding="utf-8"))
+        if "version" not in metrics:
+            raise NoResultsError(
+                f"expected the results of this version in {self.metrics}, got those of an earlier one"
+            )
         settings = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         simulated = settings.pop(_SIMULATION, None) is not None
         return FinishedRun(
             FederationConfig.model_validate(settings),
             simulated,
-            json.loads(self.metrics.read_text(encoding="utf-8")),
+            metrics,
             [json.loads(line) for line in self.rounds.read_text(encoding="utf-8").splitlines()],
         )
 

@@ -195,6 +195,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert json.loads(run.report_numbers.read_text(encoding="utf-8"))["sites"]["A"]["films"] == 12
     assert main([str(tmp_path / "none")]) == 1
     assert "expected a finished run" in capsys.readouterr().err
+    earlier = json.loads(run.metrics.read_text(encoding="utf-8"))
+    del earlier["version"]
+    run.write_metrics(earlier)
+    assert main([str(run.folder)]) == 1
+    assert "got those of an earlier one" in capsys.readouterr().err
     run.metrics.unlink()
     with pytest.raises(NoResultsError, match="continue the run with --resume"):
         report_content(run, None)
