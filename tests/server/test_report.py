@@ -20,8 +20,10 @@ from runs import finished_run
 from acm_core.audit_events import ReplyRefused, SiteMissing, SiteRefused
 from acm_core.audit_log import AuditLog
 from acm_core.federated.messages import Refusal, TaskKind
+from acm_core.federated.report import read_report
 from acm_core.federated.update import RefusalReason
 from acm_core.trust import keys
+from client.release import noised_model
 from server.authority import ServerState
 from server.registry import Registry
 from server.report.__main__ import main
@@ -165,6 +167,18 @@ def test_a_private_run_says_what_is_protected_and_what_was_spent(tmp_path: Path)
     assert "Not covered: which site it is" in page
     assert "1.500" in page
     assert "The site withholds its figures." in page
+
+
+def test_a_site_that_noises_its_figures(tmp_path: Path) -> None:
+    noised = {**report(federated=noised_model({FINDINGS[0]: 0.75, FINDINGS[1]: None})), "metrics": "noised"}
+    run = finished_run(tmp_path, {"A": read_report(json.dumps(noised), FINDINGS).model_dump(mode="json")})
+    content = report_content(run, None)
+    assert content["curves"][FINDINGS[0]]["merged"] is None
+    assert content["calibration"][FINDINGS[0]] is None
+    page = render(content)
+    assert "the site lets its figures leave noised" in page
+    assert page.count('<td class="n">withheld</td>') > page.count('<td class="n">not defined</td>') > 0
+    assert "A withholds its figures by group." in page
 
 
 def test_paths_of_the_machine_stay_out(tmp_path: Path) -> None:
