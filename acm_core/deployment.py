@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from acm_core.config.sections import ModelConfig
 from acm_core.federated.update import Arrays
-from acm_core.files import write_text_atomically
-from acm_core.training.weights import load_arrays, save_arrays
+from acm_core.files import file_sha256, write_text_atomically
+from acm_core.nn import Classifier, unfilled_classifier
+from acm_core.training.weights import load_arrays, save_arrays, set_arrays
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -58,7 +58,7 @@ class Deployment(_Strict):
 def write_deployment(folder: Path, deployment: Deployment, arrays: Arrays) -> Deployment:
     """Write both files; what is returned has the hash of the weights."""
     save_arrays(folder / WEIGHTS, arrays)
-    deployment = deployment.model_copy(update={"sha256": _sha256(folder / WEIGHTS)})
+    deployment = deployment.model_copy(update={"sha256": file_sha256(folder / WEIGHTS)})
     write_text_atomically(folder / CONFIG, deployment.model_dump_json(indent=1) + "\n")
     return deployment
 
@@ -71,7 +71,7 @@ def read_deployment(folder: Path) -> tuple[Deployment, Arrays]:
     """
     try:
         deployment = Deployment.model_validate_json((folder / CONFIG).read_text(encoding="utf-8"))
-        digest = _sha256(folder / WEIGHTS)
+        digest = file_sha256(folder / WEIGHTS)
     except (OSError, ValidationError, UnicodeDecodeError) as error:
         raise DeploymentError(
             f"{folder}: expected a folder that server.export wrote, with {CONFIG} and {WEIGHTS}: {_first_line(error)}"
@@ -83,9 +83,17 @@ def read_deployment(folder: Path) -> tuple[Deployment, Arrays]:
     return deployment, load_arrays(folder / WEIGHTS)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def load_model(folder: Path) -> tuple[Deployment, Classifier]:
+    """What `read_deployment` gives, as a model on the CPU in evaluation mode.
+
+    Raises:
+        DeploymentError: as `read_deployment`.
+        ModelMismatchError: the weights are not those of the model described.
+    """
+    deployment, arrays = read_deployment(folder)
+    model = unfilled_classifier(deployment.model, len(deployment.findings))
+    set_arrays(model, arrays)
+    return deployment, model.eval()
 
 
 def _first_line(error: Exception) -> str:

@@ -12,11 +12,10 @@ from acm_core.config.sections import SiteConfig
 from acm_core.data.film import read_film
 from acm_core.data.shrink import square_film
 from acm_core.data.site_films import load_site
-from acm_core.deployment import Deployment, read_deployment
+from acm_core.deployment import Deployment, load_model
 from acm_core.files import write_atomically, write_private
-from acm_core.nn import Classifier, unfilled_classifier
+from acm_core.nn import Classifier
 from acm_core.training.local import predict
-from acm_core.training.weights import set_arrays
 from client.device import use_device
 from client.explanation import Case, chosen_modules, explain, telling_cases
 
@@ -48,13 +47,11 @@ def write_page(
         NoFilmsError: the site has no test film that is labelled for these findings.
         DeploymentError, ModelMismatchError, LabelError, OSError: as the functions that read these.
     """
-    deployment, arrays = read_deployment(model)
+    deployment, network = load_model(model)
     if unknown := [name for name in findings if name not in deployment.findings]:
         raise ValueError(f"--finding: expected some of {', '.join(deployment.findings)}, got {unknown[0]}")
     shown = list(findings or deployment.findings)
-    network = unfilled_classifier(deployment.model, len(deployment.findings))
-    set_arrays(network, arrays)
-    network = network.eval().to(use_device(site))
+    network = network.to(use_device(site))
     names = chosen_modules(network, modules)
     if film is not None:
         cases = [_of_file(network, film, deployment, shown, names)]

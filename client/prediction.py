@@ -18,11 +18,10 @@ from acm_core.data.intake.files import FoundFile, find_files
 from acm_core.data.intake.readers import read_files
 from acm_core.data.set_aside import SetAside
 from acm_core.data.splits import load_or_create_salt
-from acm_core.deployment import Deployment, read_deployment
+from acm_core.deployment import Deployment, load_model
 from acm_core.files import write_atomically
-from acm_core.nn import Classifier, normalised, unfilled_classifier
+from acm_core.nn import Classifier, normalised
 from acm_core.processes import usable_cores
-from acm_core.training.weights import set_arrays
 from client.device import use_device
 
 Progress = Callable[[int, int], None]
@@ -56,16 +55,14 @@ def predict_folder(
         PredictionError: no film there, or no threshold for that specificity.
         OSError: the films cannot be read or the table cannot be written.
     """
-    deployment, arrays = read_deployment(model)
+    deployment, network = load_model(model)
     thresholds = _thresholds(deployment, specificity)
     kept = _Kept(table)
     files = find_files(films, without=[table, kept.path])
     if not files:
         raise PredictionError(f"{films}: expected films in the folder, found no file")
     device = use_device(site)
-    network = unfilled_classifier(deployment.model, len(deployment.findings))
-    set_arrays(network, arrays)
-    network = network.eval().to(device).to(memory_format=torch.channels_last)
+    network = network.to(device).to(memory_format=torch.channels_last)
     with kept.opened({"model": deployment.sha256, "specificity": specificity}):
         waiting = [file for file in files if not kept.has(file)]
         said = time.monotonic()

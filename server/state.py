@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from safetensors import SafetensorError
 
 from acm_core.config.sections import FederationConfig
 from acm_core.federated.update import Arrays
-from acm_core.files import write_text_atomically
+from acm_core.files import file_sha256, write_text_atomically
 from acm_core.training.weights import load_arrays, save_arrays
 from server.run_folder import expect_same_run, run_identity
 
@@ -63,7 +62,7 @@ class StateStore:
             json.dumps(
                 {
                     "round": state.round,
-                    "sha256": _sha256(model),
+                    "sha256": file_sha256(model),
                     "run": self._identity,
                     "records": state.records,
                 }
@@ -86,7 +85,7 @@ class StateStore:
             try:
                 saved = json.loads(description.read_text(encoding="utf-8"))
                 model = description.with_suffix(".safetensors")
-                whole = _sha256(model) == saved["sha256"]
+                whole = file_sha256(model) == saved["sha256"]
                 arrays = load_arrays(model)
                 average, residual = (_taken(arrays, prefix) for prefix in (_AVERAGE, _RESIDUAL))
                 state = RoundState(saved["round"], arrays, tuple(saved["records"]), average, residual)
@@ -114,8 +113,3 @@ def _taken(arrays: Arrays, prefix: str) -> Arrays:
     """Those of a prefix, without it and no longer in `arrays`."""
     names = [name for name in arrays if name.startswith(prefix)]
     return {name.removeprefix(prefix): arrays.pop(name) for name in names}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -25,7 +25,6 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
-_LOSSES = {"training loss": "train_loss", "validation loss, of the model before the round": "validation_loss"}
 
 
 class Dashboard:
@@ -65,7 +64,7 @@ class Dashboard:
             kinds = charts.kinds_of(self._run.sites or self._sites)
             drawings = {
                 title: charts.over_rounds(found, kinds)
-                for title, name in _LOSSES.items()
+                for title, name in charts.LOSSES.items()
                 if (found := curves(self._run, name))
             }
             return self._pages.get_template(template).render(

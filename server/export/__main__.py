@@ -23,7 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
 
-    from acm_core.nn import WeightsError
+    from safetensors import SafetensorError
+
     from acm_core.training.weights import ModelMismatchError
     from server.export.folder import export
     from server.export.formats import ExportError
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         for path in export(folder, attention_maps=options.attention_maps):
             print(path, flush=True)  # noqa: T201  # the command's own output
-    except (ExportError, NoResultsError, ModelMismatchError, WeightsError, OSError) as error:
+    except (ExportError, NoResultsError, ModelMismatchError, SafetensorError, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201  # the command's own output
         return 1
     return 0

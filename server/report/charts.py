@@ -6,7 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import ceil, floor, log10
 from typing import Any, NamedTuple
 
-from server.results import MODELS
+from server.results import MODELS, interval_text
+
+LOSSES = {"training loss": "train_loss", "validation loss, of the model before the round": "validation_loss"}
+"""Title of a drawing → the metric that sites report."""
 
 _WIDTH, _HEIGHT = 340, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 40
@@ -128,9 +131,7 @@ def forest(means: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> 
         low_end, high_end = (
             value if estimate[name] is None else x.at(estimate[name]) for name in ("low", "high")
         )
-        text = f"{estimate['value']:.3f}"
-        if estimate["low"] is not None:
-            text += f" ({estimate['low']:.2f}–{estimate['high']:.2f})"
+        text = interval_text(estimate)
         rows.append(Interval(round(y, 1), site, names[model], value, low_end, high_end, text))
     return Forest(width, int(y) + _ROW + _BOTTOM, x, tuple(rows))
 

@@ -124,7 +124,6 @@ def _curves(metrics: Mapping[str, Any], finding: str) -> Content:
     return {
         "sites": sites,
         "merged": None if merged.auroc is None else _curve(merged),
-        "of": sorted(histograms),
     }
 
 

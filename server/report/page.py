@@ -21,10 +21,7 @@ def render(content: Content) -> str:
         headings={model: HEADINGS[model] for model in MODELS if model in content["mean_over_sites"]},
         groups=GROUPS,
         forest=_forest(content),
-        losses={
-            "training loss": _losses(content, "train_loss"),
-            "validation loss, of the model before the round": _losses(content, "validation_loss"),
-        },
+        losses={title: _losses(content, name) for title, name in charts.LOSSES.items()},
         drawings={finding: _drawings(content, finding) for finding in content["findings"]},
         totals={
             "seconds": sum(record["seconds"] for record in content["rounds"]),

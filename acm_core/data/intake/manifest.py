@@ -5,7 +5,6 @@ The same files, labels and salt give the same manifest, byte for byte; its hash 
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -14,7 +13,7 @@ from typing import NamedTuple
 
 from acm_core.data.set_aside import SetAside
 from acm_core.data.splits import Split
-from acm_core.files import write_atomically
+from acm_core.files import file_sha256, write_atomically
 
 _SCHEMA = """
 CREATE TABLE film (
@@ -104,8 +103,7 @@ def read_manifest_labels(path: Path) -> Iterator[Label]:
 
 def fingerprint(path: Path) -> str:
     """SHA-256 of a manifest: the dataset that the privacy ledger and the audit log speak of."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def changed(before: Sequence[Row], after: Sequence[Row]) -> dict[str, int]:
