@@ -36,6 +36,7 @@ COMMANDS = (
     "client.audit",
     "simulations.run",
     "simulations.compare",
+    "simulations.pointing",
     "simulations.benchmark",
 )
 FILES: tuple[tuple[str, str, type[BaseModel], str], ...] = (

@@ -31,6 +31,7 @@ COMMANDS = [
     "client.explain",
     "simulations.run",
     "simulations.compare",
+    "simulations.pointing",
 ]
 HEAVY = {"torch", "torchvision", "monai", "flwr", "ray", "numpy", "pydantic", "rich"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +22,25 @@ def shrink(pixels: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.f
     return np.ascontiguousarray(shrunk)
 
 
+class Place(NamedTuple):
+    """Where a film lies in the square that a model takes, in its pixels."""
+
+    top: int
+    left: int
+    rows: int
+    columns: int
+
+
+def place_in_square(shape: tuple[int, ...], image_size: int) -> Place:
+    """H×W in S×S: the longer side takes all of it, the shorter is padded evenly."""
+    rows, columns = (max(1, round(side * image_size / max(shape))) for side in shape)
+    return Place((image_size - rows) // 2, (image_size - columns) // 2, rows, columns)
+
+
 def square_film(pixels: NDArray[np.float32], image_size: int) -> NDArray[np.float16]:
     """H×W in [0, 1] → S×S: longer side to S by area averaging, the shorter padded evenly with black."""
-    rows, columns = (max(1, round(side * image_size / max(pixels.shape))) for side in pixels.shape)
+    top, left, rows, columns = place_in_square(pixels.shape, image_size)
     film = np.zeros((image_size, image_size), np.float16)
-    top, left = (image_size - rows) // 2, (image_size - columns) // 2
     film[top : top + rows, left : left + columns] = np.clip(shrink(pixels, rows, columns), 0, 1)
     return film
 
