@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -118,6 +119,23 @@ class KeptChild:
         """End it and all it started."""
         if self._child is not None:
             self._child.stop()
+
+
+def end_with_parent(grace: float = _GRACE_SECONDS) -> None:
+    """End this process when the one that started it has ended, and it has not ended of itself within `grace` seconds.
+
+    Flower asks for it by a signal that it raises in a thread of its own, of which a main thread learns only when it
+    does not wait for another: one that waits for a part of a message, from a SuperLink that is gone, waits for ever.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        time.sleep(grace)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def free_port() -> int:

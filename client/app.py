@@ -13,7 +13,7 @@ from flwr.clientapp import ClientApp
 from acm_core.config.loading import load_config
 from acm_core.config.sections import SiteConfig
 from acm_core.federated.messages import MessageError, Refusal, Reply, Task
-from acm_core.processes import keep_freed_memory
+from acm_core.processes import end_with_parent, keep_freed_memory
 from client.audited import answer_audited, refuse_unread
 
 log = logging.getLogger("acm_fed.client")
@@ -79,6 +79,7 @@ def _site_of_node(context: Context) -> SiteConfig:
 
     site = load_config(Path(str(context.node_config[SITE_FILE])), SiteConfig)
     open_site_log(site.state)
+    end_with_parent()
     return site
 
 

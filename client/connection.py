@@ -97,6 +97,12 @@ def _tls_fault(error: Exception, membership: Membership, proxy: str | None) -> C
             f"to let {membership.address} through unopened, or the operator for a new answer file",
         )
     through = "" if proxy is None else f" through the proxy {proxy}"
+    if "UNEXPECTED_EOF" in text or "Connection reset" in text:
+        return Check(
+            "certificate",
+            f"no TLS connection{through}: something takes the connection and hangs up",
+            "is server.run started there? A load balancer or firewall before a server that is down looks like this",
+        )
     return Check(
         "certificate", f"no TLS connection{through}: {text}", "is this the address of a server of ACM-Fed?"
     )

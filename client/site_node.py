@@ -93,8 +93,18 @@ def main() -> None:
 
     start_client_internal.http_request_response = guarded  # type: ignore[assignment,attr-defined]  # no hook
     fleet_http_connection.FleetHttpClient = _Patient  # type: ignore[attr-defined]  # no hook
-    flower_supernode()
-    os._exit(1)  # the connection ended: its own server thread would keep the program alive
+    code = 1
+    try:
+        flower_supernode()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+    except BaseException:
+        log.exception("the connection ended")
+    finally:
+        logging.shutdown()
+        os._exit(
+            code
+        )  # else its own server thread would keep the program alive, and nobody would start it again
 
 
 class _Patient(FleetHttpClient):

@@ -10,6 +10,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from acm_core.config.loading import load_config
 from acm_core.config.sections import FederationConfig
+from acm_core.processes import end_with_parent
 from server.superlink import AUDIT_VARIABLE, RUN_FOLDER_VARIABLE
 
 app = ServerApp()
@@ -18,6 +19,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:  # noqa: ARG001  # Flower calls it with both
     """Execute or continue the run whose folder the environment names."""
+    end_with_parent()
     from acm_core.audit_log import AuditLog
     from server.federation import FederatedRun
     from server.flower_transport import FlowerTransport

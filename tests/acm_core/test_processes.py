@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from acm_core.processes import keep_freed_memory
@@ -22,6 +26,35 @@ for _ in range(3):
     np.ones(2**23).sum()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
+
+
+ORPHAN = """
+import os, subprocess, sys, threading, time
+from acm_core.processes import end_with_parent
+if sys.argv[1:] == ["parent"]:
+    child = subprocess.Popen([sys.executable, "-c", os.environ["ORPHAN"]], stdout=subprocess.PIPE)
+    print(child.pid, child.stdout.readline().decode(), flush=True)
+    time.sleep(60)
+end_with_parent(1)
+print("waiting", flush=True)
+threading.Event().wait()
+"""
+
+
+def test_a_process_whose_main_thread_waits_ends_with_the_one_that_started_it() -> None:
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", ORPHAN, "parent"]
+    environment = {**os.environ, "ORPHAN": ORPHAN}
+    with subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        orphan = psutil.Process(int(parent.stdout.readline().split()[0]))
+        time.sleep(2)
+        assert orphan.is_running()
+        parent.kill()
+        parent.stdout.close()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        orphan.wait(10)
+    assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator is Linux's")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -94,6 +95,25 @@ def test_something_that_speaks_no_tls(consortium: Consortium) -> None:
         threading.Thread(target=answer, daemon=True).start()
         check = wrong(examine(replace(member(consortium), address=f"127.0.0.1:{port}")))
     assert "no TLS connection" in check.found
+
+
+@pytest.mark.parametrize("how", [b"", struct.pack("ii", 1, 0)], ids=["closed", "reset"])
+def test_something_that_takes_the_connection_and_hangs_up(consortium: Consortium, how: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+        def hang_up() -> None:
+            for _ in range(2):
+                peer, _ = listener.accept()
+                with peer:
+                    peer.recv(1)
+                    if how:
+                        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, how)
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        check = wrong(examine(replace(member(consortium), address=f"127.0.0.1:{port}")))
+    assert check.found == "no TLS connection: something takes the connection and hangs up"
+    assert "load balancer" in check.fix
 
 
 def test_a_proxy_is_named_without_its_password(

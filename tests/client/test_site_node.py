@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -159,3 +161,29 @@ def test_a_reply_on_its_way_and_one_that_went_are_not_given_up(tmp_path: Path) -
     arrived.set()
     pushing.join()
     assert not given_up.wait(4)
+
+
+ENDING = """
+import sys, threading
+from client import site_node
+
+def connection():
+    threading.Thread(target=threading.Event().wait).start()  # as Flower's own server thread
+    exec(sys.argv[1])
+
+site_node.flower_supernode = connection
+site_node.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "code"), [("raise ConnectionError", 1), ("raise SystemExit(3)", 3), ("pass", 1)]
+)
+def test_a_supernode_whose_connection_ends_ends_whatever_threads_it_has(
+    end: str, code: int, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", ENDING, str(tmp_path / "federation"), end]
+    root = Path(__file__).resolve().parents[2]
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == code
+    assert ("ConnectionError" in ended.stderr) == ("ConnectionError" in end)

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from hospitals import site
 from in_process import run_in_process
 from loopback import Federation
-from processes import REPOSITORY, wait_for
+from processes import REPOSITORY, Command, wait_for
 
 from acm_core.audit_events import SiteMissing
 from acm_core.audit_log import audit_folder, verify
@@ -162,6 +162,26 @@ def test_a_half_open_connection_costs_its_site_the_round_and_no_more(running: Fe
     rows = verify(ServerState(running.folder / "server_state").audit).rows
     missing = [row.event for row in rows if isinstance(row.event, SiteMissing)]
     assert [(event.site, event.round) for event in missing] == [("A", 1)]
+
+
+def test_a_server_that_is_away_behind_something_that_takes_connections_is_found_again(
+    running: Federation,
+) -> None:
+    reconfigure(running, federation={"rounds": 3})
+    clients = {name: running.client(name) for name in "AB"}
+    server = running.server()
+    wait_for(lambda: "round 1 done" in server.text(), 400, running.everything)
+    before = {name: client.text() for name, client in clients.items()}
+    server.kill()
+    for name, client in clients.items():
+
+        def since(name: str = name, client: Command = client) -> str:
+            return client.text().removeprefix(before[name])
+
+        wait_for(lambda: "SuperNode ended" in since() and "hangs up" in since(), 60, running.everything)
+        assert since().count("something takes the connection and hangs up") == 1
+    server = running.server("--resume")
+    assert server.wait(400) == 0, running.everything()
 
 
 class Running(Federation):
