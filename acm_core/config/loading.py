@@ -106,7 +106,7 @@ def _with_paths_from(folder: Path, section: S) -> S:
 
 def _moved(folder: Path, value: object) -> object:
     if isinstance(value, Path):
-        return folder / value  # an absolute path stays as it is
+        return value if value.is_absolute() else (folder / value).resolve()
     if isinstance(value, Section):
         return _with_paths_from(folder, value)
     if isinstance(value, dict):

@@ -35,7 +35,7 @@ def test_paths_are_those_of_the_files_folder(tmp_path: Path) -> None:
     path.write_text(FILE, encoding="utf-8")
     section = load_config(path, SimulationConfig).simulation
     assert section.data == path.parent / "films"
-    assert section.folders == {"B": path.parent / ".." / "real" / "B"}
+    assert section.folders == {"B": tmp_path / "real" / "B"}
     assert section.sites == ("A", "B")
 
 

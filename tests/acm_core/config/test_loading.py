@@ -212,7 +212,7 @@ def test_relative_paths_start_at_the_file_and_absolute_ones_stay(
     site = load_config("configs/A.yaml", SiteConfig)
     assert site.films == tmp_path / "configs/films"
     assert site.labels == Path("/data/labels.csv")
-    assert site.state.resolve() == tmp_path / "state"
+    assert site.state == tmp_path / "state"
     Path("configs/f.yaml").write_text(VALID.replace("context: se", "weights: w.safetensors"))
     assert load_config("configs/f.yaml", FederationConfig).model.weights == tmp_path / "configs/w.safetensors"
 
