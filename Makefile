@@ -7,13 +7,16 @@ INSTALLED := $(VENV)/.installed
 export PYTHONDONTWRITEBYTECODE :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test soak lint types imports results clean
+.PHONY: demo test tutorials soak lint types imports results clean
 
 demo: $(INSTALLED)  ## three synthetic hospitals train one model; prints the table and the paths
 	$(BIN)/python -m simulations.run --config configs/demo.yaml $(if $(wildcard runs/demo/config.yaml),--resume)
 
 test: lint types imports  ## lint, types, import contract, tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+tutorials: $(INSTALLED)  ## types what docs/tutorials say, with small hospitals (some minutes)
+	$(BIN)/python -m pytest -q -m tutorial tests/test_tutorials.py
 
 soak: $(INSTALLED)  ## 200 rounds with random kills and cut links (hours); ACM_FED_SOAK_ROUNDS=20 for fewer
 	$(BIN)/python -m pytest -q -rP -m soak

@@ -1,4 +1,4 @@
-"""TensorBoard curves of a run: losses and AUROC by site, over rounds."""
+"""A run's figures over rounds, and their curves in TensorBoard."""
 
 from __future__ import annotations
 
@@ -9,6 +9,21 @@ from torch.utils.tensorboard import SummaryWriter
 from server.state import RoundState
 
 
+def figures(state: RoundState) -> dict[str, float]:
+    """What the newest round of `state` is drawn by: losses by site, its seconds, and how many sites answered."""
+    record = state.records[-1]
+    by_site = {
+        f"{name}/{site}": float(value)
+        for site, metrics in record["metrics"].items()
+        for name, value in metrics.items()
+    }
+    return {
+        **by_site,
+        "round/seconds": float(record["seconds"]),
+        "round/sites": float(len(record["answered"])),
+    }
+
+
 class Curves:
     """Writes a round's figures; rounds that are run again after a resume replace the earlier ones."""
 
@@ -17,12 +32,8 @@ class Curves:
 
     def add(self, state: RoundState) -> None:
         """Write the newest round of `state`."""
-        record = state.records[-1]
-        for site, metrics in record["metrics"].items():
-            for name, value in metrics.items():
-                self._writer.add_scalar(f"{name}/{site}", value, state.round)
-        self._writer.add_scalar("round/seconds", record["seconds"], state.round)
-        self._writer.add_scalar("round/sites", len(record["answered"]), state.round)
+        for name, value in figures(state).items():
+            self._writer.add_scalar(name, value, state.round)
         self._writer.flush()
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from acm_core.randomness import stream_seed
 from acm_core.training.weights import get_arrays, save_arrays
 from server.curves import Curves
 from server.events import EventLog
+from server.mlflow_run import track
 from server.model_card import write_model_card
 from server.results import summarise
 from server.rounds import RoundLoop, RunFailedError
@@ -79,12 +80,14 @@ class FederatedRun:
         store = StateStore(self._folder.state, self._config)
         state = self._start(store, resume)
         curves = Curves(self._folder.tensorboard, state.round + 1)
+        tracked = track(self._config, self._folder, self._events)
 
         def save(state: RoundState) -> None:
             store.save(state)
             self._rounds_done = state.round
             self._folder.write_rounds(state)
             curves.add(state)
+            tracked.add(state)
 
         self._loop.wait_for_sites()
         final = self._loop.run(state, save)
@@ -93,6 +96,7 @@ class FederatedRun:
         metrics = summarise(self._config, final, self._evaluate(final.final))
         self._folder.write_metrics(metrics)
         write_model_card(self._folder.model_card, self._config, metrics)
+        tracked.end(metrics)
         self._note(RunFinished(run=self._config.name, round=final.round, model=fingerprint(final.final)))
         return metrics
 
