@@ -34,14 +34,13 @@ class OperatingPoint(_Strict):
     sensitivity: Share
 
 
-class Deployment(_Strict):
+class Description(_Strict):
     """What has to be known to use the weights.
 
     Attributes:
         run, version: where the model comes from: the run's name and the release that trained it.
         input: what the model takes, in words.
         operating_points: finding → points; none where the sites withheld their figures.
-        sha256: of the weights' file.
     """
 
     format: Literal["acm-fed.model/1"] = "acm-fed.model/1"
@@ -52,13 +51,18 @@ class Deployment(_Strict):
     model: ModelConfig
     input: str
     operating_points: dict[str, tuple[OperatingPoint, ...]]
+
+
+class Deployment(Description):
+    """A description with the hash of the file of weights that it is of."""
+
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
-def write_deployment(folder: Path, deployment: Deployment, arrays: Arrays) -> Deployment:
-    """Write both files; what is returned has the hash of the weights."""
+def write_deployment(folder: Path, description: Description, arrays: Arrays) -> Deployment:
+    """Write both files into a folder that is there."""
     save_arrays(folder / WEIGHTS, arrays)
-    deployment = deployment.model_copy(update={"sha256": file_sha256(folder / WEIGHTS)})
+    deployment = Deployment(**dict(description), sha256=file_sha256(folder / WEIGHTS))
     write_text_atomically(folder / CONFIG, deployment.model_dump_json(indent=1) + "\n")
     return deployment
 

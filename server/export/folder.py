@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from acm_core.deployment import Deployment, OperatingPoint, write_deployment
+from acm_core.deployment import Description, OperatingPoint, write_deployment
 from acm_core.files import write_text_atomically
 from acm_core.nn import DeployedClassifier, unfilled_classifier
 from acm_core.training.histograms import ScoreHistogram
@@ -42,16 +42,15 @@ def export(folder: RunFolder, *, attention_maps: bool) -> Iterator[Path]:
     set_arrays(model, arrays)
     to = folder.folder / "export"
     to.mkdir(exist_ok=True)
-    deployment = Deployment(
+    description = Description(
         run=run.config.name,
         version=run.metrics["version"],
         findings=run.config.findings,
         model=run.config.model.model_copy(update={"weights": None}),
         input=_INPUT,
         operating_points=_operating_points(run),
-        sha256="0" * 64,
     )
-    deployment = write_deployment(to, deployment, arrays)
+    deployment = write_deployment(to, description, arrays)
     yield to / "config.json"
     yield to / "model.safetensors"
     card = model_card(run.config, run.metrics)

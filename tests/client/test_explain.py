@@ -12,32 +12,21 @@ import numpy as np
 import pytest
 import torch
 from browser import SIZES, address_of, chromium, expect_readable, opened
+from deployments import deployed
 from hospitals import FINDINGS, federation, hospital, site
 from PIL import Image
 
 from acm_core.config import dump_config
 from acm_core.config.sections import ModelConfig
 from acm_core.data.site_films import FilmSet, load_site
-from acm_core.deployment import Deployment, write_deployment
 from acm_core.nn import build_classifier, normalised
-from acm_core.training.weights import get_arrays
 from client import overlay
 from client.explain import main
 from client.explanation import chosen_modules, explain, telling_cases
 
 
 def exported(folder: Path, config: ModelConfig) -> Path:
-    deployment = Deployment(
-        run="test",
-        version="0.1.0",
-        findings=tuple(FINDINGS),
-        model=config,
-        input="films",
-        operating_points=dict.fromkeys(FINDINGS, ()),
-        sha256="0" * 64,
-    )
-    folder.mkdir()
-    write_deployment(folder, deployment, get_arrays(build_classifier(config, len(FINDINGS), seed=4)))
+    deployed(folder, config, build_classifier(config, len(FINDINGS), seed=4), dict.fromkeys(FINDINGS, ()))
     return folder
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from deployments import deployed
 from hospitals import FINDINGS, federation, hospital, site
 
 from acm_core.config import dump_config
 from acm_core.data.film import read_film
 from acm_core.data.shrink import square_film
-from acm_core.deployment import Deployment, OperatingPoint, write_deployment
+from acm_core.deployment import OperatingPoint
 from acm_core.nn import build_classifier, normalised
-from acm_core.training.weights import get_arrays
 from client import prediction
 from client.predict import main
 from client.prediction import predict_folder
@@ -40,17 +40,8 @@ def given(tmp_path: Path, network: torch.nn.Module) -> Path:
     sites.mkdir()
     (sites / "A.yaml").write_text(dump_config(site(tmp_path, "A")), encoding="utf-8")
     point = OperatingPoint(specificity=0.9, threshold=0.5, sensitivity=0.7)
-    deployment = Deployment(
-        run="test",
-        version="0.1.0",
-        findings=FINDINGS,
-        model=federation().model,
-        input="films",
-        operating_points={FINDINGS[0]: (point,), FINDINGS[1]: ()},
-        sha256="0" * 64,
-    )
-    (tmp_path / "export").mkdir()
-    write_deployment(tmp_path / "export", deployment, get_arrays(network))
+    points = {FINDINGS[0]: (point,), FINDINGS[1]: ()}
+    deployed(tmp_path / "export", federation().model, network, points)
     films = tmp_path / "in"
     shutil.copytree(tmp_path / "A" / "films", films)
     shutil.copy(tmp_path / "A" / "labels.csv", films / "deeper.csv")
