@@ -15,7 +15,7 @@ demo: $(INSTALLED)  ## three synthetic hospitals train one model; prints the tab
 test: lint types imports  ## lint, types, import contract, tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-tutorials: $(INSTALLED)  ## types what docs/tutorials say, with small hospitals (some minutes)
+tutorials: $(INSTALLED)  ## types what docs/tutorials say, with small hospitals (eight minutes)
 	$(BIN)/python -m pytest -q -m tutorial tests/test_tutorials.py
 
 soak: $(INSTALLED)  ## 200 rounds with random kills and cut links (hours); ACM_FED_SOAK_ROUNDS=20 for fewer
