@@ -102,9 +102,8 @@ def main() -> None:
         log.exception("the connection ended")
     finally:
         logging.shutdown()
-        os._exit(
-            code
-        )  # else its own server thread would keep the program alive, and nobody would start it again
+        # Its own server thread would keep the program alive, connected to nothing, and nobody would start it again.
+        os._exit(code)
 
 
 class _Patient(FleetHttpClient):
