@@ -6,6 +6,8 @@ died over them or never sends them, in which no other site's reply is read and n
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from flwr.app import Message
 from flwr.server.superlink.linkstate import linkstate_factory
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
@@ -13,6 +15,9 @@ from flwr.supercore.date import now
 from flwr.supercore.state.schema.corestate_models import ObjectPushSession, ObjectPushSessionRoot
 from flwr.supercore.state.schema.linkstate_models import MessageRes, Node
 from sqlalchemy import select
+
+_ABANDONED_SECONDS = 60
+"""Behind Flower's three minutes: a reply that somebody waits for has been handed out to fail by then."""
 
 
 def withhold_unfinished_replies() -> None:
@@ -43,6 +48,14 @@ class WholeReplies(SqlLinkState):
                 Node.online_until >= now().timestamp(),
             )
         )
+        abandoned = select(ObjectPushSession.session_id).where(
+            ObjectPushSession.pending_count > 0,
+            ObjectPushSession.expires_at <= now() - timedelta(seconds=_ABANDONED_SECONDS),
+        )
         with self.session() as session:
+            for push in session.scalars(abandoned).all():
+                self._cleanup_push_session(
+                    push, cleanup_messages=True
+                )  # else its parts stay until the run ends
             whole = message_ids - set(session.scalars(coming))
             return super().get_message_res(whole, run_id)

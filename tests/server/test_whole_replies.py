@@ -107,6 +107,20 @@ def test_a_reply_of_which_nothing_comes_any_more_is_handed_out_to_fail(
     assert announced.state.get_object(announced.run, last) is None  # what Flower's Grid answers with an error
 
 
+def test_the_parts_of_a_reply_that_nobody_waits_for_are_forgotten(
+    announced: Announced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = next(iter(announced.parts))
+    announced.push(part)
+    later = sql_corestate.now() + timedelta(seconds=230)
+    monkeypatch.setattr(whole_replies, "now", lambda: later)
+    announced.state.get_message_res({"0" * 64}, announced.run)  # another task's
+    assert announced.state.object_store.get(part) == announced.parts[part]
+    monkeypatch.setattr(whole_replies, "now", lambda: later + timedelta(seconds=30))
+    announced.state.get_message_res({"0" * 64}, announced.run)
+    assert announced.state.object_store.get(part) is None
+
+
 def test_a_site_that_is_gone_is_an_error_at_once(announced: Announced) -> None:
     assert announced.replies() == []
     assert announced.state.acknowledge_node_heartbeat(announced.node, 0.0)
