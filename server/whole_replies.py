@@ -53,9 +53,8 @@ class WholeReplies(SqlLinkState):
             ObjectPushSession.expires_at <= now() - timedelta(seconds=_ABANDONED_SECONDS),
         )
         with self.session() as session:
+            # Nobody asks for them any more, and Flower looks after them only where somebody does.
             for push in session.scalars(abandoned).all():
-                self._cleanup_push_session(
-                    push, cleanup_messages=True
-                )  # else its parts stay until the run ends
+                self._cleanup_push_session(push, cleanup_messages=True)
             whole = message_ids - set(session.scalars(coming))
             return super().get_message_res(whole, run_id)

@@ -262,7 +262,7 @@ def tables(results: Sequence[dict[str, Any]]) -> str:
             cells = [_over_seeds(_aurocs(chosen, site, finding, model)) for site, finding in columns]
             means = [mean["value"] for r in chosen if (mean := r["mean_over_sites"].get(model)) is not None]
             rows.append([label, model.replace("_", "-"), *cells, _over_seeds(means)])
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def runs_table(results: Sequence[dict[str, Any]]) -> str:
@@ -283,7 +283,7 @@ def runs_table(results: Sequence[dict[str, Any]]) -> str:
             mean = interval_text(result["mean_over_sites"][model])
             name = model.replace("_", "-")
             rows.append([_label(result), str(result["seed"]), name, *cells, mean, difference])
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def _label(result: Mapping[str, Any]) -> str:
@@ -305,7 +305,8 @@ def _columns(results: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     ]
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table, the first row its head."""
     ruled = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
     return "".join(f"| {' | '.join(row)} |\n" for row in ruled)
 

@@ -13,6 +13,7 @@ from acm_core.randomness import stream_seed
 from acm_core.training.local import predict
 from acm_core.training.metrics import mean_auroc
 from acm_core.training.weights import set_arrays
+from client.device import best_device
 from client.kept_models import KeptModels, SiteRun
 
 
@@ -25,7 +26,7 @@ def evaluate_crosswise(
         trained at → tested at → estimate, or None where no finding has both classes. A site without a local-only model
         has no row.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     tests = {
         name: load_site(site, config.findings, config.model.image_size).test for name, site in sites.items()
     }

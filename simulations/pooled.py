@@ -11,6 +11,7 @@ from acm_core.data.site_films import SiteFilms, concatenate, load_site
 from acm_core.nn import build_classifier, load_weights
 from acm_core.randomness import stream_seed
 from acm_core.training.weights import set_arrays
+from client.device import best_device
 from client.evaluation import evaluate_models
 from client.kept_models import KeptModels, SiteRun
 from client.local_only import train_local_only
@@ -26,7 +27,7 @@ def evaluate_pooled(config: FederationConfig, sites: dict[str, SiteConfig]) -> d
     Returns:
         site → its report (see `evaluate_models`) with the one model "pooled".
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     films: dict[str, SiteFilms] = {
         name: load_site(site, config.findings, config.model.image_size) for name, site in sites.items()
     }

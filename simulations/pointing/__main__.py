@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from simulations.compare import markdown
+
 if TYPE_CHECKING:
     from acm_core.training.metrics import Estimate
     from simulations.pointing.measure import Row
@@ -108,6 +110,7 @@ def _measure(configs: dict[Path, SimulationConfig], patients: int) -> list[Resul
     from acm_core.nn import unfilled_classifier
     from acm_core.training.metrics import mean_auroc
     from acm_core.training.weights import load_arrays, set_arrays
+    from client.device import best_device
     from server.run_folder import RunFolder
     from simulations.pointing.films import planted_films
     from simulations.pointing.maps import point
@@ -117,7 +120,7 @@ def _measure(configs: dict[Path, SimulationConfig], patients: int) -> list[Resul
     findings, size = config.findings, config.model.image_size
     folder = config.simulation.data / "pointing"
     planted = planted_films(config.simulation.hospitals, findings, size, patients, folder, _said)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     results = []
     for place, settings in configs.items():
         model = unfilled_classifier(settings.model, len(findings))
@@ -143,7 +146,7 @@ def table(results: Sequence[Result]) -> str:
     findings = list(dict.fromkeys(row.finding for result in results for row in result.rows))
     films = {row.finding: row.films for result in results for row in result.rows}
     heads = [f"{finding} ({films[finding]} films)" for finding in findings]
-    lines = [["context", "map", "hits", *heads], ["---"] * (3 + len(heads))]
+    lines = [["context", "map", "hits", *heads]]
     for context in dict.fromkeys(result.context for result in results):
         of_context = [result for result in results if result.context == context]
         kinds = dict.fromkeys((row.map, row.where) for result in of_context for row in result.rows)
@@ -165,7 +168,7 @@ def table(results: Sequence[Result]) -> str:
         + (f"{result.auroc.value:.3f}" if result.auroc else "not defined")
         for result in results
     ]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n" + "\n".join(aurocs) + "\n"
+    return f"{markdown(lines)}\n" + "\n".join(aurocs) + "\n"
 
 
 def _cell(rows: Sequence[Row]) -> str:

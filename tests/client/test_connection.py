@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,37 +82,36 @@ def test_a_certificate_for_another_name(consortium: Consortium) -> None:
     assert "server.names" in check.fix
 
 
-def test_something_that_speaks_no_tls(consortium: Consortium) -> None:
+@contextlib.contextmanager
+def something_else(answer: Callable[[socket.socket], None]) -> Iterator[str]:
+    """The address of a listener that does this, twice, with a connection of which the first byte has come."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
 
-        def answer() -> None:
+        def listen() -> None:
             for _ in range(2):
                 peer, _ = listener.accept()
                 with peer:
                     peer.recv(1)
-                    peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                    answer(peer)
 
-        threading.Thread(target=answer, daemon=True).start()
-        check = wrong(examine(replace(member(consortium), address=f"127.0.0.1:{port}")))
+        threading.Thread(target=listen, daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_something_that_speaks_no_tls(consortium: Consortium) -> None:
+    with something_else(lambda peer: peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as address:
+        check = wrong(examine(replace(member(consortium), address=address)))
     assert "no TLS connection" in check.found
 
 
-@pytest.mark.parametrize("how", [b"", struct.pack("ii", 1, 0)], ids=["closed", "reset"])
-def test_something_that_takes_the_connection_and_hangs_up(consortium: Consortium, how: bytes) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+def test_something_that_takes_the_connection_and_hangs_up(consortium: Consortium, reset: bool) -> None:
+    def hang_up(peer: socket.socket) -> None:
+        if reset:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-        def hang_up() -> None:
-            for _ in range(2):
-                peer, _ = listener.accept()
-                with peer:
-                    peer.recv(1)
-                    if how:
-                        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, how)
-
-        threading.Thread(target=hang_up, daemon=True).start()
-        check = wrong(examine(replace(member(consortium), address=f"127.0.0.1:{port}")))
+    with something_else(hang_up) as address:
+        check = wrong(examine(replace(member(consortium), address=address)))
     assert check.found == "no TLS connection: something takes the connection and hangs up"
     assert "load balancer" in check.fix
 
