@@ -62,7 +62,7 @@ def _client() -> str:
     add_site_arguments(parser)
     options = parser.parse_args(_arguments("client.run"))
     membership = Membership.load(load_site_file(options.sites, options.site))
-    for process in ("client.site_node", "flower-superexec"):
+    for process in ("client.site_node", "client.superexec"):
         if not any(process in part for line in _command_lines() for part in line):
             return f"{process} does not run"
     faults = [

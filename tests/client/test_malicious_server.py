@@ -356,7 +356,7 @@ class Watch:
         wait_for(lambda: self._look() or told in replies.read(), seconds, self._running.everything)
 
     def _look(self) -> bool:
-        for process in self._running.processes("flwr-clientapp"):
+        for process in self._running.processes("[flwr-clientapp]"):
             with contextlib.suppress(psutil.NoSuchProcess):
                 self.peak = max(self.peak, process.memory_info().rss)
         return False

@@ -21,11 +21,11 @@ from server.run_folder import RunFolder
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 
-# Python runs this at the start of each of the site's processes; ClientApp alone is changed.
+# Python runs this at the start of each of the site's processes; that of which ClientApps are forked is changed.
 MALICE = """
 import sys
 
-if any("flwr-clientapp" in argument for argument in sys.orig_argv):
+if any("multiprocessing.forkserver" in argument for argument in sys.orig_argv):
     import pickle
     from dataclasses import replace
     from pathlib import Path

@@ -27,7 +27,8 @@ WATCHED = {
     "ServerApp": PROCESSES["ServerApp"],
     "client.run of B": ("client.run", "--site=B"),
     "SuperNode of B": ("client.site_node", "state/B"),
-    "SuperExec of B": ("flower-superexec", "state/B"),
+    "SuperExec of B": ("client.superexec --insecure", "state/B"),
+    "fork server of B": ("[python", "multiprocessing.forkserver", "state/B"),
 }
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(300 + 120 * ROUNDS)]
@@ -79,7 +80,8 @@ class Disturbed:
         kills = [
             name
             for name in PROCESSES
-            if of_the_server or name in {"SuperNode", "SuperExec of a site", "ClientApp"}
+            if of_the_server
+            or name in {"SuperNode", "SuperExec of a site", "fork server of a site", "ClientApp"}
         ]
         faults: list[tuple[str, Callable[[], None]]] = [
             (f"{name} killed", lambda name=name: self.kill(name))  # type: ignore[misc]

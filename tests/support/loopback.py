@@ -19,8 +19,9 @@ PROCESSES = {
     "SuperExec of the server": ("flower-superexec", "server_state"),
     "ServerApp": ("flwr-serverapp",),
     "SuperNode": ("client.site_node", "state/A"),
-    "SuperExec of a site": ("flower-superexec", "state/A"),
-    "ClientApp": ("flwr-clientapp",),
+    "SuperExec of a site": ("client.superexec --insecure", "state/A"),
+    "fork server of a site": ("[python", "multiprocessing.forkserver", "state/A"),
+    "ClientApp": ("[flwr-clientapp]",),
 }
 
 
@@ -72,16 +73,18 @@ class Federation:
         return command
 
     def processes(self, *texts: str) -> list[psutil.Process]:
-        """Living processes with all of these in their command lines, and this federation's folder in those or in their
-        environments.
+        """Living processes of this federation: with its folder in their command lines or environments, and all of
+        these in "[name] command line and Flower's folder".
         """
         found = []
         for process in psutil.process_iter():
             try:
-                line = " ".join(process.cmdline())
-                own = any(str(self.folder) in value for value in (line, *process.environ().values()))
+                name = Path(f"/proc/{process.pid}/comm").read_text(encoding="utf-8").strip()
+                environment = process.environ()
+                line = f"[{name}] {' '.join(process.cmdline())} {environment.get('FLWR_HOME', '')}"
+                own = any(str(self.folder) in value for value in (line, *environment.values()))
                 if own and process.status() != psutil.STATUS_ZOMBIE and all(text in line for text in texts):
                     found.append(process)
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
+            except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
                 continue
         return found
