@@ -33,6 +33,12 @@ def write_text_atomically(path: Path, text: str) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what writes that were killed have left in `folder`, in which nobody else writes now."""
+    for temporary in folder.glob(".*.tmp"):
+        temporary.unlink()
+
+
 class LineTail:
     """Reads the lines appended to a file since the last call; a line that is still being written waits.
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from acm_core.config.sections import FederationConfig
 from acm_core.federated.update import Arrays
-from acm_core.files import file_sha256, write_text_atomically
+from acm_core.files import file_sha256, remove_unfinished, write_text_atomically
 from acm_core.training.weights import load_arrays, save_arrays
 from server.run_folder import expect_same_run, run_identity
 
@@ -50,6 +50,7 @@ class StateStore:
 
     def save(self, state: RoundState) -> None:
         """Write `state` so that a crash at any point leaves it or an earlier one whole."""
+        remove_unfinished(self._folder)
         model, description = self._paths(state.round)
         beside = {
             prefix + name: array

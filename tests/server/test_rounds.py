@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from crashes import dies_at_change
 from in_process import InProcessTransport, Site
 
 from acm_core.config.sections import FederationConfig
@@ -17,6 +20,7 @@ from acm_core.federated.encoding import BaseMismatchError, decode, encode
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
 from server.events import EventLog, EventReader
 from server.rounds import RoundLoop, RunFailedError
+from server.run_folder import RunFolder
 from server.state import RoundState, StateStore
 
 GLOBAL = {
@@ -259,6 +263,36 @@ def test_a_resumed_run_gives_the_same_model_in_every_encoding(tmp_path: Path, en
     once, twice = train(tmp_path / "once", [4]), train(tmp_path / "twice", [1, 3, 4])
     assert all(np.array_equal(once.arrays[name], array) for name, array in twice.arrays.items())
     assert not np.array_equal(once.arrays["weight"], start["weight"])
+
+
+def test_a_run_killed_at_any_change_to_the_disk_goes_on_to_the_same_model(tmp_path: Path) -> None:
+    settings = config(sites=["A", "B"], rounds=3, quorum=2)
+
+    def go_on(folder: RunFolder) -> RoundState:
+        store = StateStore(folder.state, settings)
+        state = store.load(lambda number: pytest.fail(f"round {number} is damaged"))
+
+        def save(state: RoundState) -> None:
+            store.save(state)
+            folder.write_rounds(state)
+
+        sites = {"A": trained("A", 1.0), "B": trained("B", 3.0)}
+        rounds, _ = loop(InProcessTransport(sites), folder.folder, settings)
+        return rounds.run(state or RoundState(0, GLOBAL, ()), save)
+
+    undisturbed = go_on(RunFolder(tmp_path / "undisturbed"))
+    for change in count():
+        folder = RunFolder(tmp_path / str(change))
+        died = dies_at_change(change, lambda folder=folder: go_on(folder))  # type: ignore[misc]
+        if folder.rounds.exists():
+            lines = folder.rounds.read_text(encoding="utf-8").splitlines()
+            assert [json.loads(line)["round"] for line in lines] == list(range(1, len(lines) + 1))
+        state = go_on(folder)
+        assert [record["round"] for record in state.records] == [1, 2, 3]
+        assert all(np.array_equal(state.arrays[name], array) for name, array in undisturbed.arrays.items())
+        if not died:
+            break
+    assert change > 3 * 3  # a round gives its model, its description and the list of rounds their names
 
 
 def test_a_site_whose_process_died_is_asked_again_in_the_same_round(tmp_path: Path) -> None:

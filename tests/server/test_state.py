@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from crashes import dies_at_change
 
 from acm_core.config.sections import FederationConfig
 from server.run_folder import ResumeError
@@ -88,6 +91,28 @@ def test_a_damaged_state_falls_back_to_the_one_before_and_says_so(
     assert loaded.round == 2
     # Without its description a model was never finished: there is nothing to report.
     assert damaged == ([] if damage == "gone" and name.endswith("json") else [3])
+
+
+def test_killed_at_any_point_of_saving_the_new_state_or_the_one_before_is_there(tmp_path: Path) -> None:
+    found = []
+    for change in count():
+        folder = tmp_path / str(change)
+        store = saved(folder, 3)
+        died = dies_at_change(change, partial(store.save, state(4)))
+        loaded = store.load(no_damage)
+        assert loaded is not None
+        assert all(
+            np.array_equal(loaded.arrays[name], array) for name, array in state(loaded.round).arrays.items()
+        )
+        assert len(loaded.records) == loaded.round
+        found.append(loaded.round)
+        for number in range(loaded.round + 1, 6):
+            store.save(state(number))
+        assert len(list(folder.iterdir())) == 4  # nothing of the save that was killed is left
+        if not died:
+            break
+    assert found == sorted(found)
+    assert set(found) == {3, 4}
 
 
 @pytest.mark.parametrize(
