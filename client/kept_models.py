@@ -12,7 +12,7 @@ import torch
 
 from acm_core.config.sections import FederationConfig
 from acm_core.federated.update import Arrays
-from acm_core.files import write_atomically, write_text_atomically
+from acm_core.files import remove_unfinished, write_atomically, write_text_atomically
 from acm_core.training.weights import load_arrays, save_arrays
 
 
@@ -43,8 +43,7 @@ class KeptModels:
     def save_normalisation(self, number: int, arrays: Arrays) -> None:
         """Keep the normalisation layers after round `number`; the round before stays, in case this one is retried."""
         save_arrays(self._folder / f"normalisation-{number:05d}.safetensors", arrays)
-        for path in sorted(self._folder.glob("normalisation-*.safetensors"))[:-2]:
-            path.unlink()
+        self._forget("normalisation", number)
 
     def load_normalisation(self, *, before: int) -> Arrays | None:
         """The newest normalisation layers of a round earlier than `before`, or None."""
@@ -52,6 +51,7 @@ class KeptModels:
 
     def save_received(self, arrays: Arrays) -> None:
         """Keep the global model that came last: the next may come as a difference to it."""
+        remove_unfinished(self._folder)
         save_arrays(self._folder / "received.safetensors", arrays)
 
     def load_received(self) -> Arrays | None:
@@ -62,8 +62,7 @@ class KeptModels:
     def save_residual(self, number: int, arrays: Arrays) -> None:
         """Keep what rounding left out of the update of round `number`; the round before stays, as above."""
         save_arrays(self._folder / f"residual-{number:05d}.safetensors", arrays)
-        for path in sorted(self._folder.glob("residual-*.safetensors"))[:-2]:
-            path.unlink()
+        self._forget("residual", number)
 
     def load_residual(self, *, before: int) -> Arrays:
         """What rounding left out of the newest update of a round earlier than `before`; {} for none."""
@@ -93,8 +92,7 @@ class KeptModels:
         Whoever asks again gets the same weights: training again would cost privacy.
         """
         save_arrays(self._update(number, request), arrays)
-        for path in sorted(self._folder.glob("update-*.safetensors"))[:-2]:
-            path.unlink()
+        self._forget("update", number)
         self._private_checkpoint.unlink(missing_ok=True)
 
     def load_update(self, number: int, request: str) -> Arrays | None:
@@ -128,12 +126,20 @@ class KeptModels:
         return path.read_text(encoding="utf-8") if path.exists() else None
 
     def _newest(self, what: str, before: int) -> Arrays | None:
-        paths = [
-            path
-            for path in sorted(self._folder.glob(f"{what}-*.safetensors"))
-            if int(path.stem.removeprefix(f"{what}-")) < before
-        ]
-        return load_arrays(paths[-1]) if paths else None
+        rounds = {number: path for path, number in self._rounds(what).items() if number < before}
+        return load_arrays(rounds[max(rounds)]) if rounds else None
+
+    def _forget(self, what: str, number: int) -> None:
+        """Remove what is of other rounds than `number` and the newest before it; a run begun anew left later ones."""
+        rounds = self._rounds(what)
+        kept = sorted({at for at in rounds.values() if at <= number})[-2:]
+        for path, at in rounds.items():
+            if at not in kept:
+                path.unlink()
+
+    def _rounds(self, what: str) -> dict[Path, int]:
+        """Every file of a kind, and its round."""
+        return {path: int(path.stem.split("-")[1]) for path in self._folder.glob(f"{what}-*.safetensors")}
 
     def _update(self, number: int, request: str) -> Path:
         return self._folder / f"update-{number:05d}-{request[:16]}.safetensors"

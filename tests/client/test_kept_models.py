@@ -1,0 +1,110 @@
+"""What a site keeps of a run: whole whatever happens, and no more than it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from crashes import dies_at_change
+
+from acm_core.federated.update import Arrays
+from client.kept_models import KeptModels, SiteRun
+
+RUN = SiteRun("test", "0" * 12)
+
+
+def arrays(value: int) -> Arrays:
+    return {"weight": np.full((2, 3), value, np.float32)}
+
+
+def value_of(kept: Arrays | None) -> int | None:
+    return int(kept["weight"][0, 0]) if kept and (kept["weight"] == kept["weight"][0, 0]).all() else None
+
+
+def checkpoint_of(kept: dict[str, Any] | None) -> int | None:
+    return None if kept is None else int(kept["steps"])
+
+
+SAVES: dict[str, tuple[Callable[[KeptModels, int], None], Callable[[KeptModels], int | None]]] = {
+    "normalisation": (
+        lambda kept, number: kept.save_normalisation(number, arrays(number)),
+        lambda kept: value_of(kept.load_normalisation(before=5)),
+    ),
+    "residual": (
+        lambda kept, number: kept.save_residual(number, arrays(number)),
+        lambda kept: value_of(kept.load_residual(before=5)),
+    ),
+    "received": (
+        lambda kept, number: kept.save_received(arrays(number)),
+        lambda kept: value_of(kept.load_received()),
+    ),
+    "local only": (
+        lambda kept, number: kept.save_local_only(arrays(number)),
+        lambda kept: value_of(kept.load_local_only()),
+    ),
+    "update": (
+        lambda kept, number: kept.save_update(number, "f" * 64, arrays(number)),
+        lambda kept: value_of(kept.load_update(4, "f" * 64) or kept.load_update(3, "f" * 64)),
+    ),
+    "checkpoint": (
+        lambda kept, number: kept.save_checkpoint({"steps": number, "weight": torch.ones(3)}),
+        lambda kept: checkpoint_of(kept.load_checkpoint()),
+    ),
+    "private checkpoint": (
+        lambda kept, number: kept.save_private_checkpoint({"steps": number, "weight": torch.ones(3)}),
+        lambda kept: checkpoint_of(kept.load_private_checkpoint()),
+    ),
+    "report": (
+        lambda kept, number: kept.save_report({"steps": number}),
+        lambda kept: checkpoint_of(kept.load_report()),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SAVES)
+def test_killed_at_any_point_of_saving_the_new_or_the_former_is_there(tmp_path: Path, what: str) -> None:
+    save, load = SAVES[what]
+    found = []
+    for change in count():
+        kept = KeptModels(tmp_path / str(change), RUN)
+        for number in (1, 2, 3):
+            save(kept, number)
+        died = dies_at_change(change, partial(save, kept, 4))
+        found.append(load(kept))
+        save(kept, 4)
+        assert load(kept) == 4
+        kept.save_received(arrays(5))  # as every round does
+        assert not list((tmp_path / str(change)).rglob(".*"))  # nothing of the save that was killed is left
+        if not died:
+            break
+    assert found == sorted(found)
+    assert set(found) == {3, 4}
+
+
+@pytest.mark.parametrize("former", [0, 1, 9])
+def test_a_run_begun_anew_keeps_its_own_rounds_and_not_those_of_the_former(
+    tmp_path: Path, former: int
+) -> None:
+    kept = KeptModels(tmp_path, RUN)
+    for number in (*range(1, former + 1), 1, 2, 3):
+        kept.save_normalisation(number, arrays(10 + number))
+        kept.save_residual(number, arrays(20 + number))
+        kept.save_update(number, f"{number:064x}", arrays(30 + number))
+        assert value_of(kept.load_normalisation(before=number + 1)) == 10 + number
+        assert value_of(kept.load_residual(before=number + 1)) == 20 + number
+        assert value_of(kept.load_update(number, f"{number:064x}")) == 30 + number
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 3 * 2
+
+
+def test_every_update_of_a_round_is_kept_whoever_asks_for_it_again(tmp_path: Path) -> None:
+    kept = KeptModels(tmp_path, RUN)
+    requests = ["f" * 64, "e" * 64, "0" * 64]
+    for number, request in enumerate(requests):
+        kept.save_update(1, request, arrays(number))
+    assert [value_of(kept.load_update(1, request)) for request in requests] == [0, 1, 2]
