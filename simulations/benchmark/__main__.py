@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--only",
         help="contenders of `step` and `profile`, with commas between, the plain one being always there; parts of "
-        "`federation` (simulation, tls, server, memory)",
+        "`federation` (simulation, start, tls, server, memory)",
     )
     parser.add_argument(
         "--files", type=int, default=2000, help="of the folder that `intake` walks (default: 2000)"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from acm_core.processes import usable_cores
-from simulations.benchmark import over_tls, server_round, simulated_run
+from simulations.benchmark import app_start, over_tls, server_round, simulated_run
 
 
 @pytest.mark.parametrize("arrival", ["one by one", "all at once"])
@@ -18,6 +18,14 @@ def test_every_round_takes_all_sites(arrival: server_round.Arrival) -> None:
     assert row["peak_bytes"] >= row["idle_bytes"] > 0
     lines = server_round.table([{"part": "server", **row}])
     assert lines[1].split()[0] == "server"
+
+
+@pytest.mark.slow
+def test_a_forked_process_has_everything_imported() -> None:
+    rows = app_start.run(1)
+    assert [row["contender"] for row in rows] == ["forked", "started"]
+    assert all(len(row["seconds"]) == 1 for row in rows)
+    assert [line.split()[0] for line in app_start.table(rows)] == ["a", "forked", "started", "forked"]
 
 
 @pytest.mark.slow
