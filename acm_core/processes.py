@@ -139,6 +139,15 @@ def end_with_parent(grace: float = _GRACE_SECONDS) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def die_with_parent() -> None:
+    """Let the kernel kill this process when the one that started it ends (Linux; elsewhere nothing happens)."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
 def name_process(name: str) -> None:
     """Let lists of processes show this one by `name`, of which Linux keeps 15 bytes; elsewhere nothing happens."""
     if sys.platform == "linux":

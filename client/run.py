@@ -118,15 +118,8 @@ class _Link:
         node += ["--auth-supernode-private-key", str(membership.key), "--isolation", "process", *isolation]
         node += ["--host", "127.0.0.1", "--port", runtime.rpartition(":")[2]]
         node += ["--node-config", f'{SITE_FILE}="{path}"']
-        execute = [
-            sys.executable,
-            "-m",
-            "client.superexec",
-            "--insecure",
-            "--runtime-api-address",
-            runtime,
-            *isolation,
-        ]
+        execute = [sys.executable, "-m", "client.superexec", str(site.state), "--insecure"]
+        execute += ["--runtime-api-address", runtime, *isolation]
         self._node = KeptChild("SuperNode", node, site.state / "supernode.log", environment)
         self._execute = KeptChild("SuperExec", execute, site.state / "superexec.log", environment)
         self._said = ""

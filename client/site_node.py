@@ -45,7 +45,9 @@ from acm_core.bundle import VERSIONS_HEADER, build_bundle, versions
 from acm_core.federated.messages import Refusal
 from acm_core.trust.keys import load_key
 from client.check import Check
+from client.ended_apps import answer_for_ended_apps
 from client.membership import Membership
+from client.site_log import open_site_log
 
 log = logging.getLogger("acm_fed.client")
 
@@ -65,6 +67,7 @@ _PIECE_SECONDS = 120.0  # two pieces of a reply at a time at some 150 kbit/s
 def main() -> None:
     """Serve the server until told to end."""
     folder = Path(sys.argv.pop(1))
+    open_site_log(folder.parent)
     bundle, audit = build_bundle(), AuditLog(audit_folder(folder.parent))
 
     @contextlib.contextmanager
@@ -91,6 +94,7 @@ def main() -> None:
         finally:
             opening.__exit__(*sys.exc_info())
 
+    answer_for_ended_apps()
     start_client_internal.http_request_response = guarded  # type: ignore[assignment,attr-defined]  # no hook
     fleet_http_connection.FleetHttpClient = _Patient  # type: ignore[attr-defined]  # no hook
     code = 1

@@ -4,14 +4,19 @@ Flower answers each message by a process of its own, and starting one means impo
 Here a fork server imports them once and never sees a film, a message or a key; for each message it forks a process that
 does, and that ends with the answer.
 
-`client.run` starts it as `python -m client.superexec OPTIONS…`, the options being those of Flower's flower-superexec.
+`client.run` starts it as `python -m client.superexec STATE OPTIONS…`: the site's state folder, and the options of
+Flower's flower-superexec.
 """
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import multiprocessing.forkserver
+import signal
+import sys
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 from flwr.supercore.cli.flower_superexec import flower_superexec
 from flwr.supercore.constant import TaskType
@@ -19,7 +24,11 @@ from flwr.supercore.superexec import run_superexec
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult, SubprocessExecutor
 from flwr.supernode.runtime.run_clientapp import run_clientapp
 
-from acm_core.processes import name_process
+from acm_core.processes import die_with_parent, name_process
+from client.ended_apps import tell_ended
+from client.site_log import open_site_log
+
+log = logging.getLogger("acm_fed.client")
 
 PRELOADED = (
     "flwr.supercore.cli.flower_superexec",
@@ -38,6 +47,7 @@ _FORKING = multiprocessing.get_context("forkserver")
 
 def main() -> None:
     """Serve the SuperNode until told to end."""
+    open_site_log(Path(sys.argv.pop(1)))
     multiprocessing.forkserver.set_forkserver_preload(list(PRELOADED))
     multiprocessing.forkserver.ensure_running()
     run_superexec.get_executor = lambda *_, **__: ForkingExecutor()  # type: ignore[attr-defined]  # no hook
@@ -48,7 +58,7 @@ class ForkingExecutor(SubprocessExecutor):
     """Starts ClientApps, and nothing else, as children of the fork server."""
 
     def __init__(self) -> None:
-        self._running: list[BaseProcess] = []
+        self._running: list[tuple[BaseProcess, ExecutionSpec]] = []
 
     def get_eligible_capacity(
         self, supported_task_types: set[TaskType], **_how: object
@@ -66,21 +76,32 @@ class ForkingExecutor(SubprocessExecutor):
         except (OSError, EOFError) as error:
             # The fork server was killed this moment; the next task starts another.
             return LaunchResult.failed(f"{type(error).__name__}: {error}")
-        self._running.append(process)
+        self._running.append((process, spec))
         return LaunchResult.accepted()
 
     def reconcile(self) -> None:
-        """Forget those that have ended."""
-        self._running = [process for process in self._running if process.is_alive()]
+        """Forget those that have ended, and say of which there will be no answer."""
+        for process, spec in self._running:
+            if process.exitcode:
+                log.error("the process that did the server's task %s", _end(process.exitcode))
+                tell_ended(spec.runtime_api_address, spec.token)
+        self._running = [(process, spec) for process, spec in self._running if process.exitcode is None]
 
     def close(self) -> None:
         """End those that still run: this process would wait for them."""
-        for process in self._running:
+        for process, _ in self._running:
             process.terminate()
+
+
+def _end(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "was killed: if nobody did, the machine had too little memory"
+    return f"ended with {code}"
 
 
 def _client_app(address: str, token: str, parent: int | None) -> None:
     name_process("flwr-clientapp")
+    die_with_parent()  # its successor, which the SuperNode starts as soon as it hears, is alone
     run_clientapp(address, token, insecure=True, parent_pid=parent)
 
 

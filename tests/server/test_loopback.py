@@ -22,13 +22,20 @@ def two_sites(tmp_path: Path) -> Iterator[Federation]:
     running.end()
 
 
-def test_a_killed_site_and_a_resumed_server_give_the_model_of_an_undisturbed_run(
+def test_killed_sites_and_a_resumed_server_give_the_model_of_an_undisturbed_run(
     two_sites: Federation,
 ) -> None:
     # The clients are there before the server, as at a real start.
     clients = [two_sites.client("A"), two_sites.client("B")]
     wait_for(lambda: "cannot be reached yet: port" in clients[0].text(), 60, two_sites.everything)
     server = two_sites.server()
+
+    # The process that does site A's task dies; the site says so and is asked again.
+    a_clientapp = ("[flwr-clientapp]", "state/A")
+    wait_for(lambda: two_sites.processes(*a_clientapp) != [], 120, two_sites.everything)
+    for process in two_sites.processes(*a_clientapp):
+        process.kill()
+    wait_for(lambda: "the server's task was killed" in clients[0].text(), 30, two_sites.everything)
 
     # A site dies in a round and is started again: it is asked again in the same round.
     wait_for(lambda: "round 1: training" in two_sites.log("B"), 120, two_sites.everything)

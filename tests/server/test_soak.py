@@ -27,7 +27,7 @@ WATCHED = {
     "ServerApp": PROCESSES["ServerApp"],
     "client.run of B": ("client.run", "--site=B"),
     "SuperNode of B": ("client.site_node", "state/B"),
-    "SuperExec of B": ("client.superexec --insecure", "state/B"),
+    "SuperExec of B": ("-m client.superexec", "state/B"),
     "fork server of B": ("[python", "multiprocessing.forkserver", "state/B"),
 }
 

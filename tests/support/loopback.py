@@ -19,7 +19,7 @@ PROCESSES = {
     "SuperExec of the server": ("flower-superexec", "server_state"),
     "ServerApp": ("flwr-serverapp",),
     "SuperNode": ("client.site_node", "state/A"),
-    "SuperExec of a site": ("client.superexec --insecure", "state/A"),
+    "SuperExec of a site": ("-m client.superexec", "state/A"),
     "fork server of a site": ("[python", "multiprocessing.forkserver", "state/A"),
     "ClientApp": ("[flwr-clientapp]",),
 }
