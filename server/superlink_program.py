@@ -22,6 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from acm_core.audit_events import PeerRefused
 from acm_core.audit_log import AuditLog
 from server.gates import LoopbackGate, PublicGate, Refusal
+from server.serial_transactions import serialize_transactions
 from server.whole_replies import withhold_unfinished_replies
 
 LOOPBACK = "127.0.0.1"
@@ -55,6 +56,7 @@ def main() -> None:
 
 
 async def _serve(settings: Settings) -> None:
+    serialize_transactions()
     withhold_unfinished_replies()
     app = create_app(_flower_settings(settings), SuperLinkLifespan)
     audit = AuditLog(settings.audit)

@@ -1,0 +1,107 @@
+"""Many sites at once: every call of theirs is answered, however long the others' transactions take together."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from consortium import Consortium
+from flwr.app import Message, RecordDict
+from flwr.common.constant import NOOP_FLWR_AID, SUPERLINK_NODE_ID
+from flwr.common.serde import message_to_proto
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, PushMessagesRequest
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.proto.node_pb2 import Node
+from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.object_store.sql_object_store import SqlObjectStore
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.federation.noop_federation_manager import NoOpFederationManager
+from flwr.supernode.fleet_http_client import FleetHttpClient
+
+FIRST, *SITES = (f"S{number:02}" for number in range(33))
+SECONDS = 14.0  # that it takes to note what all sites announce: SQLite has a transaction wait for five
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:No path_separator found:DeprecationWarning"),  # Flower's migrations
+]
+
+
+@pytest.fixture
+def consortium(tmp_path: Path) -> Iterator[Consortium]:
+    running = Consortium(tmp_path, FIRST, *SITES)
+    yield running
+    running.end()
+
+
+@pytest.fixture
+def clients(consortium: Consortium) -> Iterator[dict[str, FleetHttpClient]]:
+    with ExitStack() as opened:
+        yield {site: opened.enter_context(consortium.fleet(key)) for site, key in consortium.keys.items()}
+
+
+def asked(consortium: Consortium, nodes: dict[str, int]) -> dict[str, Message]:
+    """A run that goes on, in which each site has been asked for a reply."""
+    database = str(consortium.state.folder / "superlink" / "state.db")
+    objects = SqlObjectStore(database)
+    objects.initialize()
+    state = SqlLinkState(database, NoOpFederationManager(), objects)
+    state.initialize()
+    with state.session():  # before the SuperExec sees it
+        run = state.create_run(
+            None, None, "0" * 64, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
+        )
+        task = state.get_run_info(run_ids=[run])[0].primary_task_id
+        assert task is not None
+        assert state.claim_task(task) is not None
+        assert state.activate_task(task)
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run, SUPERLINK_NODE_ID, task
+    messages = {}
+    for site, node in nodes.items():
+        message = Message(RecordDict(), dst_node_id=node, message_type="train")
+        message.metadata.__dict__["_message_id"] = message.object_id
+        assert state.store_message_ins(message) is not None
+        messages[site] = message
+    return messages
+
+
+def announcement(site: str, node: int, message: Message, parts: int) -> PushMessagesRequest:
+    """Of a reply of that many parts, which are to come."""
+    names = [hashlib.sha256(f"{site} {number}".encode()).hexdigest() for number in range(parts)]
+    reply = Message(RecordDict(), reply_to=message)
+    reply.metadata.__dict__["_src_node_id"] = node
+    reply.metadata.__dict__["_message_id"] = names[0]
+    tree = ObjectTree(object_id=names[0], children=[ObjectTree(object_id=name) for name in names[1:]])
+    return PushMessagesRequest(
+        node=Node(node_id=node), messages_list=[message_to_proto(reply)], message_object_trees=[tree]
+    )
+
+
+def test_sites_that_all_answer_at_once_are_all_heard(
+    consortium: Consortium, clients: dict[str, FleetHttpClient]
+) -> None:
+    nodes = {}
+    for site, client in clients.items():
+        key = public_key_to_bytes(consortium.keys[site].public_key())
+        greeting = ActivateNodeRequest(public_key=key, heartbeat_interval=300)
+        nodes[site] = client.ActivateNode(greeting).node_id
+    messages = asked(consortium, nodes)
+    retry = make_simple_http_retry_invoker()  # a site's: what is late is asked for again, 500 is the end
+
+    def wanted(site: str, parts: int) -> int:
+        request = announcement(site, nodes[site], messages[site], parts)
+        return len(retry.invoke(clients[site].PushMessages, request).objects_to_push)
+
+    started = time.monotonic()
+    assert wanted(FIRST, 200) == 200
+    parts = round(200 * SECONDS / len(SITES) / (time.monotonic() - started))
+    with ThreadPoolExecutor(len(SITES)) as pool:
+        assert list(pool.map(wanted, SITES, [parts] * len(SITES))) == [parts] * len(SITES)
