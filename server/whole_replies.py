@@ -28,9 +28,22 @@ def withhold_unfinished_replies() -> None:
 class WholeReplies(SqlLinkState):
     """Flower's state of a SuperLink, in which a reply has not arrived while parts of it are on their way.
 
+    A part may come more than once.
+
     It is handed out all the same when no part has come for Flower's three minutes, or when its site is gone: an error
     is then what the server application gets, and it asks the site again.
     """
+
+    def store_object(self, run_id: int, session_id: str, object_id: str, object_content: bytes) -> bool:
+        """Whether this part of a reply is here now, be it from an earlier push.
+
+        A site to which the answer was lost, or too late, pushes again, and drops its reply where Flower has it that the
+        part is not awaited.
+        """
+        if super().store_object(run_id, session_id, object_id, object_content):
+            return True
+        stored = self.object_store.get(object_id)
+        return bool(stored) and stored == object_content
 
     def get_message_res(self, message_ids: set[str], run_id: int) -> list[Message]:
         """Replies to these messages that are whole, and errors in the place of those that will not come."""

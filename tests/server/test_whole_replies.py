@@ -92,6 +92,26 @@ def test_a_reply_arrives_with_its_last_part(announced: Announced) -> None:
     assert announced.replies() == []  # once
 
 
+def test_a_part_whose_answer_was_lost_is_pushed_again(announced: Announced) -> None:
+    *most, last = announced.parts
+    announced.push(*most, *most)
+    assert announced.replies() == []
+    announced.push(last)
+    announced.push(last)  # the session has ended with it
+    (reply,) = announced.replies()
+    assert not reply.has_error()
+
+
+def test_a_part_that_nobody_awaits_is_not_taken(announced: Announced) -> None:
+    first, second, *_ = announced.parts
+    state, run, content = announced.state, announced.run, announced.parts[first]
+    assert not state.store_object(run, "0", first, content)
+    assert not state.store_object(run, "0", first, b"")
+    announced.push(first)
+    assert not state.store_object(run, announced.session, first, announced.parts[second])
+    assert state.object_store.get(first) == content
+
+
 def test_a_reply_of_which_nothing_comes_any_more_is_handed_out_to_fail(
     announced: Announced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
