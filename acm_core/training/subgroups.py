@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,8 @@ def evaluate_groups(
 
     A finding has an AUROC in a group where at least `smallest` patients there have a film labelled 1, and as many one
     labelled 0. Where one group of an attribute is too small, the counts of all of them are withheld: with the whole's,
-    which is known, the others' would give away the smallest's.
+    which is known, the others' would give away the smallest's. An AUROC is a fraction over twice the pairs of films,
+    and all its digits would give the counts away as well: three are shown.
 
     Args:
         groups: N, each film's group.
@@ -85,7 +86,7 @@ def evaluate_groups(
             len(rows) if countable else None,
             {
                 finding: GroupFinding(
-                    measured[name][finding].auroc if large[name][f] else None,
+                    _rounded(measured[name][finding].auroc) if large[name][f] else None,
                     measured[name][finding].positives if shown[f] else None,
                     measured[name][finding].negatives if shown[f] else None,
                 )
@@ -94,6 +95,16 @@ def evaluate_groups(
         )
         for name, rows in chosen.items()
     }
+
+
+def _rounded(estimate: Estimate | None) -> Estimate | None:
+    if estimate is None:
+        return None
+    names = ("value", "low", "high", "standard_error")
+    figures = {name: getattr(estimate, name) for name in names}
+    return replace(
+        estimate, **{name: round(figure, 3) for name, figure in figures.items() if figure is not None}
+    )
 
 
 def _unlabelled(metrics: FindingMetrics) -> bool:

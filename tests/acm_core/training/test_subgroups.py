@@ -33,7 +33,7 @@ def test_a_large_groups_figures_are_scikit_learns() -> None:
             assert figures.auroc.low is not None
             assert figures.auroc.low < figures.auroc.value
             expected = roc_auc_score(labels[rows, column], scores[rows, column])
-            assert figures.auroc.value == pytest.approx(expected)
+            assert figures.auroc.value == pytest.approx(expected, abs=5.1e-4)
             assert figures.positives == (labels[rows, column] == 1).sum()
 
 
@@ -51,6 +51,40 @@ def test_one_small_group_withholds_the_counts_of_all() -> None:
         labels, labels, np.arange(40), ("Nodule",), groups, smallest=5, resamples=0, seed=1
     )
     assert all(group.patients is None and group.films is None for group in withheld.values())
+
+
+def test_a_shown_auroc_does_not_give_withheld_counts_away() -> None:
+    random = np.random.default_rng(3)
+    groups = np.array(["F"] * 60 + ["M"] * 6)
+    labels = np.concatenate([np.repeat([1.0, 0.0], [17, 43]), np.repeat([1.0, 0.0], 3)])[:, None]
+    films = len(labels)
+    shown = evaluate_groups(
+        random.random((films, 1)),
+        labels,
+        np.arange(films),
+        ("Nodule",),
+        groups,
+        smallest=5,
+        resamples=20,
+        seed=1,
+    )
+    figures = shown["F"].findings["Nodule"]
+    assert figures.positives is None
+    assert figures.auroc is not None
+    # Of a group that may have any of 20 positives and 46 negatives: which counts have an AUROC that reads like this?
+    pairs = [(ones, noughts) for ones in range(5, 21) for noughts in range(5, 47)]
+    fitting = [
+        (ones, noughts)
+        for ones, noughts in pairs
+        if round(round(figures.auroc.value * 2 * ones * noughts) / (2 * ones * noughts), 3)
+        == figures.auroc.value
+    ]
+    assert len(fitting) > len(pairs) / 2
+    assert all(
+        figure == round(figure, 3)
+        for figure in (figures.auroc.low, figures.auroc.high, figures.auroc.standard_error)
+        if figure is not None
+    )
 
 
 @given(
