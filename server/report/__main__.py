@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the report; returns the exit code (0 written, 1 no finished run there or the disk is full)."""
+    """Write the report; returns the exit code (0 written, 1 it cannot be, see what it says)."""
     parser = argparse.ArgumentParser(
         prog="python -m server.report",
         description="Write the report of a finished run: RUN/report.html, one file that needs no network, and "
@@ -23,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
 
+    from acm_core.trust import TrustError
     from server.authority import ServerState
     from server.report.writing import write_report
     from server.run_folder import NoResultsError, RunFolder
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     folder = RunFolder(options.run)
     try:
         write_report(folder, None if options.state is None else ServerState(options.state))
-    except (NoResultsError, OSError) as error:
+    except (NoResultsError, TrustError, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201  # the command's own output
         return 1
     print(folder.report)  # noqa: T201  # the command's own output

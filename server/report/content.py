@@ -35,6 +35,7 @@ def report_content(folder: RunFolder, state: ServerState | None) -> Content:
 
     Raises:
         NoResultsError: the folder holds no finished run.
+        RegistryError: the state folder's registry cannot be read.
     """
     run = folder.finished()
     config, metrics = run.config, run.metrics
@@ -218,11 +219,15 @@ def _privacy(config: FederationConfig, metrics: Mapping[str, Any]) -> Content:
 
 
 def _security(config: FederationConfig, state: ServerState) -> Content:
-    """What the server's registry and audit log say of this run."""
+    """What the server's registry and audit log say of this run; `refused` is None where the log cannot be trusted."""
+    enrolled = [
+        {"site": entry.name, "key": entry.fingerprint} for entry in Registry.load(state.registry).active()
+    ]
     try:
-        found = verify(state.audit)
+        rows = verify(state.audit).rows
     except AuditError as error:
-        return {"enrolled": [], "audit": {"sound": False, "text": str(error), "rows": 0}, "refused": []}
+        audit = {"sound": False, "text": str(error), "rows": 0}
+        return {"enrolled": enrolled, "audit": audit, "refused": None}
     refused = [
         {
             "round": row.event.round,
@@ -230,15 +235,13 @@ def _security(config: FederationConfig, state: ServerState) -> Content:
             "task": row.event.task,
             "reason": _reason(row.event),
         }
-        for row in found.rows
+        for row in rows
         if isinstance(row.event, ReplyRefused | SiteRefused | SiteMissing) and row.event.run == config.name
     ]
-    head = found.rows[-1].hash if found.rows else ""
+    head = rows[-1].hash if rows else ""
     return {
-        "enrolled": [
-            {"site": entry.name, "key": entry.fingerprint} for entry in Registry.load(state.registry).active()
-        ],
-        "audit": {"sound": True, "rows": len(found.rows), "head": head},
+        "enrolled": enrolled,
+        "audit": {"sound": True, "rows": len(rows), "head": head},
         "refused": refused,
     }
 

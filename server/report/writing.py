@@ -18,7 +18,7 @@ def write_report(folder: RunFolder, state: ServerState | None) -> None:
         state: see `report_content`.
 
     Raises:
-        NoResultsError: the folder holds no finished run.
+        NoResultsError, RegistryError: as `report_content`.
         OSError: the disk does not take them.
     """
     content = report_content(folder, state)

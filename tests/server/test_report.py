@@ -155,7 +155,10 @@ def test_what_the_servers_state_says_of_the_run(tmp_path: Path) -> None:
     rows.write_text(rows.read_text(encoding="utf-8").replace("not_finite", "norm"), encoding="utf-8")
     content = report_content(run, state)
     assert content["security"]["audit"]["sound"] is False
-    assert "cannot be trusted" in render(content)
+    assert content["security"]["enrolled"] == [{"site": "A", "key": keys.fingerprint(key)}]
+    page = render(content)
+    assert "cannot be trusted" in page
+    assert "Every answer that was asked for" not in page
 
 
 def test_a_private_run_says_what_is_protected_and_what_was_spent(tmp_path: Path) -> None:
@@ -209,6 +212,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert json.loads(run.report_numbers.read_text(encoding="utf-8"))["sites"]["A"]["films"] == 12
     assert main([str(tmp_path / "none")]) == 1
     assert "expected a finished run" in capsys.readouterr().err
+    assert main([str(run.folder), "--state", str(tmp_path / "none")]) == 1
+    assert "expected the registry of sites in" in capsys.readouterr().err
     earlier = json.loads(run.metrics.read_text(encoding="utf-8"))
     del earlier["version"]
     run.write_metrics(earlier)
