@@ -78,7 +78,7 @@ def read_deployment(folder: Path) -> tuple[Deployment, Arrays]:
         digest = file_sha256(folder / WEIGHTS)
     except (OSError, ValidationError, UnicodeDecodeError) as error:
         raise DeploymentError(
-            f"{folder}: expected a folder that server.export wrote, with {CONFIG} and {WEIGHTS}: {_first_line(error)}"
+            f"{folder}: expected a folder that server.export wrote, with {CONFIG} and {WEIGHTS}: {_what(error)}"
         ) from error
     if digest != deployment.sha256:
         raise DeploymentError(
@@ -100,5 +100,8 @@ def load_model(folder: Path) -> tuple[Deployment, Classifier]:
     return deployment, model.eval()
 
 
-def _first_line(error: Exception) -> str:
+def _what(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return ": ".join([".".join(map(str, first["loc"])), first["msg"]]).removeprefix(": ")
     return str(error).partition("\n")[0]

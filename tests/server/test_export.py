@@ -154,8 +154,9 @@ def test_a_damaged_folder_is_named(run: RunFolder, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(weights)
     with pytest.raises(DeploymentError, match=r"expected the weights that config.json names"):
         read_deployment(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"format": "other"}), encoding="utf-8")
-    with pytest.raises(DeploymentError, match=r"expected a folder that server.export wrote"):
+    later = json.loads((tmp_path / "config.json").read_text(encoding="utf-8")) | {"format": "acm-fed.model/2"}
+    (tmp_path / "config.json").write_text(json.dumps(later), encoding="utf-8")
+    with pytest.raises(DeploymentError, match=r"server.export wrote.*format: .*'acm-fed.model/1'"):
         read_deployment(tmp_path)
     with pytest.raises(DeploymentError, match=r"expected a folder that server.export wrote"):
         read_deployment(tmp_path / "none")
