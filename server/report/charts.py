@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import ceil, floor, log10
+from math import ceil, floor, log10, sqrt
 from typing import Any, NamedTuple
 
 from server.results import MODELS, interval_text
@@ -13,7 +13,8 @@ LOSSES = {"training loss": "train_loss", "validation loss, of the model before t
 
 _WIDTH, _HEIGHT = 340, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 40
-_ROW, _NAMES, _FIGURES = 18, 150, 150
+_ROW, _NAMES, _FIGURES = 20, 84, 140
+_DOT = (2.0, 6.0)
 
 
 class Axis(NamedTuple):
@@ -32,12 +33,12 @@ class Axis(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A curve: `kind` is how the page draws it, `points` an SVG polyline's, `dots` where each point is marked."""
+    """A curve: `kind` is how the page draws it, `points` an SVG polyline's, `dots` circles on it (x, y, radius)."""
 
     name: str
     kind: str
     points: str
-    dots: tuple[tuple[float, float], ...] = ()
+    dots: tuple[tuple[float, float, float], ...] = ()
 
 
 class Plot(NamedTuple):
@@ -54,7 +55,6 @@ class Interval(NamedTuple):
     """An estimate in a forest plot: where its value and its ends lie, and what stands beside it."""
 
     y: float
-    site: str
     model: str
     value: float
     low: float
@@ -63,11 +63,12 @@ class Interval(NamedTuple):
 
 
 class Forest(NamedTuple):
-    """Estimates below each other."""
+    """Estimates below each other; `headings` are (where, whose the estimates below are)."""
 
     width: int
     height: int
     x: Axis
+    headings: tuple[tuple[float, str], ...]
     rows: tuple[Interval, ...]
 
 
@@ -83,16 +84,20 @@ def axis(low: float, high: float, start: float, end: float) -> Axis:
 
 
 def shares(
-    curves: Mapping[str, Sequence[Sequence[float]]], kinds: Mapping[str, str], dots: bool = False
+    curves: Mapping[str, Sequence[Sequence[float]]],
+    kinds: Mapping[str, str],
+    films: Mapping[str, Sequence[int]] | None = None,
 ) -> Plot:
     """Curves of shares over shares, both from 0 to 1.
 
     Args:
         curves: name → points.
         kinds: name → how it is drawn.
+        films: name → how many stand behind each point, of the curves whose points are marked: by a dot of an area that
+            grows with them.
     """
     x, y = axis(0, 1, _LEFT, _WIDTH - _RIGHT), axis(0, 1, _HEIGHT - _BOTTOM, _TOP)
-    return Plot(_WIDTH, _HEIGHT, x, y, _lines(curves, kinds, x, y, dots))
+    return Plot(_WIDTH, _HEIGHT, x, y, _lines(curves, kinds, x, y, films or {}))
 
 
 def over_rounds(curves: Mapping[str, Sequence[Sequence[float]]], kinds: Mapping[str, str]) -> Plot:
@@ -101,14 +106,14 @@ def over_rounds(curves: Mapping[str, Sequence[Sequence[float]]], kinds: Mapping[
     x = axis(1, max((point[0] for point in points), default=2), _LEFT, _WIDTH - _RIGHT)
     y = axis(0, max((point[1] for point in points), default=1), _HEIGHT - _BOTTOM, _TOP)
     x = x._replace(ticks=tuple(tick for tick in x.ticks if float(tick[1]).is_integer()))
-    return Plot(_WIDTH, _HEIGHT, x, y, _lines(curves, kinds, x, y, dots=False))
+    return Plot(_WIDTH, _HEIGHT, x, y, _lines(curves, kinds, x, y, {}))
 
 
 def forest(means: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> Forest:
     """Mean AUROC of each model by site, from 0.5 or the lowest end of an interval.
 
     Args:
-        means: site, or "mean over sites" → model → estimate or None.
+        means: site, or the mean's heading → model → estimate or None.
         names: model → its heading.
     """
     shown = [
@@ -121,19 +126,22 @@ def forest(means: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> 
         estimate[name] for *_, estimate in shown for name in ("value", "low") if estimate[name] is not None
     ]
     low = floor(10 * min([0.5, *ends])) / 10
-    width = 640
+    width = 480
     x = axis(low, 1.0, _NAMES, width - _FIGURES)
-    rows, y, before = [], _TOP + _ROW / 2, None
+    rows: list[Interval] = []
+    headings: list[tuple[float, str]] = []
+    y = float(_TOP)
     for site, model, estimate in shown:
-        y += _ROW * (1 if before in (site, None) else 1.6)
-        before = site
+        if not headings or site != headings[-1][1]:
+            y += 1.2 * _ROW
+            headings.append((round(y, 1), site))
+        y += _ROW
         value = x.at(estimate["value"])
         low_end, high_end = (
             value if estimate[name] is None else x.at(estimate[name]) for name in ("low", "high")
         )
-        text = interval_text(estimate)
-        rows.append(Interval(round(y, 1), site, names[model], value, low_end, high_end, text))
-    return Forest(width, int(y) + _ROW + _BOTTOM, x, tuple(rows))
+        rows.append(Interval(round(y, 1), names[model], value, low_end, high_end, interval_text(estimate)))
+    return Forest(width, int(y) + _ROW + _BOTTOM, x, tuple(headings), tuple(rows))
 
 
 def kinds_of(sites: Iterable[str]) -> dict[str, str]:
@@ -146,11 +154,17 @@ def _lines(
     kinds: Mapping[str, str],
     x: Axis,
     y: Axis,
-    dots: bool,
+    films: Mapping[str, Sequence[int]],
 ) -> tuple[Line, ...]:
     lines = []
     for name, curve in curves.items():
         places = [(x.at(point[0]), y.at(point[1])) for point in curve]
         text = " ".join(f"{across:g},{up:g}" for across, up in places)
-        lines.append(Line(name, kinds[name], text, tuple(places) if dots and kinds[name] != "guide" else ()))
+        behind = films.get(name, ())
+        least, most = _DOT
+        radii = [round(least + (most - least) * sqrt(count / max(behind)), 1) for count in behind]
+        if len(places) == 1 and not radii:  # a line of one point is not to be seen
+            radii = [least + 1]
+        dots = tuple((*place, radius) for place, radius in zip(places, radii, strict=False))
+        lines.append(Line(name, kinds[name], text, dots))
     return tuple(lines)

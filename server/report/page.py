@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from acm_core.groups import GROUPS
 from server.pages import pages
 from server.report import charts
@@ -15,7 +18,7 @@ _MERGED = "all sites together"
 def render(content: Content) -> str:
     """The page of what `report_content` gave."""
     environment = pages()
-    environment.filters |= {"interval": interval_text, "count": _count, "megabytes": _megabytes}
+    environment.filters |= {"interval": _interval, "count": _count, "megabytes": _megabytes}
     return environment.get_template("report.html").render(
         **content,
         headings={model: HEADINGS[model] for model in MODELS if model in content["mean_over_sites"]},
@@ -33,8 +36,16 @@ def render(content: Content) -> str:
 
 def _forest(content: Content) -> charts.Forest:
     means = {site: report["mean_auroc"] for site, report in content["sites"].items()}
-    means["mean over sites"] = content["mean_over_sites"]
+    means[_mean_heading(content["mean_over_sites"])] = content["mean_over_sites"]
     return charts.forest(means, HEADINGS)
+
+
+def _mean_heading(means: Mapping[str, Any]) -> str:
+    """How many sites stand behind a mean; model by model where they differ."""
+    sites = {HEADINGS[model]: means[model]["sites"] for model in MODELS if means.get(model) is not None}
+    if len(set(sites.values())) == 1:
+        return f"mean over sites ({next(iter(sites.values()))})"
+    return f"mean over sites ({', '.join(f'{model} {count}' for model, count in sites.items())})"
 
 
 def _losses(content: Content, name: str) -> charts.Plot | None:
@@ -56,17 +67,24 @@ def _drawings(content: Content, finding: str) -> dict[str, charts.Plot]:
     curves, calibration = content["curves"][finding], content["calibration"][finding]
     drawn = {}
     kinds = {**charts.kinds_of(content["sites"]), _MERGED: "merged", "chance": "guide", "perfect": "guide"}
-    if curves["merged"] is not None:
-        for title, name, guide in (
-            ("ROC", "roc", {"chance": [(0, 0), (1, 1)]}),
-            ("Precision and recall", "precision_recall", {}),
+    if (merged := curves["merged"]) is not None:
+        share = merged["positives"] / (merged["positives"] + merged["negatives"])
+        for title, name, chance in (
+            ("ROC", "roc", [(0, 0), (1, 1)]),
+            ("Precision and recall", "precision_recall", [(0, share), (1, share)]),
         ):
             points = {site: curve[name] for site, curve in curves["sites"].items()}
-            drawn[title] = charts.shares({**guide, **points, _MERGED: curves["merged"][name]}, kinds)
+            drawn[title] = charts.shares({"chance": chance, **points, _MERGED: merged[name]}, kinds)
     if calibration is not None:
-        points = {_MERGED: [(one["score"], one["positive"]) for one in calibration["bins"]]}
-        drawn["Calibration"] = charts.shares({"perfect": [(0, 0), (1, 1)], **points}, kinds, dots=True)
+        bins = calibration["bins"]
+        points = {"perfect": [(0, 0), (1, 1)], _MERGED: [(one["score"], one["positive"]) for one in bins]}
+        drawn["Calibration"] = charts.shares(points, kinds, {_MERGED: [one["films"] for one in bins]})
     return drawn
+
+
+def _interval(estimate: Mapping[str, Any] | None) -> str:
+    """Without a break inside the brackets."""
+    return interval_text(estimate).replace("–", "–\N{WORD JOINER}")
 
 
 def _count(count: int | None) -> str:

@@ -141,11 +141,12 @@ def test_a_port_that_is_taken(dashboard: Dashboard, tmp_path: Path) -> None:
 def test_the_page_follows_the_run(dashboard: Dashboard, log: EventLog, size: str, tmp_path: Path) -> None:
     with chromium() as browser, opened(browser, dashboard.address, size) as (page, complaints):
         assert "1 of 4 rounds done" in page.inner_text("main")
+        assert page.locator("figure circle").count() == 2  # one round is a point, not a line
         log.write("site_answered", **answered(2, 0.5, epsilon=1.25))
         log.write("round_finished", round=2, **FINISHED)
         page.get_by_text("2 of 4 rounds done").wait_for(timeout=10_000)
         assert "1.250" in page.inner_text("table")
-        assert page.locator("polyline").count() == 2
+        assert page.locator("figure polyline").count() == 2
         expect_readable(page, size)
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=SCREENSHOTS / f"dashboard-{size}.png", full_page=True)

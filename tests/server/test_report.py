@@ -103,6 +103,7 @@ def test_an_attribute_in_which_all_films_are_alike_is_said_in_words(tmp_path: Pa
     assert content["sites"]["A"]["alike"] == "sex F"
     page = render(content)
     assert "All of A's test films: sex F." in page
+    assert "mean over sites (1)" in page
     assert "A, by sex" not in page
 
 
@@ -269,10 +270,19 @@ def test_the_page_is_readable(page: Path, size: str, scheme: str) -> None:
 
 @pytest.mark.slow
 def test_the_page_prints(page: Path) -> None:
-    with chromium() as browser, opened(browser, address_of(page), "desktop") as (shown, _):
-        shown.emulate_media(media="print")
-        assert shown.evaluate("document.scrollingElement.scrollWidth") <= SIZES["desktop"][0]
+    a4 = {"width": 688, "height": 1017}  # less its margins
+    with chromium() as browser, opened(browser, address_of(page), "desktop", "dark") as (shown, _):
         assert shown.pdf(format="A4").count(b"/Type /Page") >= 2
+        shown.emulate_media(media="print")
+        shown.set_viewport_size(a4)
+        right_ends = (
+            "[...document.querySelectorAll('table, svg')].map(one => one.getBoundingClientRect().right)"
+        )
+        assert shown.evaluate(f"Math.max(...{right_ends})") <= a4["width"]
+        # What lies folded on a screen, and the lines of the keys, are on paper too; the paper is white.
+        assert shown.locator("details pre").evaluate("one => one.checkVisibility()")
+        assert shown.locator(".keys polyline").count() > 0
+        assert shown.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
 
 
 @pytest.mark.slow
