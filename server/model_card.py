@@ -21,7 +21,11 @@ def write_model_card(path: Path, config: FederationConfig, metrics: dict[str, An
 def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
     """The card's text."""
     model, federation = config.model, config.federation
-    strategy = f"FedProx (μ = {federation.proximal_mu:g})" if federation.proximal_mu else "FedAvg"
+    rule = federation.aggregation.rule
+    strategy = "FedAvg" if rule == "fedavg" else rule.replace("_", " ").capitalize()
+    if federation.proximal_mu:
+        proximal = f"FedProx (μ = {federation.proximal_mu:g})"
+        strategy = proximal if rule == "fedavg" else f"{proximal} with {rule.replace('_', ' ')}"
     lines = [
         f"# Model card: {config.name}",
         "",
@@ -45,6 +49,8 @@ def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
             "train its own"
         )
     lines += [
+        "",
+        "## Privacy",
         *_privacy(config, metrics),
         "",
         "## Films",

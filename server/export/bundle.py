@@ -38,7 +38,7 @@ def _metadata(deployment: Deployment) -> Mapping[str, Any]:
         "name": f"Chest X-ray findings, run {deployment.run}",
         "task": "Classification of frontal chest X-rays",
         "description": f"{deployment.model.architecture} with {deployment.model.context} context, trained by federated "
-        "averaging",
+        "learning",
         "authors": "the sites of the run",
         "copyright": "see the run's owner",
         "intended_use": deployment.notice,

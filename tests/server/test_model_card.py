@@ -56,6 +56,18 @@ def test_fedprox_is_named_with_its_weight() -> None:
     assert "FedAvg" not in text
 
 
+def test_a_robust_rule_is_named() -> None:
+    rule = {"sites": ["A", "B", "C"], "quorum": 3, "aggregation": {"rule": "trimmed_mean", "attackers": 1}}
+    assert "- Trimmed mean, 2 rounds" in card(federation(federation=rule))
+    assert "- FedProx (μ = 0.01) with trimmed mean, 2 rounds" in card(
+        federation(federation={**rule, "proximal_mu": 0.01})
+    )
+
+
+def test_the_privacy_statement_has_a_heading() -> None:
+    assert "\n## Privacy\n- **no differential privacy**" in card(federation())
+
+
 def test_sites_that_were_not_evaluated_are_named() -> None:
     config = federation(federation={"sites": ["A", "B", "C", "D"]})
     assert "\nNot evaluated: C, D.\n" in card(config)
