@@ -61,7 +61,7 @@ def write_page(
         loader=FileSystemLoader(Path(__file__).parent / "pages"), autoescape=True, undefined=StrictUndefined
     )
     text = environment.get_template("explain.html").render(
-        site=site.site, deployment=deployment, cases=cases, modules=names
+        site=site.site, deployment=deployment, cases=cases, modules=names, whole=film is not None
     )
     path = site.state / "explanations" / f"{deployment.run}-{'film' if film is not None else 'test'}.html"
     write_atomically(path, lambda temporary: write_private(temporary, text.encode()))
@@ -73,7 +73,7 @@ def _of_file(
 ) -> Case:
     film = read_film(file).pixels
     prepared = square_film(film, deployment.model.image_size).astype(np.float32)
-    return explain(network, prepared, film, deployment.findings, findings, modules, "the film given")
+    return explain(network, prepared, film, deployment.findings, findings, modules, "The film")
 
 
 def _of_test_films(

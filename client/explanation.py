@@ -160,7 +160,7 @@ def _row(looked: Looked) -> list[Panel]:
     limit = float(max(key.max(), query.max()))
     difference = looked.key - looked.query
     widest = float(np.abs(difference).max())
-    scale = f"no colour: no more than if it looked everywhere alike; full colour: {limit / evenly + 1:.1f} times that"
+    scale = f"no colour: no more than if it looked everywhere alike; full colour: {limit / evenly + 1:.3g} times that"
     return [
         Panel(f"{looked.name}: K, where it looked", overlay.png(overlay.tint(key, limit, "above")), scale),
         Panel("Q, what it compared that with", overlay.png(overlay.tint(query, limit, "below")), scale),

@@ -118,12 +118,18 @@ def test_a_film_of_the_hospital_on_a_page_at_the_site(
                 assert pictures.count() == len(FINDINGS) + 4 * 3 * 3
                 broken = "[...document.images].filter(one => !one.naturalWidth).length"
                 assert page.evaluate(broken) == 0
+                page.emulate_media(media="print")
+                assert page.locator("details .film").first.is_visible()
+                assert (
+                    page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+                )
 
 
 @pytest.mark.slow
 def test_test_films_by_finding(given: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(given, "--finding", FINDINGS[0], "--module", "layer4.1.context", "--each", "1") == 0
     text = Path(capsys.readouterr().out.strip()).read_text(encoding="utf-8")
+    assert "32 × 32 pixels" in text
     titles = re.findall(r"<h2>(.*)</h2>", text)
     assert titles[0] == f"{FINDINGS[0]} present, scored highest"
     films = load_site(site(given, "A"), FINDINGS, 32).test
