@@ -43,6 +43,7 @@ PRELOADED = (
 """
 
 _FORKING = multiprocessing.get_context("forkserver")
+_FORK_SERVER_GONE = 255  # multiprocessing.popen_forkserver
 
 
 def main() -> None:
@@ -74,18 +75,23 @@ class ForkingExecutor(SubprocessExecutor):
         try:
             process.start()
         except (OSError, EOFError) as error:
-            # The fork server was killed this moment; the next task starts another.
+            # The fork server was killed this moment; the task comes again and starts another.
+            tell_ended(spec.runtime_api_address, spec.token)
             return LaunchResult.failed(f"{type(error).__name__}: {error}")
         self._running.append((process, spec))
         return LaunchResult.accepted()
 
     def reconcile(self) -> None:
         """Forget those that have ended, and say of which there will be no answer."""
+        running = []
         for process, spec in self._running:
-            if process.exitcode:
-                log.error("the process that did the server's task %s", _end(process.exitcode))
+            code = process.exitcode
+            if code is None:
+                running.append((process, spec))
+            elif code:
+                log.error("the process that did the server's task %s", _end(code))
                 tell_ended(spec.runtime_api_address, spec.token)
-        self._running = [(process, spec) for process, spec in self._running if process.exitcode is None]
+        self._running = running
 
     def close(self) -> None:
         """End those that still run: this process would wait for them."""
@@ -96,7 +102,7 @@ class ForkingExecutor(SubprocessExecutor):
 def _end(code: int) -> str:
     if code == -signal.SIGKILL:
         return "was killed: if nobody did, the machine had too little memory"
-    return f"ended with {code}"
+    return "ended with the one it was forked from" if code == _FORK_SERVER_GONE else f"ended with {code}"
 
 
 def _client_app(address: str, token: str, parent: int | None) -> None:
