@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from importlib.metadata import version
 from typing import Any
 
 from acm_core.config.sections import FederationConfig
+from acm_core.installation import software
 from acm_core.training.histograms import ScoreHistogram
 from acm_core.training.metrics import mean_over_sites
 from server.state import RoundState
@@ -25,7 +25,7 @@ def summarise(config: FederationConfig, state: RoundState, reports: Mapping[str,
     return _with_means(
         {
             "run": config.name,
-            "version": version("acm-fed"),
+            "software": software(),
             "seed": config.seed,
             "rounds": state.round,
             "context": config.model.context,

@@ -137,7 +137,11 @@ def _supervise(server: ServerSection, state: ServerState, folder: RunFolder) -> 
                 audit.append(ServerStopped())
     if ended["event"] == "run_failed":
         return 1
-    write_report(folder, state)
+    try:
+        write_report(folder, state)
+    except OSError as error:
+        _say(console, str(error))
+        return 1
     print_results(console, json.loads(folder.metrics.read_text(encoding="utf-8")), folder.folder)
     return 0
 

@@ -125,7 +125,7 @@ class RunFolder:
                 "round is evaluated: continue the run with --resume"
             )
         metrics = json.loads(self.metrics.read_text(encoding="utf-8"))
-        if "version" not in metrics:
+        if "software" not in metrics:
             raise NoResultsError(
                 f"expected the results of this version in {self.metrics}, got those of an earlier one"
             )

@@ -72,7 +72,11 @@ def run(config: SimulationConfig, folder: RunFolder, *, resume: bool) -> int:
     except (MissingFilmsError, RunFailedError, ResumeError) as error:
         console.print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
         return 1
-    write_report(folder, None)
+    try:
+        write_report(folder, None)
+    except OSError as error:
+        console.print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
+        return 1
     print_results(console, metrics, folder.folder)
     return 0
 

@@ -44,7 +44,7 @@ def export(folder: RunFolder, *, attention_maps: bool) -> Iterator[Path]:
     to.mkdir(exist_ok=True)
     description = Description(
         run=run.config.name,
-        version=run.metrics["version"],
+        version=run.metrics["software"]["acm-fed"],
         findings=run.config.findings,
         model=run.config.model.model_copy(update={"weights": None}),
         input=_INPUT,

@@ -43,7 +43,7 @@ def report_content(folder: RunFolder, state: ServerState | None) -> Content:
         "run": config.name,
         "written": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
         "simulated": run.simulated,
-        "version": metrics["version"],
+        "software": metrics["software"],
         "findings": list(config.findings),
         "answer": metrics["answer"],
         "gain": metrics["federated_gain"],

@@ -19,8 +19,14 @@ def write_report(folder: RunFolder, state: ServerState | None) -> None:
 
     Raises:
         NoResultsError, RegistryError: as `report_content`.
-        OSError: the disk does not take them.
+        OSError: the disk does not take them; it says what to do.
     """
     content = report_content(folder, state)
-    write_text_atomically(folder.report_numbers, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    write_text_atomically(folder.report, render(content))
+    try:
+        write_text_atomically(folder.report_numbers, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        write_text_atomically(folder.report, render(content))
+    except OSError as error:
+        raise OSError(
+            f"the report is not written, all else of the run is: {error}; make room, then run "
+            f"python -m server.report {folder.folder}"
+        ) from error

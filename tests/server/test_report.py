@@ -206,6 +206,15 @@ def test_names_from_outside_cannot_write_the_page(tmp_path: Path) -> None:
     assert "<script" not in page
 
 
+def test_a_disk_that_does_not_take_the_report_is_said_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished_run(tmp_path, {"A": helped()})
+    run.report.mkdir()
+    assert main([str(run.folder)]) == 1
+    assert f"make room, then run python -m server.report {run.folder}" in capsys.readouterr().err
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = finished_run(tmp_path, {"A": helped(), "B": helped()})
     assert main([str(run.folder)]) == 0
@@ -216,7 +225,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main([str(run.folder), "--state", str(tmp_path / "none")]) == 1
     assert "expected the registry of sites in" in capsys.readouterr().err
     earlier = json.loads(run.metrics.read_text(encoding="utf-8"))
-    del earlier["version"]
+    del earlier["software"]
     run.write_metrics(earlier)
     assert main([str(run.folder)]) == 1
     assert "got those of an earlier one" in capsys.readouterr().err
