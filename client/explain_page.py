@@ -95,8 +95,21 @@ def _of_test_films(
         column = deployment.findings.index(finding)
         for verdict, row in telling_cases(scores, films, column, each):
             (prepared,) = np.asarray(films.images[np.array([row])], np.float32)
-            title = f"{finding} {verdict}"
+            called = _outcomes(deployment, finding, verdict.startswith("present"), float(scores[row, column]))
+            title = ": ".join(filter(None, (f"{finding} {verdict}", called)))
             cases.append(explain(network, prepared, prepared, deployment.findings, [finding], modules, title))
     if not cases:
         raise NoFilmsError(f"expected test films labelled for {', '.join(findings)}, got none")
     return cases
+
+
+def _outcomes(deployment: Deployment, finding: str, present: bool, score: float) -> str:
+    """What the model's thresholds make of a film, as `client.predict` does; "" where it has none."""
+    outcomes = []
+    for point in deployment.operating_points.get(finding, ()):
+        positive = score >= point.threshold
+        right = "true" if positive == present else "false"
+        outcomes.append(
+            f"{right} {'positive' if positive else 'negative'} at specificity {point.specificity:g}"
+        )
+    return ", ".join(outcomes)

@@ -19,14 +19,21 @@ from PIL import Image
 from acm_core.config import dump_config
 from acm_core.config.sections import ModelConfig
 from acm_core.data.site_films import FilmSet, load_site
+from acm_core.deployment import OperatingPoint
 from acm_core.nn import build_classifier, normalised
 from client import overlay
 from client.explain import main
 from client.explanation import chosen_modules, explain, telling_cases
 
+POINTS = (
+    OperatingPoint(specificity=0.5, threshold=0.0, sensitivity=1.0),
+    OperatingPoint(specificity=0.9, threshold=1.0, sensitivity=0.0),
+)
+
 
 def exported(folder: Path, config: ModelConfig) -> Path:
-    deployed(folder, config, build_classifier(config, len(FINDINGS), seed=4), dict.fromkeys(FINDINGS, ()))
+    network = build_classifier(config, len(FINDINGS), seed=4)
+    deployed(folder, config, network, {**dict.fromkeys(FINDINGS, ()), FINDINGS[0]: POINTS})
     return folder
 
 
@@ -131,7 +138,10 @@ def test_test_films_by_finding(given: Path, capsys: pytest.CaptureFixture[str]) 
     text = Path(capsys.readouterr().out.strip()).read_text(encoding="utf-8")
     assert "32 × 32 pixels" in text
     titles = re.findall(r"<h2>(.*)</h2>", text)
-    assert titles[0] == f"{FINDINGS[0]} present, scored highest"
+    called = "true positive at specificity 0.5, false negative at specificity 0.9"
+    assert titles[0] == f"{FINDINGS[0]} present, scored highest: {called}"
+    called = "false positive at specificity 0.5, true negative at specificity 0.9"
+    assert titles[-1] == f"{FINDINGS[0]} absent, scored lowest: {called}"
     films = load_site(site(given, "A"), FINDINGS, 32).test
     assert len(titles) == sum(min(2, int((films.labels[:, 0] == label).sum())) for label in (0, 1))
 
