@@ -11,6 +11,8 @@ Computers 64 (2015), on integer accumulators.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,9 @@ MAX_TOTAL_WEIGHT = 2**30
 """Bound on the sum of weights: digits (< 2³²) times weights then sum to less than 2⁶² and fit an int64."""
 
 _DIGIT_BITS = 32
-_EMPTY = -100  # a place below that of the smallest subnormal float64, floor(-1074 / 32) = -34
+_PIECE = 2**14  # values: what is computed on the way stays in the processor's cache
+_EMPTY = -100  # a place below those of values; zero and subnormal numbers count as of the lowest, -32
+_FARTHEST = 36  # 2 to the power of half of it · 32 is a normal number
 
 Int64s = npt.NDArray[np.int64]
 
@@ -42,8 +46,10 @@ class WeightedMean:
             )
         self._dtype = dtype
         digits = 3 if is_float and dtype.itemsize == 8 else 2
-        self._sums: list[Int64s] = [np.zeros(shape, np.int64) for _ in range(digits)]  # highest place first
-        self._places = np.full(shape, _EMPTY, np.int8) if is_float else None
+        size = math.prod(shape)
+        self._shape, self._size = shape, size
+        self._sums: list[Int64s] = [np.zeros(size, np.int64) for _ in range(digits)]  # highest place first
+        self._places = np.full(size, _EMPTY, np.int8) if is_float else None
         self._total: Int64s = np.zeros((), np.int64)
 
     def add(self, values: npt.NDArray[Any], weight: Int64s) -> None:
@@ -52,64 +58,85 @@ class WeightedMean:
         Raises:
             ValueError: the weights' sum would exceed `MAX_TOTAL_WEIGHT`; nothing was added.
         """
-        if weight.ndim:
-            weight = weight.reshape(-1, *(1,) * (values.ndim - 1))
         total = self._total + weight
         if (total > MAX_TOTAL_WEIGHT).any():
             raise ValueError(f"expected weights that sum to at most {MAX_TOTAL_WEIGHT}, got {total.max()}")
         self._total = total
-        # A value without weight must not push the digits of the others out.
-        counted = np.where(weight > 0, values, np.zeros((), self._dtype))
-        if self._places is None:
-            whole = counted.astype(np.int64)
-            self._sums[0] += (whole >> _DIGIT_BITS) * weight
-            self._sums[1] += (whole & (2**_DIGIT_BITS - 1)) * weight
-        else:
-            self._add_floats(counted.astype(np.float64), weight, self._places)
+        flat = values.reshape(-1)
+        for piece, factor in self._pieces(weight):
+            if factor == 0:  # a value without weight must not push the digits of the others out
+                continue
+            sums = [sums[piece] for sums in self._sums]
+            if self._places is None:
+                whole = flat[piece].astype(np.int64)
+                sums[0] += (whole >> _DIGIT_BITS) * factor
+                sums[1] += (whole & (2**_DIGIT_BITS - 1)) * factor
+            else:
+                _add_floats(flat[piece].astype(np.float64), factor, sums, self._places[piece])
 
     def mean(self, fallback: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The mean in the inputs' dtype; where the weights sum to 0, the value of `fallback`, bit for bit."""
-        total = np.maximum(self._total, 1)
-        quotients: list[Int64s] = []
-        remainder: Int64s = np.zeros((), np.int64)
-        for sums in self._sums:  # long division, exact: |remainder · 2³² + sum| < 2⁶² + 2⁶²
-            quotient, remainder = np.divmod((remainder << _DIGIT_BITS) + sums, total)
-            quotients.append(quotient)
-        result: npt.NDArray[Any]
-        if self._places is None:
-            result = (quotients[0] << _DIGIT_BITS) + quotients[1]
-            result = result + ((2 * remainder > total) | ((2 * remainder == total) & (result % 2 == 1)))
-        else:
-            result = remainder / total
-            for rank, quotient in enumerate(reversed(quotients)):
-                result = np.ldexp(quotient.astype(np.float64), _DIGIT_BITS * rank) + result
-            lowest = self._places.astype(np.int32) - (len(quotients) - 1)
-            result = np.ldexp(result, _DIGIT_BITS * lowest)
-        return np.where(self._total > 0, result.astype(self._dtype), fallback)
+        mean = np.array(fallback, self._dtype).reshape(-1)
+        for piece, total in self._pieces(self._total):
+            if total == 0:
+                continue
+            quotients: list[Int64s] = []
+            remainder: Int64s = np.zeros((), np.int64)
+            for sums in self._sums:  # long division, exact: |remainder · 2³² + sum| < 2⁶² + 2⁶²
+                dividend = (remainder << _DIGIT_BITS) + sums[piece]
+                quotients.append(dividend // total)
+                remainder = dividend - quotients[-1] * total
+            result: npt.NDArray[Any]
+            if self._places is None:
+                result = (quotients[0] << _DIGIT_BITS) + quotients[1]
+                result = result + ((2 * remainder > total) | ((2 * remainder == total) & (result % 2 == 1)))
+            else:
+                result = remainder / total
+                for rank, quotient in enumerate(reversed(quotients)):
+                    result = quotient * 2.0 ** (_DIGIT_BITS * rank) + result
+                result = _moved(result, self._places[piece].astype(np.int32) - (len(quotients) - 1))
+            mean[piece] = result.astype(self._dtype)
+        return mean.reshape(self._shape)
 
-    def _add_floats(
-        self, values: npt.NDArray[np.float64], weight: Int64s, places: npt.NDArray[np.int8]
-    ) -> None:
-        exponents = np.frexp(values)[1]  # |value| in [2**(exponent - 1), 2**exponent)
-        needed = np.where(values == 0, _EMPTY, (exponents - 1) // _DIGIT_BITS)
-        self._raise_places(np.maximum(needed - places, 0), places)
-        rest = np.ldexp(values, -_DIGIT_BITS * places.astype(np.int32))
-        for rank in range(len(self._sums)):
-            digit = np.trunc(rest)
-            self._sums[rank] += digit.astype(np.int64) * weight
-            rest = (rest - digit) * 2.0**_DIGIT_BITS  # exact: it only drops leading bits
+    def _pieces(self, weight: Int64s) -> Iterator[tuple[slice, int]]:
+        """Runs of the flat array that share a weight, and it."""
+        width = self._size // weight.size
+        for row, factor in enumerate(weight.reshape(-1).tolist()):
+            for start in range(row * width, (row + 1) * width, _PIECE):
+                yield slice(start, min(start + _PIECE, (row + 1) * width)), factor
 
-    def _raise_places(self, by: npt.NDArray[Any], places: npt.NDArray[np.int8]) -> None:
-        """Where a larger value arrives, move every digit `by` ranks down, the lowest ones out."""
-        moved = by > 0
-        if not moved.any():
-            return
-        if not any(sums.any() for sums in self._sums):  # nothing to move yet: the first array, usually
-            places += by.astype(np.int8)
-            return
-        places[moved] += by[moved].astype(np.int8)
-        stack = np.stack([sums[moved] for sums in self._sums])  # rank × moved positions
-        source = np.arange(len(self._sums))[:, None] - by[moved][None, :]
+
+def _add_floats(
+    values: npt.NDArray[np.float64], weight: int, sums: list[Int64s], places: npt.NDArray[np.int8]
+) -> None:
+    exponents = (values.view(np.int64) >> 52 & 0x7FF) - 1023  # |value| in [2**exponent, 2**(exponent + 1))
+    _raise_places((exponents >> 5).astype(np.int8), sums, places)
+    rest = _moved(values, -places.astype(np.int32))
+    for rank in sums:
+        digit = np.trunc(rest)
+        np.add(rank, digit.astype(np.int64) * weight, out=rank)
+        rest = (rest - digit) * 2.0**_DIGIT_BITS  # exact: it only drops leading bits
+
+
+def _moved(values: npt.NDArray[np.float64], places: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
+    """Values times 2 to the power of 32 · places."""
+    if (
+        abs(place := int(places[0])) <= _FARTHEST and (places == place).all()
+    ):  # the rule, and ten times faster
+        half = 2.0 ** (_DIGIT_BITS // 2 * place)
+        return values * half * half
+    return np.ldexp(values, _DIGIT_BITS * places)
+
+
+def _raise_places(needed: npt.NDArray[np.int8], sums: list[Int64s], places: npt.NDArray[np.int8]) -> None:
+    """Where a larger value arrives, move every digit down to where it belongs then, the lowest ones out."""
+    moved = needed > places
+    if not moved.any():
+        return
+    if any(rank.any() for rank in sums):  # else nothing to move yet: the first array, usually
+        stack = np.stack([rank[moved] for rank in sums])  # rank × moved positions
+        source = np.arange(len(sums))[:, None] - (needed[moved].astype(np.int64) - places[moved])
         shifted = np.where(source >= 0, np.take_along_axis(stack, np.maximum(source, 0), axis=0), 0)
-        for sums, column in zip(self._sums, shifted, strict=True):
-            sums[moved] = column
+        for rank, column in zip(sums, shifted, strict=True):
+            rank[moved] = column
+    np.maximum(places, needed, out=places)
