@@ -218,19 +218,24 @@ class RoundLoop:
 
     def _send_noted(self, task: Task, sites: dict[str, Connection], seconds: float) -> list[Ticket]:
         """Write down, then send: the sites write the log's head down in turn."""
-        model = fingerprint(task.arrays) if task.arrays else None
-        size = sum(array.nbytes for array in task.arrays.values())
-        head = ""
-        for site in sorted(sites):
-            sent = TaskSent(
-                run=self._config.name, round=task.round, task=task.kind, site=site, model=model, bytes=size
-            )
-            head = self._note(sent)
-        return self._transport.send(replace(task, audit=head), sites, seconds)
+        if self._audit is not None:
+            model = fingerprint(task.arrays) if task.arrays else None
+            size = sum(array.nbytes for array in task.arrays.values())
+            for site in sorted(sites):
+                sent = TaskSent(
+                    run=self._config.name,
+                    round=task.round,
+                    task=task.kind,
+                    site=site,
+                    model=model,
+                    bytes=size,
+                )
+                task = replace(task, audit=self._audit.append(sent).hash)
+        return self._transport.send(task, sites, seconds)
 
-    def _note(self, event: AnyEvent) -> str:
-        """The audit log's head after `event`, "" without a log."""
-        return "" if self._audit is None else self._audit.append(event).hash
+    def _note(self, event: AnyEvent) -> None:
+        if self._audit is not None:
+            self._audit.append(event)
 
     def _round(self, state: RoundState) -> RoundState:
         number = state.round + 1
@@ -309,9 +314,9 @@ class RoundLoop:
                 "site_refused", task=task.kind, round=task.round, site=site, reason=reason, detail=detail
             )
             return
-        digest, size = reply.content
-        self._note(
-            ReplyTaken(
+        if self._audit is not None:
+            digest, size = reply.content
+            taken = ReplyTaken(
                 run=run,
                 round=number,
                 task=kind,
@@ -321,7 +326,7 @@ class RoundLoop:
                 films=reply.films,
                 site_head=reply.audit or None,
             )
-        )
+            self._audit.append(taken)
         # The arrays are in the running sum by now: holding them would make memory grow with the number of sites.
         outcome.answered[site] = Reply(
             site, reply.round, "", reply.films, reply.labelled, reply.metrics, reply.report
