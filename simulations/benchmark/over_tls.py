@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import signal
 import subprocess
 import sys
 import tempfile
@@ -129,7 +128,7 @@ def measure(folder: Path, architecture: Architecture, sites: int, rounds: int) -
         peaks = _watch(server, threads, RunFolder(folder / "runs" / config.name).rounds, rounds)
     finally:
         ended.set()
-        server.send_signal(signal.SIGINT)
+        server.terminate()
         server.wait()
     lines = RunFolder(folder / "runs" / config.name).rounds.read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]

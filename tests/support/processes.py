@@ -28,6 +28,8 @@ class Command:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # A shell lets what it starts in the background ignore Ctrl-C, and `make soak` is started so.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
             )
 
     def text(self) -> str:
