@@ -22,6 +22,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from acm_core.audit_events import BundleRefused
 from acm_core.audit_log import AuditLog, verify
 from acm_core.bundle import build_bundle
+from client.site_log import LOG_NAME
 from client.site_node import Guard
 
 NODE = 42
@@ -186,4 +187,5 @@ def test_a_supernode_whose_connection_ends_ends_whatever_threads_it_has(
     root = Path(__file__).resolve().parents[2]
     ended = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == code
-    assert ("ConnectionError" in ended.stderr) == ("ConnectionError" in end)
+    said = (tmp_path / LOG_NAME).read_text(encoding="utf-8")
+    assert ("ConnectionError" in said) == ("ConnectionError" in end), ended.stderr
