@@ -142,10 +142,7 @@ def end_with_parent(grace: float = _GRACE_SECONDS) -> None:
 def die_with_parent() -> None:
     """Let the kernel kill this process when the one that started it ends (Linux; elsewhere nothing happens)."""
     if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
+        _signal_without(ctypes.CDLL(None), os.getppid(), signal.SIGKILL)
 
 
 def name_process(name: str) -> None:
@@ -188,11 +185,16 @@ def _in_child(parent: int, cores: Collection[int]) -> Callable[[], None] | None:
     def prepare() -> None:
         if cores:
             os.sched_setaffinity(0, cores)
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(1)
+        _signal_without(libc, parent, signal.SIGTERM)
 
     return prepare
+
+
+def _signal_without(libc: ctypes.CDLL, parent: int, number: int) -> None:
+    """This process gets a signal when its parent ends; it ends itself where that has happened."""
+    libc.prctl(_PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def keep_freed_memory() -> bool:

@@ -53,7 +53,7 @@ def _answer(message: Message, site: SiteConfig) -> Reply:
         task = _read(message)
     except Exception as error:  # NumPy raises more than one kind for a file that is not its own
         return refuse_unread(site, error)
-    # Imported here: a message that cannot be read need not wait seconds for torch and MONAI.
+    # Imported here: client.run needs a name of this module, and neither torch nor MONAI.
     from client.site_round import SiteRound
 
     return answer_audited(task, site, SiteRound(site).answer)

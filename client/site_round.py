@@ -189,7 +189,7 @@ class SiteRound:
         privacy = permitted_privacy(config, self._site)
         if privacy is None:
             return None
-        # Imported here: every message is answered by a process of its own, and Opacus takes a second.
+        # Imported here: a simulation's workers would wait a second for Opacus, which most runs do without.
         from client.private_round import PrivateRound
 
         return PrivateRound(self._site, config, *privacy, films, kept, self._device)

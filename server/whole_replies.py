@@ -28,10 +28,8 @@ def withhold_unfinished_replies() -> None:
 class WholeReplies(SqlLinkState):
     """Flower's state of a SuperLink, in which a reply has not arrived while parts of it are on their way.
 
-    A part may come more than once.
-
     It is handed out all the same when no part has come for Flower's three minutes, or when its site is gone: an error
-    is then what the server application gets, and it asks the site again.
+    is then what the server application gets, and it asks the site again. A part may come more than once.
     """
 
     def store_object(self, run_id: int, session_id: str, object_id: str, object_content: bytes) -> bool:

@@ -120,9 +120,8 @@ def _add_floats(
 
 def _moved(values: npt.NDArray[np.float64], places: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
     """Values times 2 to the power of 32 · places."""
-    if (
-        abs(place := int(places[0])) <= _FARTHEST and (places == place).all()
-    ):  # the rule, and ten times faster
+    place = int(places[0])
+    if abs(place) <= _FARTHEST and (places == place).all():  # the rule, and ten times faster
         half = 2.0 ** (_DIGIT_BITS // 2 * place)
         return values * half * half
     return np.ldexp(values, _DIGIT_BITS * places)

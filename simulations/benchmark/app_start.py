@@ -6,6 +6,7 @@ import multiprocessing
 import multiprocessing.forkserver
 import subprocess
 import sys
+from statistics import median
 from typing import Any
 
 from client.superexec import PRELOADED
@@ -42,10 +43,8 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     """Lines: seconds, and the forked one's over the started one's with quartiles."""
     lines = [f"{'a ClientApp':20}{'seconds':>9}{'least':>9}{'most':>9}"]
     for row in rows:
-        seconds = sorted(row["seconds"])
-        lines.append(
-            f"{row['contender']:20}{seconds[len(seconds) // 2]:9.2f}{seconds[0]:9.2f}{seconds[-1]:9.2f}"
-        )
+        seconds = row["seconds"]
+        lines.append(f"{row['contender']:20}{median(seconds):9.2f}{min(seconds):9.2f}{max(seconds):9.2f}")
     middle, lower, upper = rows[0]["ratio"]
     return [*lines, f"forked over started: {middle:.3f} ({lower:.3f}–{upper:.3f})"]
 
