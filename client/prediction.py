@@ -27,7 +27,6 @@ from client.device import use_device
 Progress = Callable[[int, int], None]
 Row = dict[str, str]
 
-_BATCH = 16
 _PROGRESS_SECONDS = 2.0
 
 
@@ -66,11 +65,9 @@ def predict_folder(
     with kept.opened({"model": deployment.sha256, "specificity": specificity}):
         waiting = [file for file in files if not kept.has(file)]
         said = time.monotonic()
-        for batch in _batches(site, waiting, deployment.model.image_size):
-            probabilities = _probabilities(network, [film for _, _, film in batch], device)
-            for file, reason, _ in batch:
-                scores = None if reason else probabilities.pop(0)
-                kept.add(file, _row(deployment, thresholds, specificity, file, reason, scores))
+        for file, reason, film in _films(site, waiting, deployment.model.image_size):
+            scores = None if film is None else _probabilities(network, film, device)
+            kept.add(file, _row(deployment, thresholds, specificity, file, reason, scores))
             if time.monotonic() - said >= _PROGRESS_SECONDS:
                 said = time.monotonic()
                 progress(sum(map(kept.has, files)), len(files))
@@ -96,35 +93,24 @@ def _thresholds(deployment: Deployment, specificity: float) -> dict[str, float]:
     }
 
 
-Read = tuple[FoundFile, SetAside | None, NDArray[np.float16] | None]
-
-
-def _batches(site: SiteConfig, files: Sequence[FoundFile], side: int) -> Iterator[list[Read]]:
+def _films(
+    site: SiteConfig, files: Sequence[FoundFile], side: int
+) -> Iterator[tuple[FoundFile, SetAside | None, NDArray[np.float16] | None]]:
+    """Each file with its film, or with the reason why it is not used."""
     salt = load_or_create_salt(site.state)
-    batch: list[Read] = []
     for answer in read_files((file.path for file in files), salt, side, workers=usable_cores()):
         reason = answer.reading.reason
         if reason is None and answer.reading.view not in (None, "AP", "PA"):
             reason = SetAside.NOT_FRONTAL
-        batch.append((files[answer.index], reason, None if reason else answer.film))
-        if len(batch) == _BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+        yield files[answer.index], reason, None if reason else answer.film
 
 
 @torch.no_grad()
-def _probabilities(
-    network: Classifier, films: Sequence[NDArray[np.float16] | None], device: torch.device
-) -> list[list[float]]:
-    """Of the films that are there, in their order."""
-    there = [film for film in films if film is not None]
-    if not there:
-        return []
-    images = torch.from_numpy(np.stack(there)).float()[:, None].to(device, memory_format=torch.channels_last)
-    rows: list[list[float]] = torch.sigmoid(network(normalised(images)).logits).cpu().tolist()
-    return rows
+def _probabilities(network: Classifier, film: NDArray[np.float16], device: torch.device) -> list[float]:
+    """Of one film by itself: in a batch the last digits would depend on the films beside it."""
+    image = torch.from_numpy(film.astype(np.float32))[None, None].to(device, memory_format=torch.channels_last)
+    row: list[float] = torch.sigmoid(network(normalised(image)).logits)[0].cpu().tolist()
+    return row
 
 
 def _row(
