@@ -7,13 +7,16 @@ INSTALLED := $(VENV)/.installed
 export PYTHONDONTWRITEBYTECODE :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test tutorials soak lint types imports results clean
+.PHONY: demo test slow tutorials soak lint types imports results clean
 
 demo: $(INSTALLED)  ## three synthetic hospitals train one model; prints the table and the paths
 	$(BIN)/python -m simulations.run --config configs/demo.yaml $(if $(wildcard runs/demo/config.yaml),--resume)
 
 test: lint types imports  ## lint, types, import contract, tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+slow: $(INSTALLED)  ## real processes, kernels compiled, models exported: minutes more
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow
 
 tutorials: $(INSTALLED)  ## types what docs/tutorials say, with small hospitals (eight minutes)
 	$(BIN)/python -m pytest -q -m tutorial tests/test_tutorials.py

@@ -20,14 +20,12 @@ _SHORT_LIFE_SECONDS, _LONGEST_PAUSE_SECONDS = 20.0, 30.0
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15  # prctl(2)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _LARGE = -1, -3, 2**30  # mallopt(3)
 
-# Set before anything of Flower or Ray is imported or started: nothing may call home or install at run time.
+# Set before anything of Flower is imported or started: nothing may call home or install at run time.
 OFFLINE = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 
 # A model travels in pieces of this many bytes: what an interruption can cost, and what a slow link carries in time.

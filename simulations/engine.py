@@ -1,56 +1,41 @@
-"""The federation on Flower's Ray simulation: the server's round loop and the sites' rounds as they are."""
+"""The federation on one machine: the server's round loop, and the sites' rounds in processes of their own.
+
+The processes are forked from one that has imported everything before (a fork server), which it does while the one that
+simulates is still at its own imports; a model goes to them and back through a pipe.
+"""
 
 from __future__ import annotations
 
-import logging
-import os
+import contextlib
+import math
+import multiprocessing
+import multiprocessing.forkserver
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any
+import time
+from collections.abc import Iterable, Sequence
+from itertools import count
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from acm_core.config.sections import FederationConfig, SiteConfig
-from acm_core.processes import OFFLINE
+from acm_core.federated.messages import Refusal, Reply, Task
+from acm_core.processes import die_with_parent, keep_freed_memory, name_process
+from server.transport import Answer, Connection, Ticket
 
-os.environ.update(OFFLINE)  # read by Flower and Ray when they are imported
-os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # a late call must not start Ray again after its end
-os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # the sites may share a GPU that Ray does not deal out
+if TYPE_CHECKING:
+    from acm_core.config.sections import FederationConfig, SiteConfig
+    from server.run_folder import RunFolder
 
-import ray
-from flwr.app import Context
-from flwr.serverapp import Grid, ServerApp
-from flwr.simulation import run_simulation
-
-from client.app import make_app
-from server.federation import FederatedRun
-from server.flower_transport import FlowerTransport
-from server.run_folder import RunFolder
-from server.transport import Connection
+_FORKING = multiprocessing.get_context("forkserver")
+# Neither asks for a GPU or starts torch's threads, which outlive no fork.
+_PRELOADED = ("client.audited", "client.site_log", "client.site_round", "numba")
 
 
-class SimulationStoppedError(RuntimeError):
-    """The simulation was interrupted."""
-
-
-class _SimulatedTransport(FlowerTransport):
-    """Simulated sites have no names: Flower makes their nodes in the order of the sites.
-
-    The round loop runs in a thread of its own: here it learns of Ctrl-C.
-    """
-
-    def __init__(self, grid: Grid, sites: Sequence[str], stop: threading.Event) -> None:
-        super().__init__(grid, sites)
-        self._order, self._stop = sites, stop
-
-    def connected(self) -> dict[str, Connection]:
-        if self._stop.is_set():
-            raise SimulationStoppedError("interrupted; continue with --resume")
-        nodes = sorted(self._grid.get_nodes(), key=lambda node: node.registered_at)
-        if len(nodes) < len(self._order):
-            return {}
-        return {site: Connection(node.node_id) for site, node in zip(self._order, nodes, strict=True)}
+def start_imports() -> None:
+    """Let the fork server begin to import what sites need; returns at once."""
+    multiprocessing.forkserver.set_forkserver_preload(list(_PRELOADED))
+    multiprocessing.forkserver.ensure_running()
 
 
 def simulate(
@@ -65,85 +50,182 @@ def simulate(
 
     Raises:
         RunFailedError, ResumeError: as FederatedRun.execute.
-        KeyboardInterrupt: after the round loop has stopped.
+        KeyboardInterrupt: after the sites' processes have ended.
     """
-    stop = threading.Event()
-    ended = threading.Event()
-    results: dict[str, Any] = {}
-    failures: list[Exception] = []
-    server_app = ServerApp()
-    order = [sites[name] for name in config.federation.sites]
+    from server.federation import FederatedRun
 
-    @server_app.main()
-    def serve(grid: Grid, context: Context) -> None:  # noqa: ARG001  # Flower calls it with both
+    with SiteProcesses([sites[name] for name in config.federation.sites], processes) as transport:
+        return FederatedRun(transport, config, folder).execute(resume=resume)
+
+
+class _Job(NamedTuple):
+    message: str
+    site: str
+    task: Task
+    until: float
+
+
+class SiteProcesses:
+    """The round loop's transport to sites on this machine, of which `processes` are at work at a time.
+
+    A site does one task after another, as a hospital does. A process that dies over a task is replaced, and the site
+    answers with the refusal `LOST`. Sites that took longest last time begin first, so that none is waited for alone.
+
+    Leaving the context ends the processes, whatever they are doing.
+    """
+
+    def __init__(self, sites: Sequence[SiteConfig], processes: int) -> None:
+        self._sites = {site.site: site for site in sites}
+        self._connected = {name: Connection(number) for number, name in enumerate(self._sites)}
+        self._messages = count(1)
+        self._changed = threading.Condition()
+        self._waiting: list[_Job] = []
+        self._busy: set[str] = set()
+        self._seconds: dict[str, float] = {}
+        self._replies: dict[str, tuple[str, Reply]] = {}
+        self._ended = False
+        self._workers = [_Worker() for _ in range(processes)]
+        self._threads = [
+            threading.Thread(target=self._serve, args=(worker,), daemon=True) for worker in self._workers
+        ]
+
+    def __enter__(self) -> Self:
+        start_imports()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        for worker in self._workers:
+            worker.end()
+        for thread in self._threads:
+            thread.join()
+
+    def connected(self) -> dict[str, Connection]:
+        return self._connected
+
+    def send(self, task: Task, sites: dict[str, Connection], lifetime: float) -> list[Ticket]:
+        size, until = sum(array.nbytes for array in task.arrays.values()), time.monotonic() + lifetime
+        tickets = [Ticket(str(next(self._messages)), site, sites[site], size) for site in sites]
+        with self._changed:
+            for ticket in tickets:
+                self._replies.pop(ticket.site, None)  # of a round whose time was up
+                self._waiting.append(_Job(ticket.message, ticket.site, task, until))
+            self._changed.notify_all()
+        return tickets
+
+    def receive(self, tickets: Sequence[Ticket]) -> Iterable[Answer]:
+        for ticket in tickets:
+            with self._changed:
+                message, reply = self._replies.get(ticket.site, ("", None))
+                if reply is None or message != ticket.message:
+                    continue
+                del self._replies[ticket.site]
+            yield Answer(ticket, reply, sum(array.nbytes for array in reply.arrays.values()))
+            del reply
+
+    def _serve(self, worker: _Worker) -> None:
+        worker.start()
+        while (job := self._next()) is not None:
+            begun = time.monotonic()
+            reply = worker.ask(self._sites[job.site], job.task)
+            with self._changed:
+                self._replies[job.site] = job.message, reply
+                self._seconds[job.site] = time.monotonic() - begun
+                self._busy.remove(job.site)
+                self._changed.notify_all()
+            del job, reply
+
+    def _next(self) -> _Job | None:
+        """The next task of a site that has no other at work; None at the end."""
+        with self._changed:
+            while not self._ended:
+                now = time.monotonic()
+                self._waiting = [job for job in self._waiting if job.until > now]
+                ready = [job for job in self._waiting if job.site not in self._busy]
+                if ready:
+                    job = max(ready, key=lambda job: self._seconds.get(job.site, math.inf))
+                    self._waiting.remove(job)
+                    self._busy.add(job.site)
+                    return job
+                self._changed.wait()
+        return None
+
+
+class _Worker:
+    """A process that does tasks of one site after another, and the one after it where it dies."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ended = False
+        self._process: BaseProcess | None = None
+        self._pipe: Pipe | None = None
+
+    def start(self) -> None:
+        """Start the process, so that it is there when it is asked."""
+        with self._lock, contextlib.suppress(OSError, EOFError):
+            self._start()
+
+    def ask(self, site: SiteConfig, task: Task) -> Reply:
+        """The reply of the site, or the refusal `LOST` where the process died over it."""
         try:
-            run = FederatedRun(_SimulatedTransport(grid, config.federation.sites, stop), config, folder)
-            results.update(run.execute(resume=resume))
-        except Exception as error:
-            failures.append(error)
-        finally:
-            ended.set()
+            with self._lock:
+                pipe = self._pipe or self._start()
+            pipe.send((site, task))
+            reply: Reply = pipe.recv()
+        except (OSError, EOFError, MemoryError):
+            self._forget()
+            return Reply(site.site, task.round, refusal=Refusal.LOST)
+        return reply
 
-    for name in ("flwr", "ray"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with _told(stop):
-            run_simulation(
-                server_app=server_app,
-                client_app=make_app(_SitesByPartition(order)),
-                num_supernodes=len(order),
-                backend_config={
-                    "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-                    "init_args": {
-                        "num_cpus": processes,
-                        "logging_level": "error",
-                        "log_to_driver": False,
-                        "include_dashboard": False,
-                    },
-                },
-            )
-    except KeyboardInterrupt:
-        stop.set()
-        ended.wait(timeout=60)
-        raise
-    finally:
-        ray.shutdown()
-    if failures:
-        raise failures[0]
-    return results
+    def end(self) -> None:
+        """Kill the process, and start no other."""
+        with self._lock:
+            self._ended = True
+            if self._process is not None:
+                self._process.kill()
+                self._process.join()
 
+    def _start(self) -> Pipe:
+        if self._ended:
+            raise EOFError
+        self._pipe, theirs = _FORKING.Pipe()
+        with theirs:
+            process = _FORKING.Process(target=_answer_tasks, args=(theirs,), daemon=True)
+            process.start()
+        self._process = process
+        return self._pipe
 
-@contextmanager
-def _told(stop: threading.Event) -> Iterator[None]:
-    """Set `stop` with the signal itself: Flower ends Ray first, and its sites would be lost to a round that goes on."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def tell(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        if callable(handler := former[signal.Signals(number)]):
-            handler(number, frame)
-
-    for number in former:
-        signal.signal(number, tell)
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+    def _forget(self) -> None:
+        with self._lock:
+            if self._process is not None:
+                self._process.kill()
+                self._process.join()
+            self._process = self._pipe = None
 
 
-class _SitesByPartition:
-    """Flower numbers the simulated nodes; the number picks the site."""
+def _answer_tasks(pipe: Pipe) -> None:
+    """What a process of the simulation does."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # a terminal sends Ctrl-C to all; who started this one ends it
+    die_with_parent()
+    name_process("simulated-site")
+    keep_freed_memory()
+    from client.audited import answer_audited
+    from client.site_log import open_site_log
+    from client.site_round import SiteRound
 
-    def __init__(self, sites: list[SiteConfig]) -> None:
-        self._sites = sites
-
-    def __call__(self, context: Context) -> SiteConfig:
-        from client.site_log import open_site_log
-
-        site = self._sites[int(str(context.node_config["partition-id"]))]
-        open_site_log(site.state)
-        return site
+    with contextlib.suppress(EOFError):
+        while True:
+            site, task = pipe.recv()
+            try:
+                open_site_log(site.state)
+                reply = answer_audited(task, site, SiteRound(site).answer)
+            except OSError:
+                reply = Reply(site.site, task.round, refusal=Refusal.STORAGE)
+            pipe.send(reply)
+            del task, reply

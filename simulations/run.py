@@ -1,9 +1,8 @@
-"""`python -m simulations.run`: several hospitals on one machine, the same client and server code, on Flower's Ray."""
+"""`python -m simulations.run`: several hospitals on one machine, the same client and server code, no network."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import threading
 import time
@@ -45,12 +44,14 @@ def main(arguments: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             message = f"interrupted; continue with --resume. Run folder: {folder.folder}"
             print(message, file=sys.stderr, flush=True)  # noqa: T201  # the command's own output
-            # Not a return: Flower's worker threads wait for replies of a Ray that has ended, and Python for them.
-            os._exit(130)
+            return 130
 
 
 def run(config: SimulationConfig, folder: RunFolder, *, resume: bool) -> int:
     """Simulate in an opened run folder, showing progress; returns the exit code."""
+    from simulations.engine import start_imports
+
+    start_imports()  # before this process is at its own
     from rich.console import Console
 
     from acm_core.processes import keep_freed_memory, usable_cores
@@ -87,16 +88,19 @@ def _train(
     from server.events import EventLog
     from server.model_card import write_model_card
     from server.results import add_pooled
-    from simulations.crosswise import evaluate_crosswise
     from simulations.engine import simulate
-    from simulations.pooled import evaluate_pooled
 
     federation = config.federation_config()
     metrics = simulate(federation, sites, folder, processes=processes, resume=resume)
+    # What follows trains here, and imports what the sites' processes have: not while they wait for a core.
     if config.simulation.pooled:
+        from simulations.pooled import evaluate_pooled
+
         EventLog(folder.events).write("note", text="one model on all films together, for comparison")
         metrics = add_pooled(metrics, evaluate_pooled(federation, sites))
     if config.evaluation.local_only:
+        from simulations.crosswise import evaluate_crosswise
+
         metrics = {**metrics, "crosswise": evaluate_crosswise(federation, sites)}
     if config.simulation.pooled or config.evaluation.local_only:
         folder.write_metrics(metrics)

@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from acm_core.processes import OFFLINE
+from acm_core.processes import OFFLINE, usable_cores
 
-os.environ.update(OFFLINE)  # read by Flower and Ray when they are imported
+# Read by Flower and Ray when they are imported.
+os.environ.update(OFFLINE, RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_UV_RUN_RUNTIME_ENV="0")
 
 import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
@@ -77,8 +78,7 @@ def _train(
     config: SimulationConfig, site: SiteConfig, model: Classifier, number: int, times: Path
 ) -> tuple[int, dict[str, float]]:
     """One round at a site; the films used and what it measured."""
-    if site.threads is not None:
-        torch.set_num_threads(site.threads)
+    torch.set_num_threads(site.threads or usable_cores())  # Ray says one
     films = load_site(site, config.findings, config.model.image_size)
     started = time.time()
     epochs = config.training.epochs

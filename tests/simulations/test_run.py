@@ -7,10 +7,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from in_process import run_in_process
-from processes import Command, processes_with, wait_for
+from processes import Command, living, processes_with, wait_for
 from simulated import simulation_settings
 from sklearn.metrics import roc_auc_score
 
@@ -28,7 +29,7 @@ from simulations.sites import prepare_sites
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
-def test_interrupted_and_resumed_on_ray_gives_the_model_of_an_undisturbed_run(tmp_path: Path) -> None:
+def test_killed_interrupted_and_resumed_it_gives_the_model_of_an_undisturbed_run(tmp_path: Path) -> None:
     spec = {
         "patients": 40,
         "prevalence": {"Lung Opacity": 0.4, "Pleural Effusion": 0.4},
@@ -49,15 +50,25 @@ def test_interrupted_and_resumed_on_ray_gives_the_model_of_an_undisturbed_run(tm
     folder = RunFolder(tmp_path / "runs" / config.name)
     arguments = ["simulations.run", "--config", str(file), "--runs", str(tmp_path / "runs")]
 
-    first = Command(arguments, tmp_path / "first.txt")
+    killed = Command(arguments, tmp_path / "killed.txt")
+    try:
+        wait_for(lambda: training_began(config, "B"), 60, killed.text)
+        family = killed.family()
+        killed.kill_alone()
+        expect_ended(family)
+    finally:
+        killed.end()
+
+    first = Command([*arguments, "--resume"], tmp_path / "first.txt")
     try:
         wait_for(lambda: "round 1 done" in first.text(), 150, first.text)
+        family = first.family()
         first.interrupt()
-        assert first.wait(90) == 130, first.text()
+        assert first.wait(15) == 130, first.text()
     finally:
         first.end()
     assert "continue with --resume" in first.text()
-    assert processes_with(str(tmp_path)) == []
+    expect_ended(family)
 
     second = Command([*arguments, "--resume"], tmp_path / "second.txt")
     try:
@@ -85,6 +96,15 @@ def test_interrupted_and_resumed_on_ray_gives_the_model_of_an_undisturbed_run(tm
     for site, report in of_sites.items():
         assert metrics["sites"][site]["models"].items() >= report["models"].items()
     expect_recomputed(folder, sites)
+
+
+def expect_ended(processes: list[psutil.Process]) -> None:
+    wait_for(lambda: living(processes) == [], 10, lambda: str(living(processes)))
+
+
+def training_began(config: SimulationConfig, site: str) -> bool:
+    log = config.simulation.data / "state" / config.name / site / "client.log"
+    return log.exists() and "round 1: training" in log.read_text(encoding="utf-8")
 
 
 def expect_recomputed(folder: RunFolder, sites: dict[str, SiteConfig]) -> None:

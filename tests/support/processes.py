@@ -41,7 +41,7 @@ class Command:
 
     def kill(self) -> None:
         """As the kernel does when memory runs out: the command and everything it started, at once."""
-        for process in self._family():
+        for process in self.family():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self._process.wait()
@@ -49,7 +49,7 @@ class Command:
     @contextlib.contextmanager
     def suspended(self) -> Iterator[None]:
         """As on a machine that is put to sleep or moved: the command and everything it started stand still."""
-        family = self._family()
+        family = self.family()
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.suspend()
@@ -73,7 +73,8 @@ class Command:
         if self._process.poll() is None:
             self.kill()
 
-    def _family(self) -> list[psutil.Process]:
+    def family(self) -> list[psutil.Process]:
+        """The command and everything it started."""
         command = psutil.Process(self._process.pid)
         return [command, *command.children(recursive=True)]
 
@@ -85,6 +86,16 @@ def wait_for(what: Callable[[], bool], seconds: float, why: Callable[[], str]) -
         if time.monotonic() > until:
             raise AssertionError(f"not within {seconds} s: {why()}")
         time.sleep(0.2)
+
+
+def living(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that have not ended."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def processes_with(text: str) -> list[str]:
