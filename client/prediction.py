@@ -108,7 +108,8 @@ def _films(
 @torch.no_grad()
 def _probabilities(network: Classifier, film: NDArray[np.float16], device: torch.device) -> list[float]:
     """Of one film by itself: in a batch the last digits would depend on the films beside it."""
-    image = torch.from_numpy(film.astype(np.float32))[None, None].to(device, memory_format=torch.channels_last)
+    image = torch.from_numpy(film.astype(np.float32))[None, None]
+    image = image.to(device, memory_format=torch.channels_last)
     row: list[float] = torch.sigmoid(network(normalised(image)).logits)[0].cpu().tolist()
     return row
 
