@@ -358,6 +358,7 @@ def test_killed_at_any_write_nothing_is_lost_and_the_other_process_goes_on(tmp_p
     assert kept > 6
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_fsync")
 def test_killed_again_while_what_a_crash_left_is_set_right(tmp_path: Path) -> None:
     states: dict[tuple[object, ...], tuple[Path, list[int], int]] = {}

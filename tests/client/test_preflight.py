@@ -141,6 +141,7 @@ def test_the_page_shows_films_and_needs_nothing_else(tmp_path: Path) -> None:
     assert "url(" not in page
 
 
+@pytest.mark.slow
 def test_killed_at_any_point_it_ends_with_the_same_manifest(tmp_path: Path) -> None:
     films(tmp_path, 240)
     assert run([*site_file(tmp_path, "quiet"), "--format", "json"]).returncode == preflight.OK
@@ -162,6 +163,7 @@ def test_killed_at_any_point_it_ends_with_the_same_manifest(tmp_path: Path) -> N
     assert (tmp_path / "killed/intake/manifest.sqlite").read_bytes() == expected
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_read(tmp_path: Path) -> None:
     films(tmp_path, 2000)
     time.sleep(2.1)  # so that the files count as settled

@@ -74,6 +74,7 @@ def wire(reply: Reply) -> bytes:
     )
 
 
+@pytest.mark.slow
 def test_the_whole_run_costs_what_was_planned_and_each_step_is_in_the_ledger(
     films: Path, tmp_path: Path
 ) -> None:

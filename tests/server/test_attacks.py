@@ -310,6 +310,7 @@ def test_what_is_no_message_is_refused(consortium: Consortium) -> None:
             assert response.status_code == 400
 
 
+@pytest.mark.slow
 def test_a_peer_that_says_nothing_is_hung_up_on(consortium: Consortium) -> None:
     plain = socket.create_connection(("127.0.0.1", consortium.port))
     with consortium.trust.wrap_socket(plain, server_hostname="127.0.0.1") as silent:

@@ -79,6 +79,7 @@ def run(tmp_path: Path) -> RunFolder:
     return finished_run(tmp_path, {"A": measured, "B": measured})
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed_is_one_run_there_with_the_folders_figures(
     run: RunFolder, tmp_path: Path
 ) -> None:

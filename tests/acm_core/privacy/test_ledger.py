@@ -460,6 +460,7 @@ def unsettled(folder: Path, witness: Path) -> tuple[object, ...] | None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_fsync")
 def test_killed_at_any_write_it_holds_at_least_what_was_spent(tmp_path: Path, told: list[str]) -> None:
     points = 0
