@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from server.run_folder import RunFolder
 
 _FORKING = multiprocessing.get_context("forkserver")
-# Neither asks for a GPU or starts torch's threads, which outlive no fork.
-_PRELOADED = ("client.audited", "client.site_log", "client.site_round", "numba")
+PRELOADED = ("client.audited", "client.site_log", "client.site_round", "numba")
+"""What the fork server imports: nothing that asks for a GPU or starts torch's threads, which outlive no fork."""
 
 
 def start_imports() -> None:
     """Let the fork server begin to import what sites need; returns at once."""
-    multiprocessing.forkserver.set_forkserver_preload(list(_PRELOADED))
+    multiprocessing.forkserver.set_forkserver_preload(list(PRELOADED))
     multiprocessing.forkserver.ensure_running()
 
 

@@ -1,11 +1,14 @@
-"""What ClientApps are forked from."""
+"""What ClientApps, and a simulation's sites, are forked from."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-from client.superexec import PRELOADED
+import pytest
+
+from client import superexec
+from simulations import engine
 
 IMPORT = """
 import importlib, sys, threading
@@ -18,8 +21,10 @@ print(threading.active_count(), *(name for name in ("acm_core.ops.cpu.team",) if
 """
 
 
-def test_nothing_that_does_not_outlive_a_fork_is_imported_before_it() -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("modules", [superexec.PRELOADED, engine.PRELOADED], ids=["site", "simulation"])
+def test_nothing_that_does_not_outlive_a_fork_is_imported_before_it(modules: tuple[str, ...]) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", IMPORT, *PRELOADED], capture_output=True, text=True, check=False
+        [sys.executable, "-c", IMPORT, *modules], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
