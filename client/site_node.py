@@ -206,29 +206,27 @@ class Guard:
                 make_message(copy(message.metadata), error=Error(message.error.code, "failed")), seconds
             )
             return set(), ""
-        announced = self._send(message, tree, seconds)
+        with self._whole_or_failed():
+            announced = self._send(message, tree, seconds)
         self._note(sending=True)
         return announced
 
     def push_object(self, run: int, session: str, identifier: str, content: bytes) -> None:
-        """Send a part of the reply that was announced last; Flower drops the whole reply where this fails."""
+        """Send a part of the reply that was announced last."""
         self._note(pushes=1)
         try:
-            self._push(run, session, identifier, content)
-        except RunNotRunningException:
-            raise
-        except Exception:
-            self._failed = True
-            raise
+            with self._whole_or_failed():
+                self._push(run, session, identifier, content)
         finally:
             self._note(pushes=-1)
 
     def watch(self, give_up: Callable[[], None], patience: int = _PATIENCE_SECONDS) -> None:
         """Give up when a reply fails, or stays incomplete.
 
-        Flower drops a reply of which a part could not be sent, and waits for ever for parts that a killed ClientApp
-        did not leave; the server would wait for both until the deadline. Seconds count while no part is on its way
-        and this process runs, so that neither a slow link nor a machine that was suspended uses them up.
+        Flower drops a reply that could not be announced or of which a part could not be sent, and waits for ever for
+        parts that a killed ClientApp did not leave; the server would wait for both until the deadline. Seconds count
+        while no part is on its way and this process runs, so that neither a slow link nor a machine that was suspended
+        uses them up.
         """
         while True:
             time.sleep(1)
@@ -245,9 +243,21 @@ class Guard:
 
     def _send_error(self, reply: Message, seconds: float) -> None:
         reply.metadata.__dict__["_message_id"] = reply.object_id
-        missing, session = self._send(reply, get_object_tree(reply), seconds)
-        for identifier in missing:  # the reply itself: until it is there, the server waits for it
-            self._push(reply.metadata.run_id, session, identifier, reply.deflate())
+        with self._whole_or_failed():
+            missing, session = self._send(reply, get_object_tree(reply), seconds)
+            for identifier in missing:  # the reply itself: until it is there, the server waits for it
+                self._push(reply.metadata.run_id, session, identifier, reply.deflate())
+
+    @contextlib.contextmanager
+    def _whole_or_failed(self) -> Iterator[None]:
+        """Note where a part of a reply cannot be sent: Flower drops the whole of it, and goes on."""
+        try:
+            yield
+        except RunNotRunningException:
+            raise
+        except Exception:
+            self._failed = True
+            raise
 
     def _note(self, *, sending: bool | None = None, pushes: int = 0) -> None:
         with self._lock:

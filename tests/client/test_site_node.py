@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from flwr.app import Message, RecordDict
+from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.constant import TaskType
@@ -39,8 +39,9 @@ class Server:
         run: Run | None = None,
         parts: int = 3,
         push: Callable[[], object] = lambda: None,
+        announced: Callable[[], object] = lambda: None,
     ) -> None:
-        self.push = push
+        self.push, self.announced = push, announced
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, SUPERLINK_NODE_ID, 1
         self.message = Message(RecordDict(), dst_node_id=NODE, message_type=kind)
         self.message.metadata.__dict__["_message_id"] = "a" * 64
@@ -53,6 +54,7 @@ class Server:
     def guard(self, folder: Path, weight: int = 1) -> Guard:
         def send(message: Message, _tree: ObjectTree, _seconds: float) -> tuple[set[str], str]:
             self.sent.append(message)
+            self.announced()
             return set(), ""
 
         def other_fab(_hash: str, _run: int) -> Fab:
@@ -147,6 +149,20 @@ def test_a_reply_of_which_a_part_cannot_be_sent_is_given_up_at_once(
     with pytest.raises(type(error)):
         guard.push_object(1, "session", "part", b"content")
     assert given_up.wait(4) is ends
+
+
+@pytest.mark.parametrize("error", [None, Error(0, "of a ClientApp")])
+def test_a_reply_that_cannot_be_announced_is_given_up_at_once(tmp_path: Path, error: Error | None) -> None:
+    def fail() -> None:
+        raise ConnectionError
+
+    server = Server(announced=fail)
+    guard, given_up = server.guard(tmp_path), threading.Event()
+    threading.Thread(target=guard.watch, args=[given_up.set, 60], daemon=True).start()
+    reply = server.message if error is None else Message(error, reply_to=server.message)
+    with pytest.raises(ConnectionError):
+        guard.send(reply, server.tree, 0.0)
+    assert given_up.wait(4)
 
 
 def test_a_reply_on_its_way_and_one_that_went_are_not_given_up(tmp_path: Path) -> None:
