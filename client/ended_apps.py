@@ -6,34 +6,12 @@ the SuperNode as soon as it ends.
 
 from __future__ import annotations
 
-import contextlib
 from datetime import timedelta
 
-import httpx
 from flwr.common.constant import SubStatus
-from flwr.proto.runtime_pb2 import PushTaskOutputRequest
 from flwr.supercore.date import now
-from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
-from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.nodestate import nodestate_factory
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
-
-
-def tell_ended(address: str, token: str) -> None:
-    """Tell the SuperNode that the task of this token will not be answered; of one that was, it takes no notice.
-
-    Args:
-        address: of its Runtime API.
-    """
-    client = RuntimeHttpClient.from_server_address(
-        address,
-        True,
-        None,
-        interceptors=[RuntimeVersionHttpInterceptor("client.superexec"), RuntimeTokenHttpInterceptor(token)],
-    )
-    # A token that is no longer known, or a SuperNode that has ended as well.
-    with client, contextlib.suppress(httpx.HTTPError, RuntimeError):
-        client.PushTaskOutput(PushTaskOutputRequest(sub_status=SubStatus.FAILED))
 
 
 def answer_for_ended_apps() -> None:

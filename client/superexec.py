@@ -24,8 +24,8 @@ from flwr.supercore.superexec import run_superexec
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult, SubprocessExecutor
 from flwr.supernode.runtime.run_clientapp import run_clientapp
 
+from acm_core.ended_tasks import tell_ended
 from acm_core.processes import die_with_parent, name_process
-from client.ended_apps import tell_ended
 from client.site_log import open_site_log
 
 log = logging.getLogger("acm_fed.client")

@@ -100,7 +100,9 @@ class SuperLink:
             KeptChild(
                 "SuperExec",
                 [
-                    "flower-superexec",
+                    sys.executable,
+                    "-m",
+                    "server.superexec",
                     "--insecure",
                     "--runtime-api-address",
                     self.loopback,

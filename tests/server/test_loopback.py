@@ -37,6 +37,12 @@ def test_killed_sites_and_a_resumed_server_give_the_model_of_an_undisturbed_run(
         process.kill()
     wait_for(lambda: "the server's task was killed" in clients[0].text(), 30, two_sites.everything)
 
+    # The server application dies; the server says so and goes on.
+    wait_for(lambda: two_sites.processes("flwr-serverapp") != [], 30, two_sites.everything)
+    for process in two_sites.processes("flwr-serverapp"):
+        process.kill()
+    wait_for(lambda: "the server application ended (failed)" in server.text(), 30, two_sites.everything)
+
     # A site dies in a round and is started again: it is asked again in the same round.
     wait_for(lambda: "round 1: training" in two_sites.log("B"), 120, two_sites.everything)
     clients[1].kill()

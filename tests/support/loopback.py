@@ -16,7 +16,7 @@ from acm_core.processes import free_port
 # At the server; at site A. All of them are kept running by the two commands.
 PROCESSES = {
     "SuperLink": ("server.superlink_program",),
-    "SuperExec of the server": ("flower-superexec", "server_state"),
+    "SuperExec of the server": ("server.superexec", "server_state"),
     "ServerApp": ("flwr-serverapp",),
     "SuperNode": ("client.site_node", "state/A"),
     "SuperExec of a site": ("-m client.superexec", "state/A"),
