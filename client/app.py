@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +20,14 @@ log = logging.getLogger("acm_fed.client")
 SITE_FILE = "site-file"  # the node setting that says where the site's own file is
 
 
-def make_app(find_site: Callable[[Context], SiteConfig]) -> ClientApp:
-    """A ClientApp that answers every kind of task; its process is one that trains (see `keep_freed_memory`).
-
-    Args:
-        find_site: says which site a node is; at a hospital from the site's file, in a simulation from a partition.
-    """
+def _make_app() -> ClientApp:
+    """A ClientApp that answers every kind of task; its process is one that trains (see `keep_freed_memory`)."""
     keep_freed_memory()
     client_app = ClientApp()
 
     def answer(message: Message, context: Context) -> Message:
         try:
-            site = find_site(context)
+            site = _site_of_node(context)
         except Exception:
             # Flower would send the exception's text to the server, and it names the site's files.
             log.exception("the site's configuration cannot be read")
@@ -83,4 +78,4 @@ def _site_of_node(context: Context) -> SiteConfig:
     return site
 
 
-app = make_app(_site_of_node)
+app = _make_app()

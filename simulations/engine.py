@@ -177,7 +177,8 @@ class _Worker:
             pipe.send((site, task))
             reply: Reply = pipe.recv()
         except (OSError, EOFError, MemoryError):
-            self._forget()
+            with self._lock:
+                self._kill()
             return Reply(site.site, task.round, refusal=Refusal.LOST)
         return reply
 
@@ -185,9 +186,7 @@ class _Worker:
         """Kill the process, and start no other."""
         with self._lock:
             self._ended = True
-            if self._process is not None:
-                self._process.kill()
-                self._process.join()
+            self._kill()
 
     def _start(self) -> Pipe:
         if self._ended:
@@ -199,19 +198,17 @@ class _Worker:
         self._process = process
         return self._pipe
 
-    def _forget(self) -> None:
-        with self._lock:
-            if self._process is not None:
-                self._process.kill()
-                self._process.join()
-            self._process = self._pipe = None
+    def _kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+        self._process = self._pipe = None
 
 
 def _answer_tasks(pipe: Pipe) -> None:
     """What a process of the simulation does."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # a terminal sends Ctrl-C to all; who started this one ends it
+    # A terminal sends Ctrl-C to all; who started this process ends it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
     name_process("simulated-site")
     keep_freed_memory()
