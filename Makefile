@@ -16,7 +16,7 @@ test: lint types imports  ## lint, types, import contract, tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 slow: $(INSTALLED)  ## real processes, kernels compiled, models exported: minutes more
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m slow
 
 tutorials: $(INSTALLED)  ## types what docs/tutorials say, with small hospitals (eight minutes)
 	$(BIN)/python -m pytest -q -m tutorial tests/test_tutorials.py
@@ -42,7 +42,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "expected Python >= 3.11, got $$($(PYTHON) --version 2>&1): run make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 clean:  ## removes the environment and caches; runs/ and data/ stay

@@ -33,6 +33,10 @@ class OperatingPoint(_Strict):
     threshold: Share
     sensitivity: Share
 
+    def calls_positive(self, score: float) -> bool:
+        """Whether a film with this score has the finding, as far as this threshold says."""
+        return score >= self.threshold
+
 
 class Description(_Strict):
     """What has to be known to use the weights.

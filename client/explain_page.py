@@ -107,7 +107,7 @@ def _outcomes(deployment: Deployment, finding: str, present: bool, score: float)
     """What the model's thresholds make of a film, as `client.predict` does; "" where it has none."""
     outcomes = []
     for point in deployment.operating_points.get(finding, ()):
-        positive = score >= point.threshold
+        positive = point.calls_positive(score)
         right = "true" if positive == present else "false"
         outcomes.append(
             f"{right} {'positive' if positive else 'negative'} at specificity {point.specificity:g}"

@@ -18,7 +18,7 @@ from acm_core.data.intake.files import FoundFile, find_files
 from acm_core.data.intake.readers import read_files
 from acm_core.data.set_aside import SetAside
 from acm_core.data.splits import load_or_create_salt
-from acm_core.deployment import Deployment, load_model
+from acm_core.deployment import Deployment, OperatingPoint, load_model
 from acm_core.files import write_atomically
 from acm_core.nn import Classifier, normalised
 from acm_core.processes import usable_cores
@@ -55,7 +55,7 @@ def predict_folder(
         OSError: the films cannot be read or the table cannot be written.
     """
     deployment, network = load_model(model)
-    thresholds = _thresholds(deployment, specificity)
+    points = _operating_points(deployment, specificity)
     kept = _Kept(table)
     files = find_files(films, without=[table, kept.path])
     if not files:
@@ -67,7 +67,7 @@ def predict_folder(
         said = time.monotonic()
         for file, reason, film in _films(site, waiting, deployment.model.image_size):
             scores = None if film is None else _probabilities(network, film, device)
-            kept.add(file, _row(deployment, thresholds, specificity, file, reason, scores))
+            kept.add(file, _row(deployment, points, specificity, file, reason, scores))
             if time.monotonic() - said >= _PROGRESS_SECONDS:
                 said = time.monotonic()
                 progress(sum(map(kept.has, files)), len(files))
@@ -79,14 +79,14 @@ def predict_folder(
     return len(files) - aside, aside
 
 
-def _thresholds(deployment: Deployment, specificity: float) -> dict[str, float]:
-    """Finding → threshold, of the findings for which the model has one."""
+def _operating_points(deployment: Deployment, specificity: float) -> dict[str, OperatingPoint]:
+    """Finding → the one for this specificity, of the findings for which the model has one."""
     known = {point.specificity for points in deployment.operating_points.values() for point in points}
     if known and specificity not in known:
         offered = ", ".join(f"{one:g}" for one in sorted(known))
         raise PredictionError(f"--specificity: expected one of {offered}, got {specificity:g}")
     return {
-        finding: point.threshold
+        finding: point
         for finding, points in deployment.operating_points.items()
         for point in points
         if point.specificity == specificity
@@ -116,7 +116,7 @@ def _probabilities(network: Classifier, film: NDArray[np.float16], device: torch
 
 def _row(
     deployment: Deployment,
-    thresholds: dict[str, float],
+    points: dict[str, OperatingPoint],
     specificity: float,
     file: FoundFile,
     reason: SetAside | None,
@@ -126,8 +126,10 @@ def _row(
     for index, finding in enumerate(deployment.findings):
         score = None if scores is None else scores[index]
         row[finding] = "" if score is None else f"{score:.6f}"
-        called = "" if score is None or finding not in thresholds else score >= thresholds[finding]
-        row[f"{finding} at specificity {specificity:g}"] = {True: "present", False: "absent", "": ""}[called]
+        called = ""
+        if score is not None and finding in points:
+            called = "present" if points[finding].calls_positive(score) else "absent"
+        row[f"{finding} at specificity {specificity:g}"] = called
     return row
 
 

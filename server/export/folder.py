@@ -42,6 +42,8 @@ def export(folder: RunFolder, *, attention_maps: bool) -> Iterator[Path]:
     set_arrays(model, arrays)
     to = folder.folder / "export"
     to.mkdir(exist_ok=True)
+    for other_models in (to / "model.pt2", to / "model.onnx", to / "monai_bundle" / PROGRAM):
+        other_models.unlink(missing_ok=True)  # an earlier export's: this one may be interrupted, or lack ONNX
     description = Description(
         run=run.config.name,
         version=run.metrics["software"]["acm-fed"],

@@ -22,6 +22,7 @@ from acm_core.nn import Classifier, build_classifier, normalised
 from acm_core.training.histograms import thresholds
 from acm_core.training.weights import get_arrays, save_arrays
 from server.export.__main__ import main
+from server.export.folder import export
 from server.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
@@ -144,6 +145,22 @@ def test_the_folder_says_what_is_needed_to_use_it(run: RunFolder) -> None:
     assert first.threshold == thresholds()[401]
     assert "For research only" in deployment.notice
     assert (run.folder / "export" / "model_card.md").read_text(encoding="utf-8").startswith("# Model card")
+
+
+def test_nothing_of_an_earlier_models_export_is_left_beside_this_ones_weights(
+    trained: Classifier, tmp_path: Path
+) -> None:
+    run = finished_run(tmp_path, {"A": report(federated=model(estimate(0.8)))})
+    save_arrays(run.model, get_arrays(trained))
+    earlier = [
+        run.folder / "export" / name for name in ("model.onnx", "model.pt2", "monai_bundle/models/model.pt2")
+    ]
+    for path in earlier:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"another model's")
+    written = next(export(run, attention_maps=False))  # and it is stopped
+    assert written.name == "config.json"
+    assert not any(path.exists() for path in earlier)
 
 
 def test_a_damaged_folder_is_named(run: RunFolder, tmp_path: Path) -> None:
