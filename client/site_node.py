@@ -133,7 +133,7 @@ class Guard:
     Args:
         bundle: the only bundle that this site runs.
         audit: where another one is written down.
-        receive, send, get_run, pull_object, push_object: the connection's own, by their names in Flower.
+        receive, send, get_run, pull_object, push_object, confirm: the connection's own, in Flower's order.
     """
 
     def __init__(
@@ -147,11 +147,12 @@ class Guard:
         _get_fab: Callable[[str, int], Fab],
         pull_object: Callable[[int, str], bytes],
         push_object: Callable[[int, str, str, bytes], None],
+        confirm: Callable[[int, str], None],
         *others: Callable[..., Any],
     ) -> None:
         self._fab = Fab(hashlib.sha256(bundle).hexdigest(), bundle, {})
         self._receive, self._send, self._get_run, self._pull = receive, send, get_run, pull_object
-        self._push = push_object
+        self._push, self._confirm = push_object, confirm
         self._audit, self._left = audit, 0
         self._lock, self._sending, self._pushes, self._quiet = threading.Lock(), False, 0, 0
         self._failed = False
@@ -163,6 +164,7 @@ class Guard:
             lambda _hash, _run: self._fab,
             self.pull_object,
             self.push_object,
+            self.confirm,
             *others,
         )
 
@@ -189,11 +191,17 @@ class Guard:
         Raises:
             ValueError: the message is larger than any model.
         """
-        content = self._pull(run, identifier)
+        with self._whole_or_failed():
+            content = self._pull(run, identifier)
         self._left -= len(content)
         if self._left < 0:
             raise ValueError(f"expected a message of at most {_MOST_BYTES} bytes, got more")
         return content
+
+    def confirm(self, run: int, identifier: str) -> None:
+        """Say that the message that was received last is whole."""
+        with self._whole_or_failed():
+            self._confirm(run, identifier)
 
     def send(self, message: Message, tree: ObjectTree, seconds: float) -> tuple[set[str], str]:
         """Announce a reply, whose parts are pushed next.
@@ -221,10 +229,12 @@ class Guard:
             self._note(pushes=-1)
 
     def watch(self, give_up: Callable[[], None], patience: int = _PATIENCE_SECONDS) -> None:
-        """Give up when a reply fails, or stays incomplete.
+        """Give up when a message or a reply fails, or a reply stays incomplete.
 
         Flower drops a reply that could not be announced or of which a part could not be sent, and waits for ever for
-        parts that a killed ClientApp did not leave; the server would wait for both until the deadline. Seconds count
+        parts that a killed ClientApp did not leave; the server would wait for both until the deadline. Of a message
+        that it could not receive it keeps the task, whose ClientApp then takes the next message, and from then on each
+        reply waits for the message after it. Seconds count
         while no part is on its way and this process runs, so that neither a slow link nor a machine that was suspended
         uses them up.
         """
@@ -237,7 +247,7 @@ class Guard:
                 if stuck:
                     log.error("a reply stayed incomplete for %d s: its ClientApp ended over it", patience)
                 else:
-                    log.error("a reply could not be sent, see supernode.log")
+                    log.error("a message or a reply was lost on its way, see supernode.log")
                 give_up()
                 return
 
@@ -250,7 +260,7 @@ class Guard:
 
     @contextlib.contextmanager
     def _whole_or_failed(self) -> Iterator[None]:
-        """Note where a part of a reply cannot be sent: Flower drops the whole of it, and goes on."""
+        """Note where a part of a message or a reply does not get through: Flower drops the whole of it, and goes on."""
         try:
             yield
         except RunNotRunningException:

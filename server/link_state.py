@@ -10,6 +10,7 @@ the server's disk.
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 
 from flwr.app import Message
@@ -17,14 +18,19 @@ from flwr.proto.message_pb2 import ObjectTree
 from flwr.server.superlink.linkstate import linkstate_factory
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.date import now
+from flwr.supercore.object_store import ObjectStore
 from flwr.supercore.state.schema.corestate_models import ObjectPushSession, ObjectPushSessionRoot
 from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes, Node
 from flwr.supercore.state.schema.objectstore_models import RunObject
 from flwr.supercore.utils import int64_to_uint64, uint64_to_int64
+from flwr.superlink.federation import FederationManager
 from sqlalchemy import Select, or_, select
 
 _ABANDONED_SECONDS = 60
 """Behind Flower's three minutes: a reply that somebody waits for has been handed out to fail by then."""
+
+_OVER_SECONDS = 300.0
+"""A task that is over is kept for so long, for a site that is still fetching it."""
 
 
 def use_link_state() -> None:
@@ -39,8 +45,16 @@ class LinkState(SqlLinkState):
     Flower's three minutes, or when its site is gone: an error is then what the server application gets, and it asks the
     site again. A part may come more than once.
 
-    A task is over with its site's next one, with its time, and with its run; it takes its reply and all parts with it.
+    A task is over with its site's next one, with its time, or when Flower deletes it. Some minutes later it goes, and
+    its reply and all parts with it: a site from which they were taken while it fetches them would begin anew. With its
+    run it goes at once.
     """
+
+    def __init__(
+        self, database_path: str, federation_manager: FederationManager, object_store: ObjectStore
+    ) -> None:
+        super().__init__(database_path, federation_manager, object_store)
+        self._over: dict[str, float] = {}
 
     def store_object(self, run_id: int, session_id: str, object_id: str, object_content: bytes) -> bool:
         """Whether this part of a reply is here now, be it from an earlier push.
@@ -83,39 +97,58 @@ class LinkState(SqlLinkState):
         with self.session():
             stored, missing = super().store_message_and_object_tree(message, object_tree, session_id)
             if stored and not message.metadata.reply_to_message_id:
-                self._end_tasks_before(message)  # behind: what this task has in common with them stays
+                # Behind: the parts that this task has in common with them stay.
+                self._delete_other_runs(message.metadata.run_id)
+                self._note_over(self._over_with(message))
+                self._delete_what_is_over()
             return stored, missing
 
     def delete_messages(self, message_ins_ids: set[str]) -> None:
-        """Delete these tasks, their replies, and all parts but those of replies that are being fetched."""
-        if not message_ins_ids:
-            return
-        waiting = select(MessageRes.message_id).where(
-            MessageRes.reply_to_message_id.in_(message_ins_ids), MessageRes.delivered_at == ""
-        )
-        with self.session() as session:
-            replies = [reply for reply in session.scalars(waiting) if reply is not None]
-            super().delete_messages(message_ins_ids)
-            for message in [*message_ins_ids, *replies]:
-                self.object_store.delete(message)
+        """Delete these tasks and their replies as Flower does; the parts of what was not delivered go later."""
+        if message_ins_ids:
+            with self.session():
+                self._note_over(message_ins_ids | self._unread_replies(message_ins_ids))
+                super().delete_messages(message_ins_ids)
 
-    def _end_tasks_before(self, message: Message) -> None:
-        run = message.metadata.run_id
+    def _delete_other_runs(self, run: int) -> None:
         others = select(RunObject.run_id).where(RunObject.run_id != uint64_to_int64(run)).distinct()
+        with self.session() as session:
+            for other in session.scalars(others).all():
+                self.cleanup_run(int64_to_uint64(other))
+
+    def _over_with(self, message: Message) -> set[str]:
+        """Tasks that are over when this one is stored."""
         over = select(MessageIns.message_id).where(
             MessageIns.message_id != message.metadata.message_id,
             or_(
                 MessageIns.dst_node_id == uint64_to_int64(message.metadata.dst_node_id),
                 MessageIns.created_at + MessageIns.ttl <= now().timestamp(),
             ),
-            # A reply on its way arrives, and is deleted with the next task: a site that is told it is not awaited
-            # begins anew.
-            MessageIns.message_id.not_in(_coming()),
         )
         with self.session() as session:
-            for other in session.scalars(others).all():
-                self.cleanup_run(int64_to_uint64(other))
-            self.delete_messages({task for task in session.scalars(over) if task is not None})
+            return {task for task in session.scalars(over) if task is not None}
+
+    def _note_over(self, messages: set[str]) -> None:
+        for message in messages:
+            self._over.setdefault(message, time.monotonic() + _OVER_SECONDS)
+
+    def _delete_what_is_over(self) -> None:
+        due = {message for message, when in self._over.items() if when <= time.monotonic()}
+        with self.session() as session:
+            due -= set(session.scalars(_coming()))  # whose site would be told that its reply is not awaited
+            gone = due | self._unread_replies(due)
+            super().delete_messages(due)
+            for message in gone:
+                self.object_store.delete(message)
+                self._over.pop(message, None)
+
+    def _unread_replies(self, tasks: set[str]) -> set[str]:
+        """Replies to these tasks that the server application has not been handed; the parts of others it fetches."""
+        unread = select(MessageRes.message_id).where(
+            MessageRes.reply_to_message_id.in_(tasks), MessageRes.delivered_at == ""
+        )
+        with self.session() as session:
+            return {reply for reply in session.scalars(unread) if reply is not None}
 
 
 def _coming() -> Select[str | None]:

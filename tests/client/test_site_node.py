@@ -40,8 +40,10 @@ class Server:
         parts: int = 3,
         push: Callable[[], object] = lambda: None,
         announced: Callable[[], object] = lambda: None,
+        asked: Callable[[], object] = lambda: None,
+        confirmed: Callable[[], object] = lambda: None,
     ) -> None:
-        self.push, self.announced = push, announced
+        self.push, self.announced, self.asked, self.confirmed = push, announced, asked, confirmed
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, SUPERLINK_NODE_ID, 1
         self.message = Message(RecordDict(), dst_node_id=NODE, message_type=kind)
         self.message.metadata.__dict__["_message_id"] = "a" * 64
@@ -57,6 +59,10 @@ class Server:
             self.announced()
             return set(), ""
 
+        def pull(_run: int, _identifier: str) -> bytes:
+            self.asked()
+            return bytes(weight)
+
         def other_fab(_hash: str, _run: int) -> Fab:
             raise AssertionError("the server was asked for code")
 
@@ -68,8 +74,9 @@ class Server:
             send,
             lambda _: self.run,
             other_fab,
-            lambda _run, _identifier: bytes(weight),
+            pull,
             lambda _run, _session, _identifier, _content: self.push(),
+            lambda _run, _identifier: self.confirmed(),
         )
 
 
@@ -163,6 +170,23 @@ def test_a_reply_that_cannot_be_announced_is_given_up_at_once(tmp_path: Path, er
     with pytest.raises(ConnectionError):
         guard.send(reply, server.tree, 0.0)
     assert given_up.wait(4)
+
+
+@pytest.mark.parametrize(("error", "ends"), [(ConnectionError(), True), (RunNotRunningException(), False)])
+@pytest.mark.parametrize("call", ["asked", "confirmed"])
+def test_a_message_that_cannot_be_received_is_given_up_at_once(
+    tmp_path: Path, call: str, error: Exception, ends: bool
+) -> None:
+    def fail() -> None:
+        raise error
+
+    guard, given_up = Server(**{call: fail}).guard(tmp_path), threading.Event()  # type: ignore[arg-type]
+    threading.Thread(target=guard.watch, args=[given_up.set, 60], daemon=True).start()
+    guard.receive()
+    with pytest.raises(type(error)):
+        guard.pull_object(1, "part")
+        guard.confirm(1, "a" * 64)
+    assert given_up.wait(4) is ends
 
 
 def test_a_reply_on_its_way_and_one_that_went_are_not_given_up(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import random
 import time
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -136,6 +137,7 @@ def parts(message: Message) -> dict[str, bytes]:
 @pytest.fixture
 def link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SuperLink:
     monkeypatch.setattr(linkstate_factory, "SqlLinkState", linkstate_factory.SqlLinkState)
+    monkeypatch.setattr(link_state, "_OVER_SECONDS", 0.0)
     use_link_state()
     return SuperLink(str(tmp_path / "state.db"))
 
@@ -242,6 +244,39 @@ def test_a_lost_task_ends_with_its_reply(announced: Reply, link: SuperLink) -> N
     assert link.objects() == alone
     assert link.state.num_message_res() == 0
     assert announced.fetch()[0].has_error()
+
+
+def test_what_is_over_stays_for_a_site_that_is_still_fetching_it(
+    link: SuperLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_state, "_OVER_SECONDS", 300.0)
+    clock = [1000.0]
+    monkeypatch.setattr(link_state, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    site = link.join()
+    first = link.send(site, 1.0)
+    link.send(site, 2.0)
+    clock[0] += 299
+    link.send(site, 3.0)
+    link.take(first)  # which may be answered, too
+    assert link.state.get_valid_message_ins(first.metadata.message_id) is not None
+    clock[0] += 1
+    newest = link.send(site, 3.0)
+    assert link.state.get_valid_message_ins(first.metadata.message_id) is None
+    clock[0] += 300
+    last = link.send(site, 3.0)
+    assert link.objects() == len(parts(last).keys() | parts(newest).keys())
+
+
+def test_what_flower_deletes_stays_as_long(link: SuperLink, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_state, "_OVER_SECONDS", 300.0)
+    clock = [1000.0]
+    monkeypatch.setattr(link_state, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    task = link.send(link.join(), 1.0)
+    link.state.delete_messages({task.metadata.message_id})  # its site was away for a minute
+    assert link.has(task)
+    clock[0] += 300
+    other = link.send(link.join(), 2.0)
+    assert link.objects() == len(parts(other))
 
 
 def test_the_task_of_another_site_goes_on_until_its_time_is_over(
