@@ -24,13 +24,13 @@ from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes,
 from flwr.supercore.state.schema.objectstore_models import RunObject
 from flwr.supercore.utils import int64_to_uint64, uint64_to_int64
 from flwr.superlink.federation import FederationManager
-from sqlalchemy import Select, or_, select
+from sqlalchemy import ColumnElement, Result, Select, and_, or_, select
 
 _ABANDONED_SECONDS = 60
 """Behind Flower's three minutes: a reply that somebody waits for has been handed out to fail by then."""
 
 _OVER_SECONDS = 300.0
-"""A task that is over is kept for so long, for a site that is still fetching it."""
+"""A task that is over is kept for so long where its site, which may still be fetching it, does not answer another."""
 
 
 def use_link_state() -> None:
@@ -45,16 +45,16 @@ class LinkState(SqlLinkState):
     Flower's three minutes, or when its site is gone: an error is then what the server application gets, and it asks the
     site again. A part may come more than once.
 
-    A task is over with its site's next one, with its time, or when Flower deletes it. Some minutes later it goes, and
-    its reply and all parts with it: a site from which they were taken while it fetches them would begin anew. With its
-    run it goes at once.
+    A task is over with its site's next one, with its time, or when Flower deletes it. It goes, and its reply and all
+    parts with it, when its site has an answer to a later one, or some minutes later: a site from which they were taken
+    while it fetches them would begin anew. With its run it goes at once.
     """
 
     def __init__(
         self, database_path: str, federation_manager: FederationManager, object_store: ObjectStore
     ) -> None:
         super().__init__(database_path, federation_manager, object_store)
-        self._over: dict[str, float] = {}
+        self._over: dict[str, tuple[int, float]] = {}  # a message: its site, and when it goes at the latest
 
     def store_object(self, run_id: int, session_id: str, object_id: str, object_content: bytes) -> bool:
         """Whether this part of a reply is here now, be it from an earlier push.
@@ -93,21 +93,32 @@ class LinkState(SqlLinkState):
     def store_message_and_object_tree(
         self, message: Message, object_tree: ObjectTree, session_id: str
     ) -> tuple[bool, list[str]]:
-        """Whether the message was stored, and which of its parts are not here; a task ends those that are over."""
+        """Whether the message was stored, and which of its parts are not here; what is over with it is deleted."""
         with self.session():
             stored, missing = super().store_message_and_object_tree(message, object_tree, session_id)
-            if stored and not message.metadata.reply_to_message_id:
-                # Behind: the parts that this task has in common with them stay.
+            if stored and message.metadata.reply_to_message_id:
+                self._delete_before(message)
+            elif stored:
+                # Behind: the parts that this task has in common with others stay.
                 self._delete_other_runs(message.metadata.run_id)
-                self._note_over(self._over_with(message))
-                self._delete_what_is_over()
+                self._note_over(
+                    and_(
+                        MessageIns.message_id != message.metadata.message_id,
+                        or_(
+                            MessageIns.dst_node_id == uint64_to_int64(message.metadata.dst_node_id),
+                            MessageIns.created_at + MessageIns.ttl <= now().timestamp(),
+                        ),
+                    )
+                )
+                self._delete_late()
             return stored, missing
 
     def delete_messages(self, message_ins_ids: set[str]) -> None:
         """Delete these tasks and their replies as Flower does; the parts of what was not delivered go later."""
         if message_ins_ids:
-            with self.session():
-                self._note_over(message_ins_ids | self._unread_replies(message_ins_ids))
+            with self.session() as session:
+                self._note_over(MessageIns.message_id.in_(message_ins_ids))
+                self._note(session.execute(_unread_replies(message_ins_ids)))
                 super().delete_messages(message_ins_ids)
 
     def _delete_other_runs(self, run: int) -> None:
@@ -116,39 +127,45 @@ class LinkState(SqlLinkState):
             for other in session.scalars(others).all():
                 self.cleanup_run(int64_to_uint64(other))
 
-    def _over_with(self, message: Message) -> set[str]:
-        """Tasks that are over when this one is stored."""
-        over = select(MessageIns.message_id).where(
-            MessageIns.message_id != message.metadata.message_id,
-            or_(
-                MessageIns.dst_node_id == uint64_to_int64(message.metadata.dst_node_id),
-                MessageIns.created_at + MessageIns.ttl <= now().timestamp(),
-            ),
+    def _note_over(self, which: ColumnElement[bool]) -> None:
+        with self.session() as session:
+            self._note(session.execute(select(MessageIns.message_id, MessageIns.dst_node_id).where(which)))
+
+    def _note(self, messages: Result[str | None, int | None]) -> None:
+        for message, site in messages:
+            if message is not None and site is not None:
+                self._over.setdefault(message, (site, time.monotonic() + _OVER_SECONDS))
+
+    def _delete_before(self, reply: Message) -> None:
+        """A site does one task after another: what is over before the one that has this reply goes now."""
+        site = uint64_to_int64(reply.metadata.src_node_id)
+        task = select(MessageIns.created_at).where(
+            MessageIns.message_id == reply.metadata.reply_to_message_id
         )
-        with self.session() as session:
-            return {task for task in session.scalars(over) if task is not None}
+        self._note_over(and_(MessageIns.dst_node_id == site, MessageIns.created_at < task.scalar_subquery()))
+        here = {reply.metadata.message_id, reply.metadata.reply_to_message_id}
+        self._delete({message for message, (of, _) in self._over.items() if of == site} - here)
 
-    def _note_over(self, messages: set[str]) -> None:
-        for message in messages:
-            self._over.setdefault(message, time.monotonic() + _OVER_SECONDS)
-
-    def _delete_what_is_over(self) -> None:
-        due = {message for message, when in self._over.items() if when <= time.monotonic()}
+    def _delete_late(self) -> None:
+        late = {message for message, (_, when) in self._over.items() if when <= time.monotonic()}
         with self.session() as session:
-            due -= set(session.scalars(_coming()))  # whose site would be told that its reply is not awaited
-            gone = due | self._unread_replies(due)
-            super().delete_messages(due)
-            for message in gone:
+            # A site would be told that its reply is not awaited, and begin anew.
+            self._delete(late - set(session.scalars(_coming())))
+
+    def _delete(self, messages: set[str]) -> None:
+        with self.session() as session:
+            replies = {reply for reply in session.scalars(_unread_replies(messages)) if reply is not None}
+            super().delete_messages(messages)
+            for message in messages | replies:
                 self.object_store.delete(message)
                 self._over.pop(message, None)
 
-    def _unread_replies(self, tasks: set[str]) -> set[str]:
-        """Replies to these tasks that the server application has not been handed; the parts of others it fetches."""
-        unread = select(MessageRes.message_id).where(
-            MessageRes.reply_to_message_id.in_(tasks), MessageRes.delivered_at == ""
-        )
-        with self.session() as session:
-            return {reply for reply in session.scalars(unread) if reply is not None}
+
+def _unread_replies(tasks: set[str]) -> Select[str | None, int | None]:
+    """Replies to these, with their sites, that were not handed out; the parts of others are being fetched."""
+    return select(MessageRes.message_id, MessageRes.src_node_id).where(
+        MessageRes.reply_to_message_id.in_(tasks), MessageRes.delivered_at == ""
+    )
 
 
 def _coming() -> Select[str | None]:

@@ -267,6 +267,35 @@ def test_what_is_over_stays_for_a_site_that_is_still_fetching_it(
     assert link.objects() == len(parts(last).keys() | parts(newest).keys())
 
 
+def test_what_is_over_goes_with_the_answer_to_a_later_task(
+    link: SuperLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_state, "_OVER_SECONDS", 300.0)
+    first, second = link.join(), link.join()
+    cut = link.answer(link.send(first, 1.0), 1.5)
+    cut.push(next(iter(cut.parts)))
+    unanswered = link.send(first, 1.0)
+    away = link.send(first, 2.0)
+    link.state.delete_messages({away.metadata.message_id})
+    elsewhere, newest, current = link.send(second, 3.0), link.send(second, 4.0), link.send(first, 5.0)
+    assert all(link.has(task) for task in (unanswered, away, elsewhere, newest, current))
+    reply = link.answer(current, 6.0)
+    kept = [parts(elsewhere), parts(newest), parts(current), reply.parts]
+    assert link.objects() == len(set().union(*kept))
+    assert link.has(current)
+
+
+def test_an_answer_to_an_earlier_task_leaves_the_later_one(
+    link: SuperLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_state, "_OVER_SECONDS", 300.0)
+    site = link.join()
+    first, second = link.send(site, 1.0), link.send(site, 2.0)
+    link.answer(first, 3.0)
+    assert link.has(first)
+    assert link.has(second)
+
+
 def test_what_flower_deletes_stays_as_long(link: SuperLink, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link_state, "_OVER_SECONDS", 300.0)
     clock = [1000.0]
