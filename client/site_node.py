@@ -30,6 +30,7 @@ from flwr.proto.message_pb2 import ObjectTree, PushObjectRequest, PushObjectResp
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable.inflatable_object import get_object_tree, iterate_object_tree
+from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supercore.run import Run, RunNotRunningException
@@ -263,7 +264,10 @@ class Guard:
         """Note where a part of a message or a reply does not get through: Flower drops the whole of it, and goes on."""
         try:
             yield
-        except RunNotRunningException:
+        except (
+            RunNotRunningException,
+            ObjectUnavailableError,
+        ):  # nobody waits for it; not there yet, asked again
             raise
         except Exception:
             self._failed = True

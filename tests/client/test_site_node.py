@@ -16,6 +16,7 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
+from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError
 from flwr.supercore.run import Run, RunNotRunningException
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -172,7 +173,11 @@ def test_a_reply_that_cannot_be_announced_is_given_up_at_once(tmp_path: Path, er
     assert given_up.wait(4)
 
 
-@pytest.mark.parametrize(("error", "ends"), [(ConnectionError(), True), (RunNotRunningException(), False)])
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [(ConnectionError(), True), (RunNotRunningException(), False), (ObjectUnavailableError("part"), False)],
+    ids=["broken off", "over", "not there yet"],
+)
 @pytest.mark.parametrize("call", ["asked", "confirmed"])
 def test_a_message_that_cannot_be_received_is_given_up_at_once(
     tmp_path: Path, call: str, error: Exception, ends: bool
