@@ -21,6 +21,7 @@ from flwr.proto.control_pb2 import (
     ListRunsRequest,
     RegisterNodeRequest,
     StartRunRequest,
+    StopRunRequest,
     UnregisterNodeRequest,
 )
 from flwr.supercore.control import ControlHttpClient
@@ -68,6 +69,7 @@ class SuperLink:
         self._logs, self._registry = logs, Registry.load(state.registry)
         self._registered: dict[str, tuple[str, int]] = {}
         self._asked = time.monotonic()
+        self._run = 0
         self.loopback = f"{LOOPBACK}:{free_port()}"
         folder = state.folder / "superlink"
         self._lock = _locked(folder)
@@ -149,6 +151,8 @@ class SuperLink:
             SuperLinkError: a process ends as soon as it is started.
         """
         again = [child.name for child in self._children if child.tend()]
+        if "SuperExec" in again:
+            self._end_run()
         for child in self._children:
             if child.short_lives >= _SHORT_LIVES:
                 raise SuperLinkError(
@@ -190,11 +194,12 @@ class SuperLink:
         bundle = build_bundle()
         fab = Fab(hashlib.sha256(bundle).hexdigest(), bundle, {})
         try:
-            return int(self._control.StartRun(StartRunRequest(fab=fab_to_proto(fab))).run_id)
+            self._run = int(self._control.StartRun(StartRunRequest(fab=fab_to_proto(fab))).run_id)
         except httpx.HTTPError as error:
             raise SuperLinkError(
                 f"Flower's SuperLink does not take the run: {error}; see {self._logs}"
             ) from error
+        return self._run
 
     def ended(self, run: int) -> str | None:
         """Flower's word for how the run ended, asked now and then; None while it goes on or the SuperLink is away."""
@@ -213,6 +218,14 @@ class SuperLink:
         for child in reversed(self._children):
             child.stop()
         os.close(self._lock)
+
+    def _end_run(self) -> None:
+        """Tell Flower that the server application is gone, as all is that a SuperExec which ended had started.
+
+        Flower learns of it by a minute's silence else, as it does where the SuperLink is away as well.
+        """
+        with contextlib.suppress(httpx.HTTPError):
+            self._control.StopRun(StopRunRequest(run_id=self._run))
 
     def _answers(self) -> bool:
         connection = http.client.HTTPConnection(self.loopback, timeout=2)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hospitals import site
 from in_process import run_in_process
-from loopback import Federation
+from loopback import PROCESSES, Federation
 from processes import processes_with, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -42,6 +42,12 @@ def test_killed_sites_and_a_resumed_server_give_the_model_of_an_undisturbed_run(
     for process in two_sites.processes("flwr-serverapp"):
         process.kill()
     wait_for(lambda: "the server application ended (failed)" in server.text(), 30, two_sites.everything)
+
+    # What started the server application dies, and it with that.
+    wait_for(lambda: two_sites.processes("flwr-serverapp") != [], 30, two_sites.everything)
+    for process in two_sites.processes(*PROCESSES["SuperExec of the server"]):
+        process.kill()
+    wait_for(lambda: "the server application ended (stopped)" in server.text(), 30, two_sites.everything)
 
     # A site dies in a round and is started again: it is asked again in the same round.
     wait_for(lambda: "round 1: training" in two_sites.log("B"), 120, two_sites.everything)
