@@ -458,7 +458,14 @@ def test_flowers_own_error_leaves_without_its_text(tmp_path: Path) -> None:
 
     calls: list[Any] = [None] * 3
     guard = Guard(
-        build_bundle(), AuditLog(tmp_path), 42, calls[0], send, *calls, lambda *part: left.append(part)
+        build_bundle(),
+        AuditLog(tmp_path),
+        42,
+        calls[0],
+        send,
+        *calls,
+        lambda *part: left.append(part),
+        calls[0],
     )
     assert guard.send(message, ObjectTree(object_id="a" * 64), 0.0) == (set(), "")
     (told, tree, _), (_run, _session, identifier, content) = left
