@@ -264,11 +264,8 @@ class Guard:
         """Note where a part of a message or a reply does not get through: Flower drops the whole of it, and goes on."""
         try:
             yield
-        except (
-            RunNotRunningException,
-            ObjectUnavailableError,
-        ):  # nobody waits for it; not there yet, asked again
-            raise
+        except (RunNotRunningException, ObjectUnavailableError):
+            raise  # nobody waits for it any more; it is not there yet and is asked for again
         except Exception:
             self._failed = True
             raise
