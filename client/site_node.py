@@ -235,9 +235,8 @@ class Guard:
         Flower drops a reply that could not be announced or of which a part could not be sent, and waits for ever for
         parts that a killed ClientApp did not leave; the server would wait for both until the deadline. Of a message
         that it could not receive it keeps the task, whose ClientApp then takes the next message, and from then on each
-        reply waits for the message after it. Seconds count
-        while no part is on its way and this process runs, so that neither a slow link nor a machine that was suspended
-        uses them up.
+        reply waits for the message after it. Seconds count while no part is on its way and this process runs, so that
+        neither a slow link nor a machine that was suspended uses them up.
         """
         while True:
             time.sleep(1)

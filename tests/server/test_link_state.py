@@ -143,6 +143,15 @@ def link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SuperLink:
 
 
 @pytest.fixture
+def clock(link: SuperLink, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What is over stays for the real 300 s, of a clock that a test moves on."""
+    monkeypatch.setattr(link_state, "_OVER_SECONDS", 300.0)
+    seconds = [1000.0]
+    monkeypatch.setattr(link_state, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
+    return seconds
+
+
+@pytest.fixture
 def announced(link: SuperLink) -> Reply:
     task = link.send(link.join(), 0.0)
     link.take(task)
@@ -246,12 +255,7 @@ def test_a_lost_task_ends_with_its_reply(announced: Reply, link: SuperLink) -> N
     assert announced.fetch()[0].has_error()
 
 
-def test_what_is_over_stays_for_a_site_that_is_still_fetching_it(
-    link: SuperLink, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(link_state, "_OVER_SECONDS", 300.0)
-    clock = [1000.0]
-    monkeypatch.setattr(link_state, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+def test_what_is_over_stays_for_a_site_that_is_still_fetching_it(link: SuperLink, clock: list[float]) -> None:
     site = link.join()
     first = link.send(site, 1.0)
     link.send(site, 2.0)
@@ -296,10 +300,7 @@ def test_an_answer_to_an_earlier_task_leaves_the_later_one(
     assert link.has(second)
 
 
-def test_what_flower_deletes_stays_as_long(link: SuperLink, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_state, "_OVER_SECONDS", 300.0)
-    clock = [1000.0]
-    monkeypatch.setattr(link_state, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+def test_what_flower_deletes_stays_as_long(link: SuperLink, clock: list[float]) -> None:
     task = link.send(link.join(), 1.0)
     link.state.delete_messages({task.metadata.message_id})  # its site was away for a minute
     assert link.has(task)
