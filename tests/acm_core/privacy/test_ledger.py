@@ -428,22 +428,24 @@ def spend(folder: Path, witness: Path, kill_at: int, draw: Callable[[], object])
                     draw()
 
 
-def killed_runs(tmp_path: Path) -> Iterator[tuple[Path, Path, int]]:
-    """Folder, witness and steps noised of runs that were killed at their 1st, 2nd, … write; the last one ended."""
+@pytest.fixture(scope="module")
+def killed_runs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, int]]:
+    """Folders of runs that were killed at their 1st, 2nd, … write, the last one ended, and the steps they noised."""
     plan_of()  # its ε is known to the children
+    folder, runs = tmp_path_factory.mktemp("killed"), []
     for number in count(1):
-        here = tmp_path / str(number)
+        here = folder / str(number)
         here.mkdir()
         reader, writer = os.pipe()
         draw = partial(os.write, writer, b".")
         code = in_child(partial(spend, here / "privacy", here / "witness.json", number, draw))
         os.close(writer)
-        drawn = len(os.read(reader, 100))
+        runs.append((here, len(os.read(reader, 100))))
         os.close(reader)
         assert code in (0, 9)
-        yield here / "privacy", here / "witness.json", drawn
         if code == 0:
-            return
+            break
+    return runs
 
 
 def unsettled(folder: Path, witness: Path) -> tuple[object, ...] | None:
@@ -462,10 +464,12 @@ def unsettled(folder: Path, witness: Path) -> tuple[object, ...] | None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_fsync")
-def test_killed_at_any_write_it_holds_at_least_what_was_spent(tmp_path: Path, told: list[str]) -> None:
-    points = 0
-    for folder, witness, drawn in killed_runs(tmp_path):
-        points += 1
+def test_killed_at_any_write_it_holds_at_least_what_was_spent(
+    killed_runs: list[tuple[Path, int]], tmp_path: Path, told: list[str]
+) -> None:
+    for left, drawn in killed_runs:
+        here = shutil.copytree(left, tmp_path / left.name)
+        folder, witness = here / "privacy", here / "witness.json"
         seen = verify(folder, witness).rows
         with Ledger.open(folder, **SITE, witness=witness) as ledger:
             recorded = len(ledger.steps())
@@ -476,24 +480,23 @@ def test_killed_at_any_write_it_holds_at_least_what_was_spent(tmp_path: Path, to
         again = verify(folder, witness)
         assert len(again.steps()) == recorded + 3
         assert not list(folder.glob(".*")), "temporary files are left"
-        assert not list(witness.parent.glob(".*"))
+        assert not list(here.glob(".*"))
     assert drawn == 6
-    assert points > 100
+    assert len(killed_runs) > 100
     assert sum("never spent" in message for message in told) >= 6  # one a row at least
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_fsync")
-def test_killed_again_while_it_is_set_right(tmp_path: Path) -> None:
+def test_killed_again_while_it_is_set_right(killed_runs: list[tuple[Path, int]], tmp_path: Path) -> None:
     states: dict[tuple[object, ...], tuple[Path, int]] = {}
-    for folder, witness, drawn in killed_runs(tmp_path):
-        if (state := unsettled(folder, witness)) is not None:
-            states.setdefault(state, (folder.parent, drawn))
+    for here, drawn in killed_runs:
+        if (state := unsettled(here / "privacy", here / "witness.json")) is not None:
+            states.setdefault(state, (here, drawn))
     assert len(states) >= 10
     for here, drawn in states.values():
         for number in count(1):
-            copy = here.with_name(f"{here.name}-{number}")
-            shutil.copytree(here, copy)
+            copy = shutil.copytree(here, tmp_path / f"{here.name}-{number}")
             code = in_child(partial(reopen, copy, number))
             with Ledger.open(copy / "privacy", **SITE, witness=copy / "witness.json") as ledger:
                 assert drawn <= len(ledger.steps()) <= drawn + 1
