@@ -55,9 +55,10 @@ class GaussianNoise:
         self._cipher.update_into(_ZEROS, self._buffer)
         bits = torch.frombuffer(self._buffer, dtype=torch.int32, count=2 * _PAIRS)
         radii, angles = bits[:_PAIRS], bits[_PAIRS:]
-        # (0, 1) with as many digits near 0, where the large radii come from, as elsewhere.
+        # (0, 1) with as many digits near 0, where the large radii come from, as elsewhere. The sum rounds up to 2^24,
+        # which the factor keeps below 1; an odd angle is never 0. Either would add no noise at all.
         low = (radii & 0xFF).float().add_(0.5).mul_(1 / 256)
-        uniform = low.add_((radii >> 8) & 0xFFFFFF).mul_(2.0**-24)
+        uniform = low.add_((radii >> 8) & 0xFFFFFF).mul_(2.0**-24 - 2.0**-48)
         radius = uniform.log_().mul_(-2).sqrt_()
-        angle = angles.float().mul_(math.pi * 2.0**-31)
+        angle = (angles | 1).float().mul_(math.pi * 2.0**-31)
         return angle.cos().mul_(radius), angle.sin_().mul_(radius)

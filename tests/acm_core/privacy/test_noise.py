@@ -65,7 +65,7 @@ class SameBytes:
         return len(data)
 
 
-def test_the_rarest_bits_give_the_largest_number_and_none_that_is_infinite(
+def test_the_rarest_bits_give_the_largest_number_and_none_that_is_infinite_or_zero(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source = GaussianNoise()
@@ -73,6 +73,7 @@ def test_the_rarest_bits_give_the_largest_number_and_none_that_is_infinite(
         monkeypatch.setattr(source, "_cipher", SameBytes(byte))
         drawn = noise(2**17, source=source)
         assert float(drawn.abs().max()) == pytest.approx(expected, abs=0.02)
+        assert bool((drawn != 0).all())
 
 
 def test_no_number_is_drawn_with_its_neighbour() -> None:
