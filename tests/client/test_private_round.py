@@ -30,6 +30,9 @@ POLICY = {"epsilon": 8.0, "delta": 1e-3, "population": 40}
 PRIVACY = {"epsilon": 8.0, "delta": 1e-3, "expected_batch": 10}
 
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
+
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hospitals")

@@ -23,6 +23,8 @@ from acm_core.training.histograms import ScoreHistogram
 from acm_core.training.weights import get_arrays
 from client.site_round import SiteRound
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:

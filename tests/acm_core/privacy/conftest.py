@@ -1,4 +1,4 @@
-"""What tests of private training share: one thread, and a model of few numbers."""
+"""Tests of private training run on one thread."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-
-from acm_core.nn import resnet
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -17,9 +15,3 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ResNet as deep as ever, of few numbers."""
-    monkeypatch.setattr(resnet, "_STAGE_WIDTHS", (64, 64, 64, 64))
