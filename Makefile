@@ -12,7 +12,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: $(INSTALLED)  ## three synthetic hospitals train one model; prints the table and the paths
 	$(BIN)/python -m simulations.run --config configs/demo.yaml $(if $(wildcard runs/demo/config.yaml),--resume)
 
-test: lint types imports  ## lint, types, import contract, tests
+test: lint types imports fast  ## lint, types, import contract, tests
+
+fast: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 slow: $(INSTALLED)  ## real processes, kernels compiled, models exported: minutes more

@@ -22,8 +22,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from acm_core.audit_events import PeerRefused
 from acm_core.audit_log import AuditLog
 from server.gates import LoopbackGate, PublicGate, Refusal
+from server.link_database import give_disk_back, serialize_transactions
 from server.link_state import use_link_state
-from server.serial_transactions import serialize_transactions
 
 LOOPBACK = "127.0.0.1"
 _FIRST_REQUEST_SECONDS = 20.0
@@ -57,6 +57,7 @@ def main() -> None:
 
 async def _serve(settings: Settings) -> None:
     serialize_transactions()
+    give_disk_back()
     use_link_state()
     app = create_app(_flower_settings(settings), SuperLinkLifespan)
     audit = AuditLog(settings.audit)

@@ -1,4 +1,4 @@
-"""Many sites at once: every call of theirs is answered, however long the others' transactions take together."""
+"""Many sites at once are all answered, and what the SuperLink has deleted takes no disk."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from flwr.proto.fleet_pb2 import ActivateNodeRequest, PushMessagesRequest
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.node_pb2 import Node
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+from flwr.supercore import sql_mixin
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
@@ -26,13 +27,14 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation.noop_federation_manager import NoOpFederationManager
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
+from server.link_database import give_disk_back
+
 FIRST, *SITES = (f"S{number:02}" for number in range(33))
 SECONDS = 14.0  # that it takes to note what all sites announce: SQLite has a transaction wait for five
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:No path_separator found:DeprecationWarning"),  # Flower's migrations
-]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:No path_separator found:DeprecationWarning"
+)  # Flower's migrations
 
 
 @pytest.fixture
@@ -85,6 +87,7 @@ def announcement(site: str, node: int, message: Message, parts: int) -> PushMess
     )
 
 
+@pytest.mark.slow
 def test_sites_that_all_answer_at_once_are_all_heard(
     consortium: Consortium, clients: dict[str, FleetHttpClient]
 ) -> None:
@@ -105,3 +108,32 @@ def test_sites_that_all_answer_at_once_are_all_heard(
     parts = round(200 * SECONDS / len(SITES) / (time.monotonic() - started))
     with ThreadPoolExecutor(len(SITES)) as pool:
         assert list(pool.map(wanted, SITES, [parts] * len(SITES))) == [parts] * len(SITES)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SqlObjectStore:
+    monkeypatch.setattr(sql_mixin, "SQLITE_PRAGMAS", sql_mixin.SQLITE_PRAGMAS)  # type: ignore[attr-defined]
+    give_disk_back()
+    store = SqlObjectStore(str(tmp_path / "state.db"), verify=False)
+    store.initialize()
+    return store
+
+
+def test_models_that_are_deleted_leave_the_disk(store: SqlObjectStore, tmp_path: Path) -> None:
+    def come_and_go(name: str, count: int) -> int:
+        """Bytes on the disk while an object of this many MiB is there."""
+        parts = [hashlib.sha256(f"{name} {part}".encode()).hexdigest() for part in range(count)]
+        tree = ObjectTree(object_id=parts[0], children=[ObjectTree(object_id=part) for part in parts[1:]])
+        with store.session():  # the journal takes all of them
+            store.preregister(1, tree)
+            for part in parts:
+                store.put(part, part.encode() * 2**14)
+        there = sum(path.stat().st_size for path in tmp_path.iterdir())
+        store.delete(parts[0])
+        assert len(store) == 0
+        return there
+
+    for number in range(3):
+        assert come_and_go(f"model {number}", 40) > 40 * 2**20
+        come_and_go(f"metrics {number}", 6)  # SQLite cuts its file when it has written some MiB more
+        assert come_and_go(f"more metrics {number}", 1) < 16 * 2**20
