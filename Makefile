@@ -3,22 +3,24 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+WORKERS ?= 2
+MARKED ?= not slow and not soak and not tutorial
 
 export PYTHONDONTWRITEBYTECODE :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test slow tutorials soak lint types imports results clean
+.PHONY: demo test tests slow tutorials soak lint types imports results clean
 
 demo: $(INSTALLED)  ## three synthetic hospitals train one model; prints the table and the paths
 	$(BIN)/python -m simulations.run --config configs/demo.yaml $(if $(wildcard runs/demo/config.yaml),--resume)
 
-test: lint types imports fast  ## lint, types, import contract, tests
+test: lint types imports tests  ## lint, types, import contract, tests
 
-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+tests: $(INSTALLED)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m '$(MARKED)'
 
 slow: $(INSTALLED)  ## real processes, kernels compiled, models exported: minutes more
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m slow
+	$(MAKE) tests MARKED=slow
 
 tutorials: $(INSTALLED)  ## types what docs/tutorials say, with small hospitals (eight minutes)
 	$(BIN)/python -m pytest -q -m tutorial tests/test_tutorials.py
