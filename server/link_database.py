@@ -39,7 +39,7 @@ def _session_in_turn(self: SqlMixin) -> Iterator[Session]:
 def give_disk_back() -> None:
     """Every database that is made from now on is as large as what it holds, its journal a few MiB."""
     # Before all others: a database of which something is written keeps how it began.
-    sql_mixin.SQLITE_PRAGMAS = (  # type: ignore[attr-defined]  # no hook
+    sql_mixin.SQLITE_PRAGMAS = (  # type: ignore[assignment,attr-defined]  # no hook
         ("auto_vacuum", "FULL"),
         *sql_mixin.SQLITE_PRAGMAS,  # type: ignore[attr-defined]
         ("journal_size_limit", str(_JOURNAL_BYTES)),
