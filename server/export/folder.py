@@ -11,7 +11,7 @@ from acm_core.nn import DeployedClassifier, unfilled_classifier
 from acm_core.training.histograms import ScoreHistogram
 from acm_core.training.weights import load_arrays, set_arrays
 from server.export.bundle import PROGRAM, write_bundle
-from server.export.formats import ExportError, write_onnx, write_program
+from server.export.formats import ExportError, Traced, write_onnx, write_program
 from server.model_card import model_card
 from server.results import federated_histograms
 from server.run_folder import FinishedRun, RunFolder
@@ -58,14 +58,16 @@ def export(folder: RunFolder, *, attention_maps: bool) -> Iterator[Path]:
     card = model_card(run.config, run.metrics)
     write_text_atomically(to / "model_card.md", card)
     yield to / "model_card.md"
-    deployed, side = DeployedClassifier(model, maps=attention_maps), run.config.model.image_size
-    write_program(to / "model.pt2", deployed, side)
+    side = run.config.model.image_size
+    plain = Traced.of(DeployedClassifier(model), side)
+    traced = Traced.of(DeployedClassifier(model, maps=True), side) if attention_maps else plain
+    write_program(to / "model.pt2", traced)
     yield to / "model.pt2"
     bundle = to / "monai_bundle"
-    write_program(bundle / PROGRAM, DeployedClassifier(model), side)  # one output, whatever was asked for
+    write_program(bundle / PROGRAM, plain)  # one output, whatever was asked for
     write_bundle(bundle, card, deployment)
     yield bundle
-    write_onnx(to / "model.onnx", deployed, side)
+    write_onnx(to / "model.onnx", traced)
     yield to / "model.onnx"
 
 

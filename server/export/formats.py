@@ -6,7 +6,9 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -26,22 +28,41 @@ class ExportError(Exception):
     """A file that does not compute what the model does, or cannot be made; the message says what to do."""
 
 
-def write_program(path: Path, model: DeployedClassifier, side: int) -> None:
-    """The model as `torch.export.load` reads it, for batches of any size.
+@dataclass(frozen=True)
+class Traced:
+    """A model and what `torch.export` made of it, for batches of any size.
+
+    Attributes:
+        side: of the films, in pixels.
+    """
+
+    model: DeployedClassifier
+    side: int
+    program: torch.export.ExportedProgram
+
+    @classmethod
+    def of(cls, model: DeployedClassifier, side: int) -> Self:
+        """Trace the model."""
+        films = torch.zeros(_TRACED, 1, side, side)
+        shapes = {"films": {0: torch.export.Dim("batch")}}
+        return cls(model, side, torch.export.export(model, (films,), dynamic_shapes=shapes))
+
+
+def write_program(path: Path, traced: Traced) -> None:
+    """The model as `torch.export.load` reads it.
 
     Raises:
         ExportError: its outputs are not the model's.
     """
-    program = _program(model, side)
     content = io.BytesIO()  # by a file's name it asks for an ending, which an unfinished file does not have
-    torch.export.save(program, content)
+    torch.export.save(traced.program, content)
     write_atomically(path, lambda temporary: temporary.write_bytes(content.getvalue()))
     loaded = torch.export.load(path).module()
-    _compare(path, model, side, lambda films: _several(loaded(films)))
+    _compare(path, traced, lambda films: _several(loaded(films)))
 
 
-def write_onnx(path: Path, model: DeployedClassifier, side: int) -> None:
-    """The model as ONNX, for batches of any size, its outputs named as `DeployedClassifier.outputs`.
+def write_onnx(path: Path, traced: Traced) -> None:
+    """The model as ONNX, its outputs named as `DeployedClassifier.outputs`.
 
     Raises:
         ExportError: onnx or onnxruntime is not installed, or its outputs are not the model's.
@@ -57,11 +78,9 @@ def write_onnx(path: Path, model: DeployedClassifier, side: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own plans
         program = torch.onnx.export(
-            model,
-            (torch.zeros(_TRACED, 1, side, side),),
+            traced.program,
             input_names=["films"],
-            output_names=model.outputs,
-            dynamic_shapes={"films": {0: "batch"}},
+            output_names=traced.model.outputs,
             dynamo=True,
             verbose=False,
         )
@@ -71,23 +90,20 @@ def write_onnx(path: Path, model: DeployedClassifier, side: int) -> None:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     _compare(
         path,
-        model,
-        side,
+        traced,
         lambda films: [
             torch.from_numpy(np.asarray(one)) for one in session.run(None, {"films": films.numpy()})
         ],
     )
 
 
-def _compare(
-    path: Path, model: DeployedClassifier, side: int, computed: Callable[[Tensor], Sequence[Tensor]]
-) -> None:
+def _compare(path: Path, traced: Traced, computed: Callable[[Tensor], Sequence[Tensor]]) -> None:
     random = torch.Generator().manual_seed(0)
     for count in _COMPARED:
-        films = torch.rand(count, 1, side, side, generator=random)
+        films = torch.rand(count, 1, traced.side, traced.side, generator=random)
         with torch.no_grad():
-            expected = _several(model(films))
-        for name, one, other in zip(model.outputs, expected, computed(films), strict=True):
+            expected = _several(traced.model(films))
+        for name, one, other in zip(traced.model.outputs, expected, computed(films), strict=True):
             if one.shape != other.shape or not torch.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE):
                 path.unlink()
                 raise ExportError(
@@ -98,8 +114,3 @@ def _compare(
 
 def _several(outputs: Tensor | tuple[Tensor, ...]) -> Sequence[Tensor]:
     return (outputs,) if isinstance(outputs, Tensor) else outputs
-
-
-def _program(model: DeployedClassifier, side: int) -> torch.export.ExportedProgram:
-    films = torch.zeros(_TRACED, 1, side, side)
-    return torch.export.export(model, (films,), dynamic_shapes={"films": {0: torch.export.Dim("batch")}})
