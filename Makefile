@@ -4,7 +4,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
-MARKED ?= not slow and not soak and not tutorial
 
 export PYTHONDONTWRITEBYTECODE :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -17,9 +16,9 @@ demo: $(INSTALLED)  ## three synthetic hospitals train one model; prints the tab
 test: lint types imports tests  ## lint, types, import contract, tests
 
 tests: $(INSTALLED)
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m '$(MARKED)'
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(if $(MARKED),-m '$(MARKED)')
 
-slow: $(INSTALLED)  ## real processes, kernels compiled, models exported: minutes more
+slow:  ## real processes, kernels compiled, models exported: minutes more
 	$(MAKE) tests MARKED=slow
 
 tutorials: $(INSTALLED)  ## types what docs/tutorials say, with small hospitals (eight minutes)

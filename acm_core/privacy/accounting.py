@@ -283,7 +283,7 @@ class _BoundedPRV(PRVAccountant):  # type: ignore[misc]  # Opacus has no types
     def _get_domain(
         self, prvs: Sequence[Any], num_self_compositions: Sequence[int], eps_error: float, delta_error: float
     ) -> Domain:
-        """Opacus' own, which computes each Rényi curve twice more (Gopi et al., remark 5.6)."""
+        """As Opacus has it (Gopi et al., remark 5.6), which computes each Rényi curve twice more."""
         kinds = [(prv.noise_multiplier, prv.sample_rate) for prv in prvs]
         composed = tuple((*kind, steps) for kind, steps in zip(kinds, num_self_compositions, strict=True))
         total = sum(num_self_compositions)

@@ -21,7 +21,7 @@ TOLERANCE = 1e-4
 """How far a runtime's outputs may lie from the model's."""
 
 _COMPARED = (1, 3)  # films: two sizes of batch
-_TRACED = 2
+_TRACED_FILMS = 2
 
 
 class ExportError(Exception):
@@ -43,7 +43,7 @@ class Traced:
     @classmethod
     def of(cls, model: DeployedClassifier, side: int) -> Self:
         """Trace the model."""
-        films = torch.zeros(_TRACED, 1, side, side)
+        films = torch.zeros(_TRACED_FILMS, 1, side, side)
         shapes = {"films": {0: torch.export.Dim("batch")}}
         return cls(model, side, torch.export.export(model, (films,), dynamic_shapes=shapes))
 

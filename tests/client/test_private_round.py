@@ -29,7 +29,6 @@ from client.site_round import SiteRound
 POLICY = {"epsilon": 8.0, "delta": 1e-3, "population": 40}
 PRIVACY = {"epsilon": 8.0, "delta": 1e-3, "expected_batch": 10}
 
-
 pytestmark = pytest.mark.usefixtures("narrow")
 
 

@@ -32,9 +32,8 @@ from server.link_database import give_disk_back
 FIRST, *SITES = (f"S{number:02}" for number in range(33))
 SECONDS = 14.0  # that it takes to note what all sites announce: SQLite has a transaction wait for five
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:No path_separator found:DeprecationWarning"
-)  # Flower's migrations
+# Flower's migrations.
+pytestmark = pytest.mark.filterwarnings("ignore:No path_separator found:DeprecationWarning")
 
 
 @pytest.fixture
