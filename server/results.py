@@ -117,6 +117,19 @@ def interval_text(estimate: Mapping[str, Any] | None) -> str:
     return f"{estimate['value']:.3f} ({estimate['low']:.2f}–{estimate['high']:.2f})"
 
 
+def difference_text(difference: Mapping[str, Any]) -> str:
+    """`+0.033 (−0.020 to +0.086)`; the difference alone where there is no interval."""
+    value = signed(difference["value"])
+    if difference["low"] is None:
+        return value
+    return f"{value} ({signed(difference['low'])} to {signed(difference['high'])})"
+
+
+def signed(difference: float) -> str:
+    """`+0.033` or `−0.020`: a minus sign, since a line can break at a hyphen."""
+    return f"{difference:+.3f}".replace("-", "−")
+
+
 def _with_means(metrics: Metrics) -> Metrics:
     reports = metrics["sites"].values()
     measured = [name for name in MODELS if any(name in report["models"] for report in reports)]
@@ -162,5 +175,5 @@ def _answer(gain: Metrics | None, sites: int) -> str:
         verdict = "These films do not settle whether training together helps"
     return (
         f"{verdict}: federated less local-only mean AUROC over {sites} sites "
-        f"{gain['value']:+.3f} (95 % interval {gain['low']:+.3f} to {gain['high']:+.3f})."
+        f"{signed(gain['value'])} (95 % interval {signed(gain['low'])} to {signed(gain['high'])})."
     )

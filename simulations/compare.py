@@ -270,7 +270,7 @@ def runs_table(results: Sequence[dict[str, Any]]) -> str:
 
     The last column is the federated less the local-only model, paired on the same resamples of patients.
     """
-    from server.results import interval_text
+    from server.results import difference_text, interval_text
 
     columns = _columns(results)
     heads = [f"{site}: {finding}" for site, finding in columns]
@@ -279,7 +279,7 @@ def runs_table(results: Sequence[dict[str, Any]]) -> str:
         for model in (name for name in _MODELS if name in result["mean_over_sites"]):
             cells = [interval_text(_auroc(result, site, finding, model)) for site, finding in columns]
             gain = result["federated_gain"] if model == "federated" else None
-            difference = f"{gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})" if gain else ""
+            difference = difference_text(gain) if gain else ""
             mean = interval_text(result["mean_over_sites"][model])
             name = model.replace("_", "-")
             rows.append([_label(result), str(result["seed"]), name, *cells, mean, difference])

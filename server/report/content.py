@@ -17,6 +17,7 @@ from server.authority import ServerState
 from server.registry import Registry
 from server.results import (
     MODELS,
+    difference_text,
     federated_findings,
     federated_histograms,
     privacy_in_short,
@@ -96,11 +97,11 @@ def site_sentence(report: Mapping[str, Any]) -> str:
         return (
             "No finding has films with and without it among this site's test films: nothing can be said here."
         )
-    text = f"Federated, mean AUROC {_with_interval(mean, '.3f')}"
+    text = f"Federated, mean AUROC {_with_interval(mean)}"
     if gain is None:
         return f"{text}. The site did not train alone: whether it gained is not known."
     alone = report["models"]["local_only"]["mean_auroc"]
-    text += f", alone {_with_interval(alone, '.3f')}; difference {_with_interval(gain, '+.3f')}."
+    text += f", alone {_with_interval(alone)}; difference {difference_text(gain)}."
     if gain["low"] is None:
         return f"{text} Too few patients for an interval."
     if gain["low"] > 0:
@@ -110,11 +111,11 @@ def site_sentence(report: Mapping[str, Any]) -> str:
     return f"This site's test films do not settle whether training together helped it. {text}"
 
 
-def _with_interval(estimate: Mapping[str, Any], form: str) -> str:
-    value = format(estimate["value"], form)
+def _with_interval(estimate: Mapping[str, Any]) -> str:
+    value = f"{estimate['value']:.3f}"
     if estimate["low"] is None:
         return value
-    return f"{value} ({format(estimate['low'], form)} to {format(estimate['high'], form)})"
+    return f"{value} ({estimate['low']:.3f} to {estimate['high']:.3f})"
 
 
 def _curves(metrics: Mapping[str, Any], finding: str) -> Content:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reports import estimate, metrics, model, report
 
-from server.results import add_pooled, interval_text
+from server.results import add_pooled, difference_text, interval_text
 
 NORMAL = 1.959963984540054  # 97.5 % quantile
 
@@ -91,6 +91,11 @@ def test_missing_figures_are_said_in_words(value: float) -> None:
     assert interval_text(figure) == f"{value:.3f} (0.12–0.88)"
 
 
+def test_the_text_of_a_difference_has_signs_at_which_no_line_breaks() -> None:
+    assert difference_text(estimate(-0.02, 0.02)) == "−0.020 (−0.060 to +0.020)"
+    assert difference_text({"value": 0.0334, "low": None}) == "+0.033"
+
+
 @pytest.mark.parametrize(
     ("gains", "answer"),
     [
@@ -102,13 +107,13 @@ def test_missing_figures_are_said_in_words(value: float) -> None:
         ),
         (
             [(-0.02, 0.01), (-0.04, 0.01)],
-            "Training together hurts: federated less local-only mean AUROC over 2 sites -0.030 "
-            "(95 % interval -0.044 to -0.016).",
+            "Training together hurts: federated less local-only mean AUROC over 2 sites −0.030 "
+            "(95 % interval −0.044 to −0.016).",
         ),
         (
             [(0.01, 0.01), (0.01, 0.01)],
             "These films do not settle whether training together helps: federated less local-only mean AUROC over "
-            "2 sites +0.010 (95 % interval -0.004 to +0.024).",
+            "2 sites +0.010 (95 % interval −0.004 to +0.024).",
         ),
     ],
 )
