@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from acm_core.config.sections import ModelConfig
+from acm_core.config.sections import ModelConfig, RunName
 from acm_core.federated.update import Arrays
 from acm_core.files import file_sha256, write_text_atomically
 from acm_core.nn import Classifier, unfilled_classifier
@@ -49,7 +49,7 @@ class Description(_Strict):
 
     format: Literal["acm-fed.model/1"] = "acm-fed.model/1"
     notice: str = "For research only. Not a medical device; no claim of diagnostic performance."
-    run: str
+    run: RunName
     version: str
     findings: Annotated[tuple[str, ...], Field(min_length=1)]
     model: ModelConfig

@@ -35,6 +35,13 @@ def main(arguments: list[str] | None = None) -> int:
         default=[],
         help="attend-and-compare module, such as layer3.1.context; may be given again (default: each stage's last)",
     )
+    parser.add_argument(
+        "--group",
+        action="append",
+        type=int,
+        default=[],
+        help="group of these modules, from 0; may be given again (default: the two whose K and Q lie furthest apart)",
+    )
     parser.add_argument("--each", type=int, default=2, help="films of each kind without --film (default: 2)")
     options = parser.parse_args(arguments)
     if options.each < 1:
@@ -50,7 +57,15 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         site = load_site_file(options.sites, options.site)
-        path = write_page(site, options.model, options.film, options.finding, options.module, options.each)
+        path = write_page(
+            site,
+            options.model,
+            options.film,
+            options.finding,
+            options.module,
+            options.group,
+            options.each,
+        )
     except FilmSetAside as aside:
         return _fail(
             f"{options.film}: cannot be used ({aside.reason}): {str(aside.reason).replace('_', ' ')}", NO_FILM

@@ -17,7 +17,7 @@ from acm_core.files import write_atomically, write_private
 from acm_core.nn import Classifier
 from acm_core.training.local import predict
 from client.device import use_device
-from client.explanation import Case, chosen_modules, explain, telling_cases
+from client.explanation import Case, chosen_groups, chosen_modules, explain, telling_cases
 
 _BATCH = 16
 
@@ -32,17 +32,18 @@ def write_page(
     film: Path | None,
     findings: Sequence[str],
     modules: Sequence[str],
+    groups: Sequence[int],
     each: int,
 ) -> Path:
     """Write the page of one film, or of telling test films; returns where it lies, in the site's state folder.
 
     Args:
         findings: that are shown; all where there is none.
-        modules: see `chosen_modules`.
+        modules, groups: that are shown; see `explain`.
         each: films of each kind and finding, without `film`.
 
     Raises:
-        ValueError: a finding or module that the model does not have.
+        ValueError: a finding, module or group that the model does not have.
         FilmSetAside: the film cannot be used.
         NoFilmsError: the site has no test film that is labelled for these findings.
         DeploymentError, ModelMismatchError, LabelError, OSError: as the functions that read these.
@@ -53,15 +54,21 @@ def write_page(
     shown = list(findings or deployment.findings)
     network = network.to(use_device(site))
     names = chosen_modules(network, modules)
+    numbers = chosen_groups(deployment.model.groups, groups)
     if film is not None:
-        cases = [_of_file(network, film, deployment, shown, names)]
+        cases = [_of_file(network, film, deployment, shown, names, numbers)]
     else:
-        cases = _of_test_films(network, site, deployment, shown, names, each)
+        cases = _of_test_films(network, site, deployment, shown, names, numbers, each)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "pages"), autoescape=True, undefined=StrictUndefined
     )
     text = environment.get_template("explain.html").render(
-        site=site.site, deployment=deployment, cases=cases, modules=names, whole=film is not None
+        site=site.site,
+        deployment=deployment,
+        cases=cases,
+        modules=names,
+        groups=numbers,
+        whole=film is not None,
     )
     path = site.state / "explanations" / f"{deployment.run}-{'film' if film is not None else 'test'}.html"
     write_atomically(path, lambda temporary: write_private(temporary, text.encode()))
@@ -69,11 +76,18 @@ def write_page(
 
 
 def _of_file(
-    network: Classifier, file: Path, deployment: Deployment, findings: Sequence[str], modules: Sequence[str]
+    network: Classifier,
+    file: Path,
+    deployment: Deployment,
+    findings: Sequence[str],
+    modules: Sequence[str],
+    groups: Sequence[int],
 ) -> Case:
     film = read_film(file).pixels
-    prepared = square_film(film, deployment.model.image_size).astype(np.float32)
-    return explain(network, prepared, film, deployment.findings, findings, modules, "The film")
+    prepared, shown = (
+        square_film(film, side).astype(np.float32) for side in (deployment.model.image_size, max(film.shape))
+    )
+    return explain(network, prepared, shown, deployment.findings, findings, modules, groups, "The film")
 
 
 def _of_test_films(
@@ -82,6 +96,7 @@ def _of_test_films(
     deployment: Deployment,
     findings: Sequence[str],
     modules: Sequence[str],
+    groups: Sequence[int],
     each: int,
 ) -> list[Case]:
     films = load_site(site, deployment.findings, deployment.model.image_size).test
@@ -97,7 +112,9 @@ def _of_test_films(
             (prepared,) = np.asarray(films.images[np.array([row])], np.float32)
             called = _outcomes(deployment, finding, verdict.startswith("present"), float(scores[row, column]))
             title = ": ".join(filter(None, (f"{finding} {verdict}", called)))
-            cases.append(explain(network, prepared, prepared, deployment.findings, [finding], modules, title))
+            cases.append(
+                explain(network, prepared, prepared, deployment.findings, [finding], modules, groups, title)
+            )
     if not cases:
         raise NoFilmsError(f"expected test films labelled for {', '.join(findings)}, got none")
     return cases

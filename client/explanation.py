@@ -19,21 +19,16 @@ Verdict = Literal[
     "present, scored highest", "present, scored lowest", "absent, scored highest", "absent, scored lowest"
 ]
 
-_HEIGHT = 480
+_SIDE = 480
 _GROUPS_SHOWN = 2
 
 
 class Looked(NamedTuple):
-    """One group of a module, or the mean over its groups: maps h×w whose sums are 1.
-
-    Attributes:
-        apart: half the sum of |key − query|: 0 where both are the same place, 1 where they have none in common.
-    """
+    """One group of a module, or the mean over its groups: maps h×w whose sums are 1."""
 
     name: str
     key: Floats
     query: Floats
-    apart: float
 
 
 class Panel(NamedTuple):
@@ -46,13 +41,11 @@ class Panel(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """A film on the page: PNG in base64, width and height in pixels."""
+    """A film on the page: a square PNG in base64, as wide as the model's maps reach."""
 
     title: str
     probabilities: dict[str, float]
     film: str
-    width: int
-    height: int
     scores: list[Panel]
     rows: list[list[Panel]] = field(default_factory=list)
 
@@ -65,21 +58,23 @@ def explain(
     findings: Sequence[str],
     of: Sequence[str],
     modules: Sequence[str],
+    groups: Sequence[int],
     title: str,
 ) -> Case:
     """A case of a film.
 
     Args:
         prepared: S×S as the model takes it.
-        shown: the same film H×W as it is drawn.
+        shown: the same film T×T as it is drawn, padded alike: the maps cover the padding too.
         findings: F, the model's outputs.
         of: findings whose score maps are drawn.
         modules: names of attend-and-compare modules, such as `layer4.1.context`.
+        groups: of each module, besides the mean; where there is none, those whose K and Q lie furthest apart.
 
     Raises:
         KeyError: a module that the model does not have.
     """
-    film = overlay.scaled(shown, _HEIGHT)
+    film = overlay.scaled(shown, _SIDE)
     images = normalised(torch.from_numpy(prepared.astype(np.float32))[None, None])
     images = images.to(next(network.parameters()).device)
     scores = network.score_maps(images)
@@ -97,13 +92,11 @@ def explain(
         for finding, map_ in drawn.items()
     ]
     maps = network.attention_maps(images) if modules else {}
-    rows = [_row(looked) for name in modules for looked in _groups(name, *maps[name])]
+    rows = [_row(looked) for name in modules for looked in _groups(name, *maps[name], groups)]
     return Case(
         title,
         dict(zip(findings, probabilities, strict=True)),
         overlay.png(overlay.grey(film)),
-        film.shape[1],
-        film.shape[0],
         panels,
         rows,
     )
@@ -142,16 +135,26 @@ def telling_cases(
                     yield f"{word}, scored {which}", int(row)  # type: ignore[misc]  # one of the four
 
 
-def _groups(module: str, key: torch.Tensor, query: torch.Tensor) -> list[Looked]:
-    """The mean over groups, and the groups whose key and query maps lie furthest apart. key, query: 1×G×h×w."""
+def chosen_groups(count: int, wanted: Sequence[int]) -> list[int]:
+    """The groups asked for, each once, of a model whose modules have `count`.
+
+    Raises:
+        ValueError: there is no such group.
+    """
+    if unknown := [group for group in wanted if not 0 <= group < count]:
+        raise ValueError(f"--group: expected some of 0 to {count - 1}, got {unknown[0]}")
+    return sorted(set(wanted))
+
+
+def _groups(module: str, key: torch.Tensor, query: torch.Tensor, wanted: Sequence[int]) -> list[Looked]:
+    """The mean over groups, then single ones. key, query: 1×G×h×w."""
     keys, queries = key[0].float().cpu().numpy(), query[0].float().cpu().numpy()
-    apart = np.abs(keys - queries).sum((1, 2)) / 2
-    looked = [
-        Looked(f"{module}, mean of {len(keys)} groups", keys.mean(0), queries.mean(0), float(apart.mean()))
+    apart = np.abs(keys - queries).sum((1, 2))
+    shown = wanted or np.argsort(-apart, kind="stable")[:_GROUPS_SHOWN]
+    return [
+        Looked(f"{module}, mean of {len(keys)} groups", keys.mean(0), queries.mean(0)),
+        *(Looked(f"{module}, group {group}", keys[group], queries[group]) for group in shown),
     ]
-    for group in np.argsort(-apart, kind="stable")[:_GROUPS_SHOWN]:
-        looked.append(Looked(f"{module}, group {group}", keys[group], queries[group], float(apart[group])))
-    return looked
 
 
 def _row(looked: Looked) -> list[Panel]:
@@ -167,6 +170,6 @@ def _row(looked: Looked) -> list[Panel]:
         Panel(
             "K − Q",
             overlay.png(overlay.tint(difference, widest, "both")),
-            f"orange: more K, blue: more Q; K and Q have {1 - looked.apart:.0%} in common",
+            f"orange: more K, blue: more Q; K and Q have {np.minimum(looked.key, looked.query).sum():.0%} in common",
         ),
     ]

@@ -20,18 +20,18 @@ _SIDE = 64  # of a map as it is handed to the page, which scales it smoothly
 _STRONGEST = 0.75  # opacity of a map's largest value: the film stays visible below it
 
 
-def scaled(film: Floats, height: int) -> Floats:
-    """A film H×W in [0, 1] at another height, its shape kept."""
-    width = max(1, round(film.shape[1] * height / film.shape[0]))
-    return _resized(film, height, width)
+def scaled(values: Floats, side: int) -> Floats:
+    """Values over a square, with another side, smoothly."""
+    image = Image.fromarray(np.ascontiguousarray(values, np.float32))
+    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR), np.float32)
 
 
 def tint(map_: Floats, limit: float, kind: Literal["above", "below", "both"]) -> Pixels:
-    """A map h×w as colour over a whole film, 64×64×4, the last being opacity, which grows with |value| up to `limit`.
+    """A map h×w as colour over a whole square film, 64×64×4; opacity, the last, grows with |value| up to `limit`.
 
     Values above 0 are orange and values below 0 blue; a map of one sign, of kind "below", is blue.
     """
-    values = _resized(map_.astype(np.float32), _SIDE, _SIDE) / max(limit, _LEAST)
+    values = scaled(map_.astype(np.float32), _SIDE) / max(limit, _LEAST)
     if kind == "below":
         values = -values
     opacity = 255 * _STRONGEST * np.clip(np.abs(values), 0, 1)
@@ -51,8 +51,3 @@ def png(pixels: Pixels) -> str:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return b64encode(file.getvalue()).decode("ascii")
-
-
-def _resized(values: Floats, height: int, width: int) -> Floats:
-    image = Image.fromarray(np.ascontiguousarray(values, np.float32))
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), np.float32)

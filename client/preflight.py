@@ -47,7 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--workers", type=int, help="processes that read films; default: one a core")
     parser.add_argument(
-        "--format", choices=("text", "json"), default="text", help="json: one envelope and nothing else"
+        "--format",
+        choices=("text", "json"),
+        default="text",
+        help="json: one envelope and nothing else (default: text)",
     )
     options = parser.parse_args(arguments)
     for name in ("image_size", "workers"):

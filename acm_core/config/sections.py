@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 SiteName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
 
 
@@ -234,9 +235,7 @@ class ServerSection(Section):
 class FederationConfig(Section):
     """One run of a federation: the same for every site; no path of a site and no secret stands in it."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = Field(
-        description="of the run, and of its folder in runs/"
-    )
+    name: RunName = Field(description="of the run, and of its folder in runs/")
     seed: int = Field(0, ge=0, lt=2**31, description="of everything that is drawn")
     findings: tuple[str, ...] = Field(min_length=1, description="one output of the model each, in this order")
     privacy: OptionalPrivacy = Field(

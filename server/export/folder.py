@@ -17,8 +17,8 @@ from server.results import federated_histograms
 from server.run_folder import FinishedRun, RunFolder
 
 _INPUT = (
-    "frontal chest X-ray as grey levels from 0 to 1, dense tissue bright, the whole film shrunk to a square by "
-    "averaging areas"
+    "frontal chest X-ray as grey levels from 0 to 1, dense tissue bright; the whole film, its longer side shrunk to "
+    "that of the square by averaging areas, the shorter one padded evenly with black (0)"
 )
 
 

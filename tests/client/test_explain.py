@@ -18,6 +18,8 @@ from PIL import Image
 
 from acm_core.config import dump_config
 from acm_core.config.sections import ModelConfig
+from acm_core.data.film import read_film
+from acm_core.data.shrink import square_film
 from acm_core.data.site_films import FilmSet, load_site
 from acm_core.deployment import OperatingPoint
 from acm_core.nn import build_classifier, normalised
@@ -74,7 +76,7 @@ def test_a_case_has_the_models_scores_and_maps() -> None:
     network = build_classifier(config, len(FINDINGS), seed=4).eval()
     film = np.random.default_rng(0).random((32, 32), np.float32)
     (module,) = chosen_modules(network, ["layer2.1.context"])
-    case = explain(network, film, film, FINDINGS, FINDINGS[:1], [module], "film")
+    case = explain(network, film, film, FINDINGS, FINDINGS[:1], [module], [], "film")
     images = normalised(torch.from_numpy(film)[None, None])
     with torch.no_grad():
         expected = torch.sigmoid(network(images).logits)[0].tolist()
@@ -132,6 +134,29 @@ def test_a_film_of_the_hospital_on_a_page_at_the_site(
                 )
 
 
+@pytest.mark.parametrize("shape", [(300, 200), (200, 300)])
+def test_a_film_lies_under_its_maps_as_the_model_sees_it(
+    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: tuple[int, int]
+) -> None:
+    rows, columns = np.indices(shape)
+    spot = np.exp(-((rows - 60) ** 2 + (columns - 40) ** 2) / 800)
+    file = tmp_path / "film.png"
+    Image.fromarray(overlay.grey((0.2 + 0.8 * spot).astype(np.float32))).save(file)
+    assert run(given, "--film", str(file), "--finding", FINDINGS[0], "--group", "3", "--group", "0") == 0
+    text = Path(capsys.readouterr().out.strip()).read_text(encoding="utf-8")
+    assert re.findall(r"<b>layer4\.\d\.context, (.*?): K", text) == [
+        "mean of 32 groups",
+        "group 0",
+        "group 3",
+    ]
+    ((film, ratio),) = re.findall(r"url\(data:image/png;base64,([^)]*)\); aspect-ratio: ([^;]*);", text)
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(film))), np.float32) / 255
+    assert (shown.shape[0], ratio) == (shown.shape[1], "1")
+    seen = square_film(read_film(file).pixels, 32)
+    places = [np.argwhere(film > 0.6).mean(0) / film.shape[0] for film in (shown, seen)]
+    np.testing.assert_allclose(*places, atol=1 / 32)
+
+
 @pytest.mark.slow
 def test_test_films_by_finding(given: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(given, "--finding", FINDINGS[0], "--module", "layer4.1.context", "--each", "1") == 0
@@ -157,6 +182,7 @@ def test_a_model_without_attend_and_compare_says_so(given: Path, capsys: pytest.
     ("options", "code", "says"),
     [
         (["--finding", "Hernia"], 2, f"--finding: expected some of {FINDINGS[0]}, {FINDINGS[1]}, got Hernia"),
+        (["--group", "32"], 2, "--group: expected some of 0 to 31, got 32"),
         (["--module", "layer9"], 2, "expected some of layer1.0.context, "),
         (["--model", "nowhere"], 2, "expected a folder that server.export wrote"),
         (["--film", __file__], 1, "cannot be used (not_an_image)"),

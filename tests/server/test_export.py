@@ -16,7 +16,7 @@ from PIL import Image
 from reports import estimate, model, report
 from runs import finished_run
 
-from acm_core.data.shrink import shrink
+from acm_core.data.shrink import square_film
 from acm_core.deployment import DeploymentError, read_deployment
 from acm_core.nn import Classifier, build_classifier, normalised
 from acm_core.training.histograms import thresholds
@@ -114,8 +114,11 @@ def test_onnx_gives_the_maps_by_name(
 
 
 def test_monai_runs_the_bundle(run: RunFolder, trained: Classifier, tmp_path: Path) -> None:
-    pixels = np.random.default_rng(2).integers(0, 256, (48, 40), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "film.png")
+    random = np.random.default_rng(2)
+    shapes = {"tall.png": (48, 40), "wide.png": (37, 64), "small.png": (20, 17)}
+    films = {name: random.integers(0, 256, shape, np.uint8) for name, shape in shapes.items()}
+    for name, pixels in films.items():
+        Image.fromarray(pixels).save(tmp_path / name)
     bundle = run.folder / "export" / "monai_bundle"
     settings = {
         "config_file": str(bundle / "configs" / "inference.json"),
@@ -127,12 +130,13 @@ def test_monai_runs_the_bundle(run: RunFolder, trained: Classifier, tmp_path: Pa
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True
     )
-    (line,) = [line for line in done.stdout.splitlines() if "film.png" in line]
-    film = shrink(pixels.astype(np.float32) / 255, 32, 32)[None, None]
-    expected = probabilities(trained, film.astype(np.float32))[0]
-    assert [float(text) for text in line.split()[-len(FINDINGS) :]] == pytest.approx(
-        expected.tolist(), abs=1e-3
-    )
+    for name, pixels in films.items():
+        (line,) = [line for line in done.stdout.splitlines() if name in line]
+        film = square_film(pixels.astype(np.float32) / 255, 32)[None, None]
+        expected = probabilities(trained, film.astype(np.float32))[0]
+        assert [float(text) for text in line.split()[-len(FINDINGS) :]] == pytest.approx(
+            expected.tolist(), abs=1e-3
+        )
 
 
 def test_the_folder_says_what_is_needed_to_use_it(run: RunFolder) -> None:
@@ -174,6 +178,10 @@ def test_a_damaged_folder_is_named(run: RunFolder, tmp_path: Path) -> None:
     later = json.loads((tmp_path / "config.json").read_text(encoding="utf-8")) | {"format": "acm-fed.model/2"}
     (tmp_path / "config.json").write_text(json.dumps(later), encoding="utf-8")
     with pytest.raises(DeploymentError, match=r"server.export wrote.*format: .*'acm-fed.model/1'"):
+        read_deployment(tmp_path)
+    elsewhere = json.loads((run.folder / "export" / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({**elsewhere, "run": "../elsewhere"}), encoding="utf-8")
+    with pytest.raises(DeploymentError, match=r"server.export wrote.*run: "):
         read_deployment(tmp_path)
     with pytest.raises(DeploymentError, match=r"expected a folder that server.export wrote"):
         read_deployment(tmp_path / "none")
