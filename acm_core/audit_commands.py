@@ -46,7 +46,12 @@ def add_commands(parser: argparse.ArgumentParser) -> tuple[argparse.ArgumentPars
         description="Check the audit log and print its rows, hashes shortened; the file has them whole.",
         epilog=EXIT_CODES,
     )
-    show.add_argument("--kind", nargs="+", metavar="KIND", help="only rows of these kinds")
+    show.add_argument(
+        "--kind",
+        nargs="+",
+        metavar="KIND",
+        help="only rows of these kinds, which docs/REFERENCE.md lists (default: all)",
+    )
     return verify, show
 
 

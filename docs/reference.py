@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
+import argparse
+import functools
 import importlib
-import io
-import os
-from collections.abc import Iterator
+import inspect
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, NoReturn, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from acm_core.audit_events import AnyEvent
 from acm_core.config.explanation import expected
 from acm_core.config.sections import FederationConfig, SiteConfig
+from simulations.phantoms.scanner import SCANNERS, Scanner
 from simulations.settings import SimulationSection
 
 COMMANDS = (
@@ -34,6 +36,7 @@ COMMANDS = (
     "client.explain",
     "client.privacy",
     "client.audit",
+    "client.audit verify",  # what reads the log has a parser of its own
     "simulations.run",
     "simulations.compare",
     "simulations.pointing",
@@ -49,7 +52,9 @@ FILES: tuple[tuple[str, str, type[BaseModel], str], ...] = (
         "simulation.",
     ),
 )
-_WIDTH = "110"
+NAMED: dict[type[BaseModel], Collection[str]] = {Scanner: SCANNERS}
+"""Sections that a file may also give by name."""
+_WIDTH = 108
 
 
 def reference() -> str:
@@ -61,8 +66,18 @@ def reference() -> str:
         "",
         "## Commands",
     ]
-    for command in COMMANDS:
-        lines += ["", f"### {command}", "", "```", _help(command).rstrip(), "```"]
+    for command, parser in parsers().items():
+        lines += ["", f"### {command}", "", "```", _help(parser), "```"]
+    lines += [
+        "",
+        "## The rows of an audit log",
+        "",
+        "What `--kind` of `server.audit show` and `client.audit show` takes.",
+        "",
+        "| kind | fields | meaning |",
+        "| --- | --- | --- |",
+    ]
+    lines += [f"| `{kind}` | {fields} | {meaning} |" for kind, fields, meaning in _events()]
     for title, where, kind, prefix in FILES:
         lines += [
             "",
@@ -80,22 +95,66 @@ def reference() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _help(command: str) -> str:
-    """What --help says, folded to a fixed width."""
-    module = importlib.import_module(command)
+class _BuiltError(Exception):
+    """The parser is made; nothing of the command is done."""
+
+
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """The parser of every command and sub-command."""
+    found: dict[str, argparse.ArgumentParser] = {}
+    for command in COMMANDS:
+        for parser in _family(_parser(command)):
+            found.setdefault(parser.prog.removeprefix("python -m "), parser)
+    return found
+
+
+def _family(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """A parser, then those of its sub-commands."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from _family(below)
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    """The parser that a command makes."""
+    name, *words = command.split()
+    module = importlib.import_module(name)
     if not hasattr(module, "main"):
-        module = importlib.import_module(f"{command}.__main__")
-    text, before = io.StringIO(), os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = _WIDTH
+        module = importlib.import_module(f"{name}.__main__")
+
+    def stop(parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        raise _BuiltError(parser)
+
+    before = argparse.ArgumentParser.parse_args
+    argparse.ArgumentParser.parse_args = stop  # type: ignore[method-assign, assignment]
     try:
-        with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-            module.main(["--help"])
+        module.main(words)
+    except _BuiltError as built:
+        parser: argparse.ArgumentParser = built.args[0]
+        return parser
     finally:
-        if before is None:
-            del os.environ["COLUMNS"]
-        else:
-            os.environ["COLUMNS"] = before
-    return text.getvalue()
+        argparse.ArgumentParser.parse_args = before  # type: ignore[method-assign]
+    raise ValueError(f"expected {name} to read options")
+
+
+def _help(parser: argparse.ArgumentParser) -> str:
+    """What --help says, folded to a fixed width."""
+    parser.formatter_class = functools.partial(argparse.HelpFormatter, width=_WIDTH)
+    return parser.format_help().rstrip()
+
+
+def _events() -> Iterator[tuple[str, str, str]]:
+    """Kind, fields and meaning of every row that an audit log can have."""
+    for event in get_args(AnyEvent):
+        fields = [f"`{name}`" for name in event.model_fields if name != "kind"]
+        yield event.model_fields["kind"].default, ", ".join(fields), _summary(event)
+
+
+def _summary(section: type[BaseModel]) -> str:
+    """The first paragraph of its docstring."""
+    return _cell(inspect.cleandoc(section.__doc__ or "").partition("\n\n")[0])
 
 
 def _rows(kind: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, str]]:
@@ -104,8 +163,9 @@ def _rows(kind: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, s
         key = prefix + name
         section = _section(field.annotation)
         if section is not None and get_origin(_without_none(field.annotation)) is None:
-            if (not field.is_required() and field.default is None) or "privacy" in key:
-                yield key, "a section, see below", _default(field), _cell(field.description or "")
+            if section in NAMED or (not field.is_required() and field.default is None) or "privacy" in key:
+                meaning = field.description or _summary(section)
+                yield key, _section_text(section), _default(field), _cell(meaning)
             yield from _rows(section, f"{key}.")
             continue
         annotation: Any = field.annotation
@@ -114,6 +174,11 @@ def _rows(kind: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, s
         yield key, _cell(expected(annotation)), _default(field), _cell(field.description or "")
         if section is not None:
             yield from _rows(section, f"{key}[].")
+
+
+def _section_text(section: type[BaseModel]) -> str:
+    names = NAMED.get(section)
+    return f"one of {', '.join(names)}, or a section, see below" if names else "a section, see below"
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
             default=Path("server_state"),
             help="the server's state folder (default: server_state)",
         )
-    show.add_argument("--site", help="only rows about this site")
+    show.add_argument("--site", help="only rows about this site (default: all rows)")
     options = parser.parse_args(arguments)
 
     from acm_core.audit_log import audit_folder

@@ -37,9 +37,23 @@ def main(arguments: list[str] | None = None) -> int:
         "the tables; also for several ε or encodings. Finished runs are kept and an interrupted one goes on, so the "
         "command can be given again.",
     )
-    parser.add_argument("--config", type=Path, default=Path("configs/real_sites.yaml"))
-    parser.add_argument("--contexts", default="none,se,cbam,acm", help="default: none,se,cbam,acm")
-    parser.add_argument("--seeds", type=_seeds, default="0,1,2", help="default: 0,1,2")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path("configs/real_sites.yaml"),
+        help="the simulation's file that every run starts from (default: configs/real_sites.yaml)",
+    )
+    parser.add_argument(
+        "--contexts",
+        default="none,se,cbam,acm",
+        help="values of model.context, with commas between (default: none,se,cbam,acm)",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=_seeds,
+        default="0,1,2",
+        help="values of seed, with commas between (default: 0,1,2)",
+    )
     parser.add_argument(
         "--epsilons",
         type=_epsilons,
@@ -52,9 +66,15 @@ def main(arguments: list[str] | None = None) -> int:
         default=[None],
         help="how weights travel: float32,float16,int8; default: as the configuration says",
     )
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--without", default="", help="sites to leave out, comma-separated")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, each on cores of its own")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)"
+    )
+    parser.add_argument(
+        "--without", default="", help="sites to leave out, with commas between; default: every site stays"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="runs at the same time, each on cores of its own (default: 1)"
+    )
     parser.add_argument("--output", type=Path, help="Markdown file for the tables; default: the terminal")
     options = parser.parse_args(arguments)
 

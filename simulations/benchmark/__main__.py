@@ -22,7 +22,12 @@ def main(arguments: list[str] | None = None) -> int:
         "private training step, a model's messages, a round at the server, or the rules of aggregation",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="number format of `op`, `step` and `profile` (default: float32)",
+    )
     parser.add_argument("--batch", type=int, default=8, help="films (default: 8)")
     parser.add_argument(
         "--side", type=int, default=224, help="of the film in pixels, for `step` and `profile` (default: 224)"
@@ -32,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--only",
         help="contenders of `step` and `profile`, with commas between, the plain one being always there; parts of "
-        "`federation` (simulation, start, tls, server, memory)",
+        "`federation` (simulation, start, tls, server, memory); default: all, and acm alone for `profile`",
     )
     parser.add_argument(
         "--files", type=int, default=2000, help="of the folder that `intake` walks (default: 2000)"
