@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from acm_core.config.sections import SiteConfig
 from acm_core.data.intake.files import FoundFile, find_files
+from acm_core.data.intake.judgement import unusable_view
 from acm_core.data.intake.readers import read_files
 from acm_core.data.set_aside import SetAside
 from acm_core.data.splits import load_or_create_salt
@@ -62,7 +63,8 @@ def predict_folder(
         raise PredictionError(f"{films}: expected films in the folder, found no file")
     device = use_device(site)
     network = network.to(device).to(memory_format=torch.channels_last)
-    with kept.opened({"model": deployment.sha256, "specificity": specificity}):
+    about = {"model": deployment.sha256, "specificity": specificity, "unknown_view": site.unknown_view}
+    with kept.opened(about):
         waiting = [file for file in files if not kept.has(file)]
         said = time.monotonic()
         for file, reason, film in _films(site, waiting, deployment.model.image_size):
@@ -100,8 +102,8 @@ def _films(
     salt = load_or_create_salt(site.state)
     for answer in read_files((file.path for file in files), salt, side, workers=usable_cores()):
         reason = answer.reading.reason
-        if reason is None and answer.reading.view not in (None, "AP", "PA"):
-            reason = SetAside.NOT_FRONTAL
+        if reason is None:
+            reason = unusable_view(answer.reading.view, site.unknown_view)
         yield files[answer.index], reason, None if reason else answer.film
 
 

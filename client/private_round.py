@@ -33,7 +33,7 @@ from client.release import noised_model
 
 log = logging.getLogger("acm_fed.client")
 
-_CHECKPOINT_SECONDS = 30.0
+_CHECKPOINT_SHARE = 0.05  # of the time after a checkpoint that the next one may take
 _LIBRARIES = ("acm-fed", "torch", "opacus", "numba")
 
 
@@ -141,7 +141,9 @@ class PrivateRound:
         before = (task.round - 1) * plan.steps_per_round
         permit = ledger.begin_round(plan, task.round, steps=plan.steps_per_round - done, model=start)
         steps = Steps(before + done, before + plan.steps_per_round, plan.rounds * plan.steps_per_round)
-        training.run(steps, permit.record, self._checkpoints(training, task.round, start, before))
+        training.run(
+            steps, permit.record, self._checkpoints(training, task.round, start, before, steps.last - 1)
+        )
         return get_arrays(model)
 
     def _go_on(self, training: PrivateTraining, number: int, start: str) -> int:
@@ -156,14 +158,16 @@ class PrivateRound:
         return done
 
     def _checkpoints(
-        self, training: PrivateTraining, number: int, start: str, before: int
+        self, training: PrivateTraining, number: int, start: str, before: int, last: int
     ) -> Callable[[int], None]:
-        saved = time.monotonic()
+        """Of the first step, and then as often as they cost little; not of the last one, whose weights are kept."""
+        due = 0.0
 
         def after(step: int) -> None:
-            nonlocal saved
+            nonlocal due
             log.info("round %d: noised step %d", number, step - before + 1)
-            if time.monotonic() - saved > _CHECKPOINT_SECONDS:
+            begun = time.monotonic()
+            if begun >= due and step != last:
                 self._kept.save_private_checkpoint(
                     {
                         "round": number,
@@ -174,6 +178,7 @@ class PrivateRound:
                     }
                 )
                 saved = time.monotonic()
+                due = saved + (saved - begun) / _CHECKPOINT_SHARE
 
         return after
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from deployments import deployed
 from hospitals import FINDINGS, federation, hospital, site
+from PIL import Image
 
 from acm_core.config import dump_config
 from acm_core.data.film import read_film
@@ -86,6 +87,19 @@ def test_every_file_has_a_row_with_the_models_answer_or_the_reason(
         assert (row[CALLED[0]] == "present") == (float(row[FINDINGS[0]]) >= 0.5)
         assert row[CALLED[1]] == ""
     assert sorted(path.name for path in given.iterdir()) == ["A", "export", "in", "out.csv", "sites", "state"]
+
+
+def test_films_of_unknown_view_are_answered_only_where_the_site_trains_on_them(given: Path) -> None:
+    folder = given / "in"
+    shutil.rmtree(folder)
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (64, 64), np.uint8)).save(folder / "film.png")
+    assert predict(given) == 0
+    strict = site(given, "A").model_copy(update={"unknown_view": "set_aside"})
+    (given / "sites" / "A.yaml").write_text(dump_config(strict), encoding="utf-8")
+    assert predict(given) == 1
+    assert [row["not_used"] for row in rows(given)] == ["unknown_view"]
 
 
 def test_a_stopped_run_goes_on(given: Path, monkeypatch: pytest.MonkeyPatch) -> None:

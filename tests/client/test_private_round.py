@@ -181,10 +181,12 @@ def test_changed_films_stop_the_run(films: Path, tmp_path: Path) -> None:
     assert SiteRound(settings).answer(task(config, number=2)).refusal == Refusal.LEDGER
 
 
+@pytest.mark.parametrize("killed_after", [1, 3])
 def test_an_interrupted_round_goes_on_from_its_checkpoint(
-    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int
 ) -> None:
-    monkeypatch.setattr(private_round, "_CHECKPOINT_SECONDS", -1.0)
+    if killed_after > 1:  # the first step's is always kept
+        monkeypatch.setattr(private_round, "_CHECKPOINT_SHARE", 1e9)
     config, settings = private(), at_site(films, tmp_path)
 
     class Killed(BaseException):
@@ -192,17 +194,17 @@ def test_an_interrupted_round_goes_on_from_its_checkpoint(
 
     original = private_round.KeptModels.save_private_checkpoint
 
-    def kill_after_three(kept: Any, checkpoint: dict[str, Any]) -> None:
+    def kill(kept: Any, checkpoint: dict[str, Any]) -> None:
         original(kept, checkpoint)
-        if checkpoint["steps"] == 3:
+        if checkpoint["steps"] == killed_after:
             raise Killed
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(private_round.KeptModels, "save_private_checkpoint", kill_after_three)
+        patched.setattr(private_round.KeptModels, "save_private_checkpoint", kill)
         SiteRound(settings).answer(task(config))
-    assert len(steps(settings)) == 3
+    assert len(steps(settings)) == killed_after
     assert SiteRound(settings).answer(task(config)).refusal == ""
-    assert [row["attempt"] for row in steps(settings)] == [1, 1, 1, 2]
+    assert [row["attempt"] for row in steps(settings)] == [1] * killed_after + [2] * (4 - killed_after)
 
 
 def test_a_site_without_training_films_sends_noise(films: Path, tmp_path: Path) -> None:

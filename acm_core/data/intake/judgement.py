@@ -91,6 +91,13 @@ def film_id(path: str, salt: bytes) -> str:
     return hashed(f"film\0{path}", salt)[:16]
 
 
+def unusable_view(view: str | None, unknown_view: str) -> SetAside | None:
+    """Why a film of this view cannot be used, if so; `unknown_view` as in a site's file."""
+    if view is None:
+        return SetAside.UNKNOWN_VIEW if unknown_view == "set_aside" else None
+    return None if view in ("AP", "PA") else SetAside.NOT_FRONTAL
+
+
 def _file(path: str, reading: Reading, listed: Listed | None, salt: bytes, unknown_view: str) -> _File:
     if listed is not None:
         patient = hashed(f"patient\0{listed.patient}", salt)
@@ -98,9 +105,7 @@ def _file(path: str, reading: Reading, listed: Listed | None, salt: bytes, unkno
         patient = reading.patient or hashed(f"patient of\0{path}", salt)
     reason = reading.reason
     if reason is None:
-        view = reading.view or (listed.view if listed is not None else None)
-        if view not in (None, "AP", "PA") or (view is None and unknown_view == "set_aside"):
-            reason = SetAside.NOT_FRONTAL if view is not None else SetAside.UNKNOWN_VIEW
+        reason = unusable_view(reading.view or (listed.view if listed is not None else None), unknown_view)
     # Only what judging needs: a site has many films.
     slim = replace(reading, histogram=(), signature="")
     return _File(path, slim, listed, reason, patient, b64decode(reading.signature))
