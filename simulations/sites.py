@@ -6,8 +6,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from acm_core.config import dump_config
 from acm_core.config.sections import SiteConfig, SitePolicy, SitePrivacy
-from acm_core.files import write_atomically
+from acm_core.files import write_atomically, write_text_atomically
 from acm_core.randomness import stream
 from simulations.phantoms import write_hospital
 from simulations.settings import SimulationConfig
@@ -25,6 +26,8 @@ def prepare_sites(
     config: SimulationConfig, processes: int, progress: Progress, *, resume: bool
 ) -> dict[str, SiteConfig]:
     """Write the synthetic hospitals that are not there yet and return each site's settings.
+
+    The settings also lie in `DATA/sites/RUN/SITE.yaml`, for the commands of the client.
 
     Args:
         resume: keep the sites' privacy ledgers. A simulation that starts anew is another history of the same hospitals,
@@ -51,6 +54,8 @@ def prepare_sites(
         )
         folders[hospital.name] = folder
     sites = {name: _site(config, name, folders[name], processes) for name in config.federation.sites}
+    for name, site in sites.items():
+        write_text_atomically(section.data / "sites" / config.name / f"{name}.yaml", dump_config(site))
     if config.privacy is not None and not resume:
         for site in sites.values():
             for kept in ("privacy", "runs"):

@@ -125,7 +125,7 @@ def newcomer(terminal: Terminal) -> Terminal:
     assert (terminal.folder / "runs/demo/report.html").stat().st_size > 50_000
     assert "report.html" in terminal.type(report)
     page = Path(terminal.type(look).split()[-1])
-    assert page.is_relative_to(terminal.folder / "data/state/federation/A")
+    assert page.is_relative_to(terminal.folder / "data/state/demo/A")
     assert "data:image/png" in page.read_text(encoding="utf-8")
     return terminal
 

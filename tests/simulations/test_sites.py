@@ -11,6 +11,7 @@ from simulated import simulation, simulation_settings, spec
 
 from acm_core.config import SiteConfig
 from acm_core.data.site_films import load_site
+from client.site_file import load_site_file
 from simulations.settings import SimulationConfig
 from simulations.sites import MissingFilmsError, prepare_sites
 
@@ -25,10 +26,11 @@ def prepared(
 
 
 def written(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Everything but the sites' files."""
     return {
         str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.suffix != ".yaml"
     }
 
 
@@ -45,6 +47,13 @@ def test_hospitals_are_written_once_and_with_the_next_seed_anew(tmp_path: Path) 
     _, progress = prepared(simulation(tmp_path, seed=4))
     assert len(progress) == 4
     assert all(content != films.get(name) for name, content in written(tmp_path).items())
+
+
+def test_the_clients_commands_find_a_simulated_site(tmp_path: Path) -> None:
+    config = simulation(tmp_path)
+    sites, _ = prepared(config)
+    folder = config.simulation.data / "sites" / config.name
+    assert {name: load_site_file(folder, name) for name in sites} == sites
 
 
 def test_sites_come_in_the_federations_order(tmp_path: Path) -> None:
