@@ -24,7 +24,7 @@ slow:  ## real processes, kernels compiled, models exported: minutes more
 tutorials: $(INSTALLED)  ## types what docs/tutorials say, with small hospitals (eight minutes)
 	$(BIN)/python -m pytest -q -m tutorial tests/test_tutorials.py
 
-soak: $(INSTALLED)  ## 200 rounds with random kills and cut links (hours); ACM_FED_SOAK_ROUNDS=20 for fewer
+soak: $(INSTALLED)  ## 200 rounds with random kills and cut links (two hours); ACM_FED_SOAK_ROUNDS=20 for fewer
 	$(BIN)/python -m pytest -q -rP -m soak
 
 lint: $(INSTALLED)

@@ -176,7 +176,10 @@ class FederationSection(Section):
     quorum: int = Field(1, ge=1, description="sites whose updates a round needs")
     round_deadline: float = Field(3600.0, gt=0, description="seconds a round may take")
     join_deadline: float = Field(
-        600.0, gt=0, description="seconds to wait for a quorum of connected sites before the run stops"
+        600.0,
+        gt=0,
+        description="seconds to wait, at the start, for all sites to connect; then a quorum is enough, and with less "
+        "the run stops",
     )
     round_attempts: int = Field(
         3, ge=1, description="times a round below quorum is tried before the run fails"
@@ -187,7 +190,7 @@ class FederationSection(Section):
     encoding: Literal["float32", "float16", "int8"] = Field(
         "float32",
         description="how weights travel, as differences to those that both sides have: float32 exactly, float16 in "
-        "half of the bytes, int8 in a quarter, what is rounded away being added to the next",
+        "0.6 of its bytes, int8 in a third, what is rounded away being added to the next",
     )
     average_decay: float = Field(
         0.0,
@@ -343,7 +346,10 @@ Release = Literal["withheld", "coarsened", "exact"]
 class SitePrivacy(Section):
     """What a site permits to be learnt about its patients, and what it has decided to be public about itself."""
 
-    required: bool = Field(True, description="refuse runs without differential privacy")
+    required: bool = Field(
+        True,
+        description="refuse runs without differential privacy, in which counts and metrics below say nothing",
+    )
     unit: PrivacyUnit = Field("patient", description="patient: refuse runs that protect single films only")
     epsilon: float = Field(
         gt=0, description="ε that all runs together may ever cost the training patients; the ledger counts"
@@ -391,7 +397,10 @@ class SitePolicy(Section):
     rounds: int | None = Field(None, ge=1, description="rounds that a run may have; null: any number")
     epochs: int | None = Field(None, ge=1, description="local epochs that a round may have; null: any number")
     minimum_sites: int = Field(
-        1, ge=1, description="sites whose updates have to be in every average: federation.quorum is not below"
+        1,
+        ge=1,
+        description="sites whose updates have to be in every average of what all findings share: federation.quorum is "
+        "not below; a finding's own row is averaged over the sites that label it, which may be one",
     )
     hours: Annotated[str, StringConstraints(pattern=_FROM_TO)] | None = Field(
         None,
@@ -406,7 +415,7 @@ class SitePolicy(Section):
 
 
 class SiteConfig(Section):
-    """A site's own file: paths and what the site does with its films. It never leaves the site."""
+    """A site's own file: paths and what the site does with its films. The file never leaves the site."""
 
     site: SiteName = Field(description="the site's name, which the file is named after")
     films: Path = Field(description="folder of the films, at any depth")

@@ -29,4 +29,6 @@ def make_aggregation(
             return TrimmedMean(reference, findings, finding_rows, attackers=attackers)
         case AggregationConfig(rule="krum", attackers=int(attackers), keep=int(keep)):
             return Krum(reference, findings, finding_rows, attackers=attackers, keep=keep)
-    return FedAvg(reference, findings, finding_rows)
+        case AggregationConfig(rule="fedavg"):
+            return FedAvg(reference, findings, finding_rows)
+    raise NotImplementedError(f"expected a rule that is made here, got {settings.rule}")
