@@ -13,7 +13,7 @@ import torch
 from in_process import run_in_process
 from processes import Command, living, processes_with, wait_for
 from simulated import simulation_settings
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from acm_core.config import dump_config
 from acm_core.config.loading import load_config
@@ -114,9 +114,8 @@ def expect_recomputed(folder: RunFolder, sites: dict[str, SiteConfig]) -> None:
     config = load_config(folder.config, SimulationConfig)
     network = build_classifier(config.model, len(config.findings))
     set_arrays(network, load_arrays(folder.model))
-    films = {
-        name: load_site(site, config.findings, config.model.image_size).test for name, site in sites.items()
-    }
+    loaded = {name: load_site(site, config.findings, config.model.image_size) for name, site in sites.items()}
+    films = {name: of_site.test for name, of_site in loaded.items()}
     scores = {name: predict(network, some, 8, torch.device("cpu"))[0] for name, some in films.items()}
     merged, labels = (
         np.concatenate([*scores.values()]),
@@ -125,12 +124,26 @@ def expect_recomputed(folder: RunFolder, sites: dict[str, SiteConfig]) -> None:
     compared = 0
     for column, finding in enumerate(config.findings):
         for name, some in films.items():
-            of_site = report["sites"][name]["findings"]["federated"][finding]["auroc"]
-            if len(np.unique(some.labels[:, column])) == 2:
-                expected = roc_auc_score(some.labels[:, column], scores[name][:, column])
-                assert of_site["value"] == pytest.approx(expected)
+            of_site = report["sites"][name]["findings"]["federated"][finding]
+            truth, given = some.labels[:, column], scores[name][:, column]
+            if len(np.unique(truth)) == 2:
+                expected = roc_auc_score(truth, given)
+                assert of_site["auroc"]["value"] == pytest.approx(expected)
                 assert f"{expected:.3f}" in page
+                expected = average_precision_score(truth, given)
+                assert of_site["auprc"]["value"] == pytest.approx(expected)
+                assert f"{expected:.3f}" in page
+                for point in of_site["operating_points"]:
+                    called = given >= (2.0 if point["threshold"] is None else point["threshold"])
+                    assert (~called[truth == 0]).mean() >= point["specificity"]
+                    assert point["sensitivity"]["value"] == pytest.approx(called[truth == 1].mean())
                 compared += 1
+            for attribute, groups in report["sites"][name]["subgroups"].items():
+                for group, figures in groups.items():
+                    if (auroc := figures["findings"][finding]["auroc"]) is not None:
+                        there = loaded[name].test_groups[attribute] == group
+                        expected = roc_auc_score(truth[there], given[there])
+                        assert auroc["value"] == pytest.approx(expected, abs=5e-4)
         # Bins of 0.02 in the logit, which the report's curves are made of.
         bins = np.floor(np.log(merged[:, column] / (1 - merged[:, column])) / 0.02)
         curve = report["curves"][finding]["merged"]
@@ -138,6 +151,19 @@ def expect_recomputed(folder: RunFolder, sites: dict[str, SiteConfig]) -> None:
         error = np.abs(calibration_distances(merged[:, column], labels[:, column])).sum() / len(labels)
         assert report["calibration"][finding]["error"] == pytest.approx(error, abs=1e-6)
     assert compared
+    for name, of_site in report["sites"].items():
+        means = [
+            np.mean(
+                [
+                    figures["auroc"]["value"]
+                    for figures in of_site["findings"][model].values()
+                    if figures["auroc"]
+                ]
+            )
+            for model in ("federated", "local_only")
+        ]
+        assert of_site["mean_auroc"]["federated"]["value"] == pytest.approx(means[0]), name
+        assert of_site["gain"]["value"] == pytest.approx(means[0] - means[1]), name
 
 
 def calibration_distances(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
