@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -22,6 +21,7 @@ from acm_core.federated.update import MAX_FILMS, Arrays
 Scalar = int | float | str
 WireFields = dict[str, Scalar]
 _MOST_ROUNDS = 2**53
+_MOST_METRIC = 1e12
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _T = TypeVar("_T", int, str)
 
@@ -59,6 +59,15 @@ class Refusal(StrEnum):
     INTERNAL = "internal"  # anything else: see the site's log
 
 
+class Metric(StrEnum):
+    """What a site says of a round beside its model; nothing else is taken in."""
+
+    TRAIN_LOSS = "train_loss"  # mean over the films of the last local epoch
+    VALIDATION_LOSS = "validation_loss"  # of the model that came, before the round
+    EPSILON = "epsilon"  # that the run has cost the site's units so far
+    NOISE_MULTIPLIER = "noise_multiplier"  # σ of the round's steps
+
+
 class MessageError(ValueError):
     """A message that does not consist of the declared fields."""
 
@@ -88,9 +97,11 @@ class Task:
         """Read a task.
 
         Raises:
-            MessageError: an undeclared or missing field, one of another type, or a round that cannot be.
+            MessageError: an undeclared or missing field, one of another type, a round that cannot be, or an array
+                of anything but numbers.
         """
         _expect_fields(cls, wire)
+        _expect_numbers(arrays)
         try:
             kind = TaskKind(_typed(wire, "kind", str))
         except ValueError as error:
@@ -110,7 +121,7 @@ class Reply:
         refusal: why the task was not done, or "" where it was.
         films: training films behind `arrays`.
         labelled: training films that label each finding, in the order of the run's findings.
-        metrics: name → number, reported a round.
+        metrics: of a round: a Metric's name → number from 0 to 1e12.
         report: JSON object of the evaluation, "" for other tasks.
         audit: hash of the last row of the site's audit log, "" without one.
         arrays: the trained model as `encode` made it, the global one being the base; empty for other tasks.
@@ -151,9 +162,11 @@ class Reply:
         """Read a reply.
 
         Raises:
-            MessageError: an undeclared or missing field, one of another type, or an unknown refusal code.
+            MessageError: an undeclared or missing field, one of another type, an unknown refusal code, a metric that
+                is none, or an array of anything but numbers.
         """
         _expect_fields(cls, wire)
+        _expect_numbers(arrays)
         refusal = _typed(wire, "refusal", str)
         if refusal and refusal not in {code.value for code in Refusal}:
             raise MessageError("expected a known refusal code")
@@ -170,7 +183,7 @@ class Reply:
             refusal=refusal,
             films=films,
             labelled=counts,
-            metrics=_numbers(_typed(wire, "metrics", str)),
+            metrics=_metrics(_typed(wire, "metrics", str)),
             report=_typed(wire, "report", str),
             audit=_hash(wire, "audit"),
             arrays=arrays,
@@ -187,6 +200,12 @@ def _expect_fields(message: type[Task] | type[Reply], wire: Mapping[str, Any]) -
         )
 
 
+def _expect_numbers(arrays: Arrays) -> None:
+    """Of other arrays, dates and records among them, no fingerprint can be taken."""
+    if any(array.dtype.kind not in "biuf" for array in arrays.values()):
+        raise MessageError("expected arrays of numbers, got others")
+
+
 def _typed(wire: Mapping[str, Any], name: str, kind: type[_T]) -> _T:
     value = wire[name]
     if not isinstance(value, kind) or isinstance(value, bool):
@@ -201,14 +220,16 @@ def _hash(wire: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def _numbers(text: str) -> dict[str, float]:
+def _metrics(text: str) -> dict[str, float]:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise MessageError("expected a JSON object in 'metrics'") from error
     if not isinstance(values, dict):
         raise MessageError("expected a JSON object in 'metrics'")
+    if not values.keys() <= set(Metric):
+        raise MessageError(f"expected in 'metrics' no other names than {', '.join(Metric)}")
     for value in values.values():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise MessageError("expected finite numbers in 'metrics'")
-    return {str(name): float(value) for name, value in values.items()}
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST_METRIC:
+            raise MessageError(f"expected numbers from 0 to {_MOST_METRIC:g} in 'metrics'")
+    return {name: float(value) for name, value in values.items()}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acm_core.federated.messages import MessageError, Refusal, Reply, Task, TaskKind
+from acm_core.federated.messages import MessageError, Metric, Refusal, Reply, Task, TaskKind
 
 counts = st.integers(0, 10**6)
 replies = st.builds(
@@ -18,9 +20,7 @@ replies = st.builds(
     refusal=st.sampled_from(["", *(code.value for code in Refusal)]),
     films=counts,
     labelled=st.lists(counts, max_size=5).map(tuple),
-    metrics=st.dictionaries(
-        st.text(max_size=10), st.floats(allow_nan=False, allow_infinity=False), max_size=3
-    ),
+    metrics=st.dictionaries(st.sampled_from(Metric), st.floats(0, 1e12)),
     report=st.text(max_size=30),
 )
 scalars = st.one_of(st.text(max_size=30), st.integers(), st.floats(), st.booleans(), st.lists(st.integers()))
@@ -66,9 +66,17 @@ def test_a_missing_field_is_refused(field: str) -> None:
         ("refusal", "because"),
         ("labelled", "1,x"),
         ("metrics", "[]"),
-        ("metrics", '{"loss": NaN}'),
-        ("metrics", '{"loss": "low"}'),
-        ("metrics", '{"loss": true}'),
+        ("metrics", '{"train_loss": NaN}'),
+        ("metrics", '{"train_loss": 1e999}'),
+        ("metrics", '{"train_loss": 1e13}'),
+        ("metrics", '{"epsilon": -1}'),
+        ("metrics", '{"epsilon": 1' + "0" * 400 + "}"),
+        ("metrics", '{"epsilon": 1' + "0" * 5000 + "}"),
+        ("metrics", '{"train_loss": "low"}'),
+        ("metrics", '{"train_loss": true}'),
+        ("metrics", '{"because": 1.0}'),
+        ("metrics", '{"\\ud800": 1.0}'),
+        ("metrics", '{"train_loss\\u001b[2K": 1.0}'),
         ("metrics", "{"),
         ("patient", "extra"),
     ],
@@ -78,3 +86,14 @@ def test_a_wrong_field_is_refused_without_repeating_it(field: str, value: object
         Reply.from_wire({**Reply("A").to_wire(), field: value}, {})
     assert "because" not in str(caught.value)
     assert "patient" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros(2, "datetime64[s]"), np.zeros(2, object), np.zeros(2, "U3"), np.zeros(2, [("x", "f4")])],
+    ids=["dates", "objects", "text", "records"],
+)
+def test_arrays_of_anything_but_numbers_are_refused(array: npt.NDArray[Any]) -> None:
+    for message in (Task(TaskKind.TRAIN), Reply("A")):
+        with pytest.raises(MessageError, match="expected arrays of numbers"):
+            type(message).from_wire(message.to_wire(), {"encoded": array})
