@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import gc
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
 
+import httpx
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from acm_core.federated.messages import MessageError, Refusal, Reply, Task, TaskKind
+from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
 from server.transport import Answer, Connection, Ticket
+
+log = logging.getLogger("acm_fed.server")
 
 _MESSAGE_TYPES = {
     TaskKind.TRAIN: "train",
@@ -63,26 +67,40 @@ class FlowerTransport:
         return tickets
 
     def receive(self, tickets: Sequence[Ticket]) -> Iterator[Answer]:
+        """Replies that have arrived; what a site sent that cannot be read is a refusal.
+
+        Raises:
+            httpx.HTTPError: the SuperLink does not answer, or not as it should.
+        """
         # One message a call: Flower unpacks all that it is asked for before it hands out the first.
         for ticket in tickets:
-            for message in self._grid.pull_messages([ticket.message]):
-                reply = _read(message, ticket)
+            for reply in self._replies(ticket):
                 yield Answer(ticket, reply, sum(array.nbytes for array in reply.arrays.values()))
-                del message, reply
+                del reply
+
+    def _replies(self, ticket: Ticket) -> list[Reply]:
+        """The reply to a ticket, if it has arrived.
+
+        Flower unpacks in `pull_messages` what the site packed, and a site can pack anything: the kinds of errors that
+        Flower, protobuf and NumPy then raise are no closed list. Their texts are the site's, so none is logged.
+        """
+        try:
+            return [_read(message, ticket) for message in self._grid.pull_messages([ticket.message])]
+        except httpx.HTTPError:
+            raise
+        except Exception as error:
+            log.warning("the reply of %s cannot be read: %s", ticket.site, type(error).__name__)
+            return [Reply(ticket.site, refusal="unreadable")]
 
 
 def _read(message: Message, ticket: Ticket) -> Reply:
-    """The reply in a message; what cannot be read becomes a refusal, whoever it comes from."""
     if message.has_error():
         return Reply(ticket.site, refusal=Refusal.LOST)
-    try:
-        wire = dict(message.content.config_records["reply"])
-        record = message.content.array_records.get("arrays", ArrayRecord())
-        # Taken out: the record would keep the bytes until a garbage collection.
-        arrays = {name: np.asarray(record.pop(name).numpy()) for name in list(record)}
-        reply = Reply.from_wire(wire, arrays)
-    except (MessageError, KeyError, ValueError, TypeError):
-        return Reply(ticket.site, refusal="unreadable")
+    wire = dict(message.content.config_records["reply"])
+    record = message.content.array_records.get("arrays", ArrayRecord())
+    # Taken out: the record would keep the bytes until a garbage collection.
+    arrays = {name: np.asarray(record.pop(name).numpy()) for name in list(record)}
+    reply = Reply.from_wire(wire, arrays)
     if ticket.site and reply.site != ticket.site:
         return Reply(ticket.site, refusal="wrong_site")
     return reply
