@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -19,7 +20,19 @@ from pydantic import (
 
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 SiteName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
+_LONGEST_FINDING = 64
 
+
+def _printable(name: str) -> str:
+    if not (name.isprintable() and 1 <= len(name) <= _LONGEST_FINDING):
+        raise ValueError(
+            f"expected 1 to {_LONGEST_FINDING} printable characters, got {name[:_LONGEST_FINDING]!r}"
+        )
+    return name
+
+
+FindingName = Annotated[str, AfterValidator(_printable)]
+"""Nothing that a terminal obeys or that nobody sees: it stands in logs and on screens of the server and the sites."""
 
 Architecture = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 
@@ -240,7 +253,9 @@ class FederationConfig(Section):
 
     name: RunName = Field(description="of the run, and of its folder in runs/")
     seed: int = Field(0, ge=0, lt=2**31, description="of everything that is drawn")
-    findings: tuple[str, ...] = Field(min_length=1, description="one output of the model each, in this order")
+    findings: tuple[FindingName, ...] = Field(
+        min_length=1, description="one output of the model each, in this order"
+    )
     privacy: OptionalPrivacy = Field(
         description="differential privacy, or off: said in every file, so that nobody trains without it unawares"
     )

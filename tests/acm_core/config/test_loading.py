@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -244,6 +245,9 @@ def test_problems_inside_lists_and_mappings_are_located(tmp_path: Path) -> None:
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
+NAMES = st.text(
+    st.characters(categories=["L", "M", "N", "P", "S"], include_characters=" "), min_size=1, max_size=12
+)
 ABSOLUTE = st.from_regex(r"/[a-zA-Z0-9 _.:#-]{1,20}", fullmatch=True).map(Path)
 SITES = st.lists(
     st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,8}", fullmatch=True), min_size=1, max_size=4, unique=True
@@ -254,7 +258,7 @@ FEDERATIONS = st.builds(
     FederationConfig,
     name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,12}", fullmatch=True),
     seed=st.integers(0, 2**31 - 1),
-    findings=st.lists(TEXT, min_size=1, max_size=4, unique=True),
+    findings=st.lists(NAMES, min_size=1, max_size=4, unique=True),
     privacy=st.just("off"),
     model=MODELS,
     training=st.builds(TrainingConfig, learning_rate=POSITIVE, augment=st.booleans()),
@@ -283,8 +287,29 @@ def test_what_is_dumped_loads_as_the_same(tmp_path: Path, config: Section) -> No
     "text", ["\x85", "\u2028x", "\ufeff", " a ", "a\n b", "1e-3", "0o7", "é", "🫁", "#a: b", ""]
 )
 def test_awkward_text_survives_a_dump(tmp_path: Path, text: str) -> None:
-    config = load_config(write(tmp_path, VALID), FederationConfig).model_copy(update={"findings": (text,)})
-    assert load_config(write(tmp_path, dump_config(config)), FederationConfig) == config
+    folder = Path("/site")
+    columns = LabelMap(columns={"Nodule": text})
+    config = SiteConfig(site="A", films=folder, labels=folder, state=folder, label_map=columns)
+    assert load_config(write(tmp_path, dump_config(config)), SiteConfig) == config
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["No Finding", "Covid-19", "Épanchement pleural", "Masse (> 3 cm)", "Œdème/surcharge", "肺炎", "x" * 64],
+)
+def test_findings_have_the_names_that_people_give_them(tmp_path: Path, name: str) -> None:
+    text = VALID.replace("Pneumonia", json.dumps(name))
+    assert load_config(write(tmp_path, text), FederationConfig).findings[0] == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a\nround 9 done", "\x1b[2K", "\x7f", "\x9b2K", "\u202emalignant", "\u2028", "\t", "x" * 65]
+)
+def test_what_a_terminal_obeys_or_nobody_sees_is_no_finding(tmp_path: Path, name: str) -> None:
+    text = VALID.replace("Pneumonia", json.dumps(name))
+    (said,) = problems(tmp_path, text)
+    assert "findings[0]: expected 1 to 64 printable characters, got" in said
+    assert said.isprintable()
 
 
 LINES = st.lists(
