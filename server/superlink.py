@@ -11,6 +11,7 @@ import secrets
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -18,12 +19,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from flwr.common.serde import fab_to_proto
 from flwr.proto.control_pb2 import (
+    ListNodesRequest,
     ListRunsRequest,
     RegisterNodeRequest,
     StartRunRequest,
     StopRunRequest,
     UnregisterNodeRequest,
 )
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.supercore.constant import NodeStatus
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
@@ -67,7 +71,8 @@ class SuperLink:
 
     def __init__(self, server: ServerSection, state: ServerState, run_folder: Path, logs: Path) -> None:
         self._logs, self._registry = logs, Registry.load(state.registry)
-        self._registered: dict[str, tuple[str, int]] = {}
+        self._nodes: dict[bytes, NodeInfo] = {}
+        self._settled = True  # whether these are the nodes that the SuperLink has
         self._asked = time.monotonic()
         self._run = 0
         self.loopback = f"{LOOPBACK}:{free_port()}"
@@ -170,20 +175,41 @@ class SuperLink:
             RegistryError
         ):  # the commands that wrote it, and the next start, say what is wrong
             self._registry = self._registry.newest()
-        wanted = {site.name: site.public_key for site in self._registry.active()}
-        new: list[str] = []
-        gone: list[str] = []
-        with contextlib.suppress(httpx.HTTPError):
-            for site, (key, node) in list(self._registered.items()):
-                if wanted.get(site) != key:
-                    self._control.UnregisterNode(UnregisterNodeRequest(node_id=node))
-                    del self._registered[site]
-                    gone.append(site)
-            for site in sorted(wanted.keys() - self._registered.keys()):
-                request = RegisterNodeRequest(public_key=_flower_key(wanted[site]), name=site)
-                self._registered[site] = (wanted[site], self._control.RegisterNode(request).node_id)
-                new.append(site)
+        wanted = {_flower_key(site.public_key): site.name for site in self._registry.active()}
+        before = self._nodes
+        if not self._settled or wanted.keys() != before.keys():
+            self._settled = False
+            with contextlib.suppress(httpx.HTTPError):
+                self._nodes = self._listed()
+                self._unregister_others(wanted)
+                self._register_missing(wanted)
+                self._settled = True
+        new = sorted(self._nodes[key].name for key in self._nodes.keys() - before.keys())
+        gone = sorted(before[key].name for key in before.keys() - self._nodes.keys())
         return new, gone
+
+    def _unregister_others(self, wanted: Mapping[bytes, str]) -> None:
+        nodes = [node.node_id for key, node in self._nodes.items() if key not in wanted]
+        for node in nodes:
+            with contextlib.suppress(httpx.HTTPError):
+                self._control.UnregisterNode(UnregisterNodeRequest(node_id=node))
+        if nodes:
+            self._nodes = self._listed()
+
+    def _register_missing(self, wanted: Mapping[bytes, str]) -> None:
+        """A site whose former key is still there has to wait: a name is one node's."""
+        names = {node.name for node in self._nodes.values()}
+        missing = {key: site for key, site in wanted.items() if site not in names}
+        for key, site in missing.items():
+            with contextlib.suppress(httpx.HTTPError):
+                self._control.RegisterNode(RegisterNodeRequest(public_key=key, name=site))
+        if missing:
+            self._nodes = self._listed()
+
+    def _listed(self) -> dict[bytes, NodeInfo]:
+        """Key → node, as the SuperLink has them: an answer to a change may be lost after the change was made."""
+        nodes = self._control.ListNodes(ListNodesRequest()).nodes_info
+        return {node.public_key: node for node in nodes if node.status != NodeStatus.UNREGISTERED}
 
     def start_run(self) -> int:
         """Submit the run and return its Flower id.
