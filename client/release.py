@@ -10,7 +10,7 @@ from acm_core.config.sections import FederationConfig, Release, SitePrivacy
 from client.evaluation import Report
 
 _STEP = 50  # films or patients that a coarsened count is rounded down to
-_DIGITS = 2
+_DIGITS_COARSENED, _DIGITS = 2, 3
 _NO_DETAIL: dict[str, Any] = {
     "operating_points": [],
     "calibration": None,
@@ -88,10 +88,12 @@ def _count(count: int, policy: Release) -> int | None:
 
 
 def _figure(estimate: Mapping[str, Any] | None, policy: SitePrivacy) -> dict[str, Any] | None:
-    if estimate is None or policy.metrics == "exact":
+    """All its digits beside exact counts alone: an AUROC is a fraction that only few counts of films make."""
+    if estimate is None or policy.counts == policy.metrics == "exact":
         return None if estimate is None else dict(estimate)
+    digits = _DIGITS if policy.metrics == "exact" else _DIGITS_COARSENED
     rounded = {
-        name: None if estimate[name] is None else round(estimate[name], _DIGITS)
+        name: None if estimate[name] is None else round(estimate[name], digits)
         for name in ("value", "low", "high", "standard_error")
     }
     return {**rounded, "dropped": 0}

@@ -55,7 +55,8 @@ def evaluate_groups(
     A finding has an AUROC in a group where at least `smallest` patients there have a film labelled 1, and as many one
     labelled 0. Where one group of an attribute is too small, the counts of all of them are withheld: with the whole's,
     which is known, the others' would give away the smallest's. An AUROC is a fraction over twice the pairs of films,
-    and all its digits would give the counts away as well: three are shown.
+    and all its digits would give the counts away as well: three are shown. So would the
+    number of dropped resamples, which is 0 here.
 
     Args:
         groups: N, each film's group.
@@ -102,9 +103,8 @@ def _rounded(estimate: Estimate | None) -> Estimate | None:
         return None
     names = ("value", "low", "high", "standard_error")
     figures = {name: getattr(estimate, name) for name in names}
-    return replace(
-        estimate, **{name: round(figure, 3) for name, figure in figures.items() if figure is not None}
-    )
+    rounded = {name: round(figure, 3) for name, figure in figures.items() if figure is not None}
+    return replace(estimate, **rounded, dropped=0)
 
 
 def _unlabelled(metrics: FindingMetrics) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -77,11 +78,19 @@ def test_nothing_by_which_films_can_be_counted_leaves_unless_counts_and_figures_
     assert read_report(json.dumps(kept), FINDINGS).metrics == metrics
 
 
-def test_counts_are_withheld_beside_exact_figures() -> None:
-    kept = released(REPORT, policy(metrics="exact"))
-    finding = kept["models"]["federated"]["findings"][FINDINGS[0]]
-    assert (finding["positives"], finding["negatives"]) == (None, None)
-    assert finding["auroc"] == REPORT["models"]["federated"]["findings"][FINDINGS[0]]["auroc"]
+@pytest.mark.parametrize("counts", ["withheld", "coarsened"])
+def test_exact_figures_do_not_give_away_counts_that_are_not_exact(counts: str) -> None:
+    auroc = 6461 / 7807
+    exact = {**estimate(auroc), "dropped": 3}
+    assert Fraction(auroc).limit_denominator(10**6).denominator == 37 * 211  # positives and negatives
+    given = {**REPORT, "models": {"federated": model(exact, exact)}}
+    kept = released(given, policy(counts=counts, metrics="exact"))["models"]["federated"]
+    finding = kept["findings"][FINDINGS[0]]
+    for figure in (finding["auroc"], finding["auprc"], kept["mean_auroc"], kept["gain"]):
+        assert figure["value"] == 0.828
+        assert figure["dropped"] == 0
+        assert all(number == round(number, 3) for number in figure.values())
+    assert (finding["positives"] is None) == (counts == "withheld")
 
 
 def test_the_report_given_is_not_changed() -> None:

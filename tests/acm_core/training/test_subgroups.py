@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from acm_core.groups import GROUPS, GroupName, age_band
+from acm_core.training.metrics import evaluate_findings
 from acm_core.training.subgroups import evaluate_groups
 
 FINDINGS = ("Nodule", "Fracture")
@@ -51,6 +52,26 @@ def test_one_small_group_withholds_the_counts_of_all() -> None:
         labels, labels, np.arange(40), ("Nodule",), groups, smallest=5, resamples=0, seed=1
     )
     assert all(group.patients is None and group.films is None for group in withheld.values())
+
+
+def test_how_many_resamples_lack_a_class_is_not_said_of_a_group() -> None:
+    labels, films = np.repeat([1.0, 0.0], [2, 8])[:, None], 10
+    measured = evaluate_findings(labels, labels, np.arange(films), ("Nodule",), resamples=100, seed=1)
+    assert measured["Nodule"].auroc is not None
+    assert measured["Nodule"].auroc.dropped > 0
+    shown = evaluate_groups(
+        labels,
+        labels,
+        np.arange(films),
+        ("Nodule",),
+        np.array(["F"] * films),
+        smallest=2,
+        resamples=100,
+        seed=1,
+    )
+    auroc = shown["F"].findings["Nodule"].auroc
+    assert auroc is not None
+    assert auroc.dropped == 0
 
 
 def test_a_shown_auroc_does_not_give_withheld_counts_away() -> None:
