@@ -7,6 +7,8 @@ from copy import deepcopy
 from typing import Any
 
 from acm_core.config.sections import FederationConfig, Release, SitePrivacy
+from acm_core.training.metrics import Estimate
+from acm_core.training.rounding import rounded_outward
 from client.evaluation import Report
 
 _STEP = 50  # films or patients that a coarsened count is rounded down to
@@ -92,11 +94,7 @@ def _figure(estimate: Mapping[str, Any] | None, policy: SitePrivacy) -> dict[str
     if estimate is None or policy.counts == policy.metrics == "exact":
         return None if estimate is None else dict(estimate)
     digits = _DIGITS if policy.metrics == "exact" else _DIGITS_COARSENED
-    rounded = {
-        name: None if estimate[name] is None else round(estimate[name], digits)
-        for name in ("value", "low", "high", "standard_error")
-    }
-    return {**rounded, "dropped": 0}
+    return rounded_outward(Estimate(**estimate), digits).to_dict()
 
 
 def _noised(value: float | None) -> dict[str, Any] | None:

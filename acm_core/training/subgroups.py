@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from acm_core.training.metrics import Estimate, FindingMetrics, Floats, Ints, evaluate_findings
+from acm_core.training.rounding import rounded_outward
+
+_DIGITS = 3
 
 
 @dataclass(frozen=True)
@@ -99,12 +102,7 @@ def evaluate_groups(
 
 
 def _rounded(estimate: Estimate | None) -> Estimate | None:
-    if estimate is None:
-        return None
-    names = ("value", "low", "high", "standard_error")
-    figures = {name: getattr(estimate, name) for name in names}
-    rounded = {name: round(figure, 3) for name, figure in figures.items() if figure is not None}
-    return replace(estimate, **rounded, dropped=0)
+    return None if estimate is None else rounded_outward(estimate, _DIGITS)
 
 
 def _unlabelled(metrics: FindingMetrics) -> bool:

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from hospitals import FINDINGS
-from reports import estimate, model, report
+from reports import estimate, metrics, model, report
 
 from acm_core.config.sections import SitePrivacy
 from acm_core.federated.report import read_report
 from client.release import figures_leave, noised_model, released
+from server.report.content import site_sentence
 
 REPORT: dict[str, Any] = {
     **report(
@@ -51,7 +52,18 @@ def test_coarsened_counts_are_rounded_down() -> None:
     assert kept["set_aside"] == {"blank": 0, "lateral": 50}
     figure = kept["models"]["federated"]["findings"][FINDINGS[0]]
     assert (figure["positives"], figure["negatives"]) == (0, 0)
-    assert figure["auroc"] == {"value": 0.81, "low": 0.74, "high": 0.88, "standard_error": 0.03, "dropped": 0}
+    assert figure["auroc"] == {"value": 0.81, "low": 0.74, "high": 0.89, "standard_error": 0.04, "dropped": 0}
+
+
+def test_coarsening_does_not_make_a_verdict_certain() -> None:
+    figures = {"value": 0.006, "low": 0.002, "high": 0.014, "standard_error": 0.004, "dropped": 0}
+    given = {**REPORT, "models": {**REPORT["models"], "federated": model(estimate(0.8), figures)}}
+    kept = released(given, policy(metrics="coarsened"))
+    gain = kept["models"]["federated"]["gain"]
+    assert gain == {"value": 0.01, "low": 0.0, "high": 0.02, "standard_error": 0.01, "dropped": 0}
+    summary = metrics({"A": kept, "B": kept})
+    assert summary["answer"].startswith("These films do not settle whether training together helps")
+    assert site_sentence(kept).startswith("This site's test films do not settle")
 
 
 def test_exact_is_as_it_was() -> None:
