@@ -7,11 +7,11 @@ from copy import deepcopy
 from typing import Any
 
 from acm_core.config.sections import FederationConfig, Release, SitePrivacy
+from acm_core.federated.report import COUNT_STEP
 from acm_core.training.metrics import Estimate
 from acm_core.training.rounding import rounded_outward
 from client.evaluation import Report
 
-_STEP = 50  # films or patients that a coarsened count is rounded down to
 _DIGITS_COARSENED, _DIGITS = 2, 3
 _NO_DETAIL: dict[str, Any] = {
     "operating_points": [],
@@ -57,7 +57,7 @@ def released(report: Report, policy: SitePrivacy) -> Report:
                 finding[name] = _figure(finding[name], policy)
         for name in ("mean_auroc", "gain"):
             model[name] = _figure(model[name], policy)
-    return {**kept, "metrics": policy.metrics}
+    return {**kept, "metrics": policy.metrics, "counts": policy.counts}
 
 
 def noised_model(findings: Mapping[str, float | None]) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def _count(count: int, policy: Release) -> int | None:
         case "withheld":
             return None
         case "coarsened":
-            return count // _STEP * _STEP
+            return count // COUNT_STEP * COUNT_STEP
         case "exact":
             return count
 

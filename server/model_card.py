@@ -8,7 +8,7 @@ from typing import Any
 
 from acm_core.config.sections import FederationConfig
 from acm_core.files import write_text_atomically
-from server.results import interval_text, privacy_statement
+from server.results import interval_text, nothing_known, privacy_statement, rounded_counts
 
 _HEADINGS = {"local_only": "local-only", "federated": "federated (this model)", "pooled": "pooled"}
 
@@ -65,6 +65,8 @@ def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
             f"| {site} | {_count(report['training_films'])} | {_count(report['films'])} | "
             f"{_count(report['patients'])} | {aside} |"
         )
+    if rounded := rounded_counts(metrics):
+        lines += ["", rounded]
     if metrics["not_evaluated"]:
         lines += ["", f"Not evaluated: {', '.join(metrics['not_evaluated'])}."]
     lines += ["", "## Results: AUROC on each site's test films (95 % patient-bootstrap interval)", ""]
@@ -96,12 +98,12 @@ def _results(metrics: dict[str, Any]) -> list[str]:
         models = report["models"]
         for finding in metrics["findings"]:
             figures = {name: models[name]["findings"][finding] for name in models}
-            counts = next(iter(figures.values()), {"positives": 0, "negatives": 0})
-            if counts["positives"] == counts["negatives"] == 0:
+            if all(map(nothing_known, figures.values())):
                 continue
             cells = " | ".join(
                 interval_text(figures[name]["auroc"]) if name in figures else "–" for name in names
             )
+            counts = next(iter(figures.values()))
             both = f"{_count(counts['positives'])} / {_count(counts['negatives'])}"
             rows.append(f"| {site} | {finding} | {both} | {cells} |")
     means = " | ".join(interval_text(metrics["mean_over_sites"][name]) for name in names)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from acm_core.config.sections import FederationConfig
+from acm_core.federated.report import COUNT_STEP
 from acm_core.installation import software
 from acm_core.training.histograms import ScoreHistogram
 from acm_core.training.metrics import mean_over_sites
@@ -106,6 +107,23 @@ def federated_histograms(metrics: Mapping[str, Any], finding: str) -> dict[str, 
         for site, figures in federated_findings(metrics, finding).items()
         if figures["histogram"] is not None
     }
+
+
+def nothing_known(finding: Mapping[str, Any]) -> bool:
+    """Whether a site can say nothing of a model and a finding: no figure, and no film that it counts."""
+    return (
+        not finding["defined"]
+        and finding["auroc"] is None
+        and finding["positives"] == finding["negatives"] == 0
+    )
+
+
+def rounded_counts(metrics: Mapping[str, Any]) -> str:
+    """Whose numbers of films are not what they seem, in a sentence; empty where nobody's are."""
+    sites = [site for site, report in metrics["sites"].items() if report.get("counts") == "coarsened"]
+    if not sites:
+        return ""
+    return f"Numbers of films and patients at {', '.join(sites)} are rounded down to steps of {COUNT_STEP}."
 
 
 def interval_text(estimate: Mapping[str, Any] | None) -> str:

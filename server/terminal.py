@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from server.events import Event
+from server.results import nothing_known, rounded_counts
 
 
 class Terminal:
@@ -148,9 +149,9 @@ def results_table(metrics: dict[str, Any]) -> Table:
     for site, report in metrics["sites"].items():
         for finding in metrics["findings"]:
             rows = {name: model["findings"][finding] for name, model in report["models"].items()}
-            first = next(iter(rows.values()), {"positives": 0, "negatives": 0})
-            if first["positives"] == first["negatives"] == 0:
+            if all(map(nothing_known, rows.values())):
                 continue
+            first = next(iter(rows.values()))
             cells = [_cell(rows[name]["auroc"]) if name in rows else "–" for name in names]
             counts = "/".join("?" if n is None else str(n) for n in (first["positives"], first["negatives"]))
             table.add_row(Text(site), Text(finding), counts, *cells)
@@ -179,6 +180,8 @@ def _bound(value: float) -> str:
 def print_results(console: Console, metrics: dict[str, Any], folder: Path) -> None:
     """The table, the answer in a sentence and where the files are."""
     console.print(results_table(metrics))
+    if rounded := rounded_counts(metrics):
+        console.print(rounded, highlight=False, markup=False)
     console.print(metrics["privacy"]["short"], highlight=False, markup=False)
     if metrics["answer"]:
         console.print(metrics["answer"], highlight=False, markup=False)

@@ -8,11 +8,14 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from acm_core.config.sections import Release
 from acm_core.federated.messages import MessageError
 from acm_core.groups import Attribute, GroupName
 from acm_core.training.histograms import BINS
 
 MAX_BYTES = 4 * 2**20
+COUNT_STEP = 50
+"""Films or patients that a coarsened count is rounded down to."""
 
 Count = Annotated[int, Field(ge=0, le=10_000_000)]
 ReasonCode = Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,32}$")]
@@ -127,7 +130,8 @@ class SiteReport(_Declared):
     Attributes:
         films, patients, training_films: of the test split, and of the training split; None: withheld.
         set_aside: reason code → files that cannot be used; those that are withheld are missing.
-        metrics: how the site lets its figures leave under differential privacy.
+        metrics, counts: how the site lets its figures, and its numbers of films and patients, leave under differential
+            privacy.
         fingerprint: of the site's dataset; None: withheld.
         smallest_group: patients below which the site withholds a group's figures.
     """
@@ -138,6 +142,7 @@ class SiteReport(_Declared):
     set_aside: dict[ReasonCode, Count]
     models: dict[ModelName, ModelReport]
     metrics: Literal["withheld", "coarsened", "noised", "exact"] = "exact"
+    counts: Release = "exact"
     fingerprint: Sha256 | None = None
     smallest_group: Count | None = None
 

@@ -73,6 +73,7 @@ def _site(report: Mapping[str, Any]) -> Content:
             for name in ("films", "patients", "training_films", "set_aside", "fingerprint", "smallest_group")
         },
         "released": report["metrics"],
+        "counts": report.get("counts", "exact"),
         "sentence": site_sentence(report),
         "gain": federated and federated["gain"],
         "mean_auroc": {name: models[name]["mean_auroc"] for name in MODELS if name in models},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from acm_core.federated.report import COUNT_STEP
 from acm_core.groups import GROUPS
 from server.pages import pages
 from server.report import charts
@@ -23,6 +24,7 @@ def render(content: Content) -> str:
         **content,
         headings={model: HEADINGS[model] for model in MODELS if model in content["mean_over_sites"]},
         groups=GROUPS,
+        count_step=COUNT_STEP,
         forest=_forest(content),
         losses={title: _losses(content, name) for title, name in charts.LOSSES.items()},
         drawings={finding: _drawings(content, finding) for finding in content["findings"]},

@@ -40,6 +40,7 @@ def test_by_default_nothing_leaves() -> None:
         "set_aside": {},
         "models": {},
         "metrics": "withheld",
+        "counts": "withheld",
         "fingerprint": None,
         "smallest_group": 10,
     }
@@ -50,6 +51,7 @@ def test_coarsened_counts_are_rounded_down() -> None:
     kept = released(REPORT, policy(counts="coarsened", metrics="coarsened"))
     assert (kept["films"], kept["patients"], kept["training_films"]) == (100, 50, 500)
     assert kept["set_aside"] == {"blank": 0, "lateral": 50}
+    assert read_report(json.dumps(kept), FINDINGS).counts == "coarsened"
     figure = kept["models"]["federated"]["findings"][FINDINGS[0]]
     assert (figure["positives"], figure["negatives"]) == (0, 0)
     assert figure["auroc"] == {"value": 0.81, "low": 0.74, "high": 0.89, "standard_error": 0.04, "dropped": 0}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from hospitals import federation
-from reports import estimate, metrics, model, report
+from reports import coarsened, estimate, metrics, model, report
 
 from acm_core.config.sections import FederationConfig
 from server.model_card import model_card, write_model_card
@@ -82,6 +82,13 @@ def test_a_finding_that_no_film_of_a_site_is_labelled_for_has_no_row() -> None:
     text = card(federation(), A=alone)
     assert "| A | Lung Opacity |" in text
     assert "| A | Pleural Effusion |" not in text
+
+
+def test_a_site_that_rounds_its_counts_down_to_none_keeps_its_figures() -> None:
+    text = card(federation(), A=coarsened(), B=report(federated=model(estimate(0.7))))
+    assert "| A | Lung Opacity | 0 / 0 | 0.800 (0.60–1.00) |" in text
+    assert "\nNumbers of films and patients at A are rounded down to steps of 50.\n" in text
+    assert "rounded down" not in card(federation())
 
 
 def test_the_answer_stands_in_the_card_as_in_the_metrics() -> None:

@@ -14,7 +14,7 @@ from browser import SIZES, address_of, chromium, expect_readable, opened
 from hospitals import FINDINGS, federation
 from hypothesis import given
 from hypothesis import strategies as st
-from reports import estimate, model, report
+from reports import coarsened, estimate, model, report
 from runs import finished_run
 
 from acm_core.audit_events import ReplyRefused, SiteMissing, SiteRefused
@@ -171,6 +171,12 @@ def test_a_private_run_says_what_is_protected_and_what_was_spent(tmp_path: Path)
     assert "Not covered: which site it is" in page
     assert "1.500" in page
     assert "The site withholds its figures." in page
+
+
+def test_a_site_that_rounds_its_counts_says_so(tmp_path: Path) -> None:
+    page = render(report_content(finished_run(tmp_path, {"A": coarsened(), "B": helped()}), None))
+    assert "50 test films of 50 patients; the site's counts are rounded down to steps of 50." in page
+    assert page.count("rounded down") == 1
 
 
 def test_a_site_that_noises_its_figures(tmp_path: Path) -> None:

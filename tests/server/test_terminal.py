@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from hospitals import federation
-from reports import estimate, metrics, model, report
+from reports import coarsened, estimate, metrics, model, report
 from rich.console import Console
 
 from acm_core.federated.messages import TaskKind
@@ -215,6 +215,15 @@ def test_a_site_with_positives_only_is_not_defined_and_never_one_half() -> None:
     assert len(rows) == 2
     assert all(row.endswith("5/0 not defined") for row in (" ".join(row.split()) for row in rows))
     assert "0.50" not in text
+
+
+def test_a_site_that_rounds_its_counts_down_to_none_keeps_its_figures(tmp_path: Path) -> None:
+    output = io.StringIO()
+    print_results(Console(file=output, width=80), metrics({"A": coarsened()}), tmp_path)
+    text = " ".join(output.getvalue().split())
+    assert "A Lung Opacity 0/0 0.80 (.60–1.0)" in text
+    assert "Numbers of films and patients at A are rounded down to steps of 50." in text
+    assert "rounded down" not in rendered(metrics({"A": report(federated=model(estimate(0.8)))}))
 
 
 def test_where_nothing_is_defined_the_table_says_so() -> None:

@@ -69,6 +69,29 @@ def report(**models: dict[str, Any]) -> dict[str, Any]:
         "fingerprint": "0a" * 32,
         "smallest_group": 10,
         "metrics": "exact",
+        "counts": "exact",
+    }
+
+
+def coarsened() -> dict[str, Any]:
+    """The report of a site with 40 and 45 films of the two classes, its counts rounded down to steps of 50."""
+    whole = report(federated=model(estimate(0.8)))
+    for finding in whole["models"]["federated"]["findings"].values():
+        finding |= {
+            "positives": 0,
+            "negatives": 0,
+            "operating_points": [],
+            "calibration": None,
+            "histogram": None,
+        }
+    whole["models"]["federated"]["subgroups"] = {}
+    return {
+        **whole,
+        "films": 50,
+        "patients": 50,
+        "training_films": 200,
+        "counts": "coarsened",
+        "fingerprint": None,
     }
 
 

@@ -49,6 +49,7 @@ def report(**changes: Any) -> str:
         "set_aside": {"blank": 1},
         "models": {"federated": MODEL},
         "metrics": "exact",
+        "counts": "coarsened",
         "fingerprint": "0a" * 32,
         "smallest_group": 10,
     }
@@ -57,6 +58,12 @@ def report(**changes: Any) -> str:
 
 def test_a_whole_report_comes_back_as_it_was() -> None:
     assert read_report(report(), ["Nodule"]).model_dump(mode="json") == json.loads(report())
+
+
+def test_a_report_of_before_sites_said_how_their_counts_leave_is_readable() -> None:
+    former = json.loads(report())
+    del former["counts"]
+    assert read_report(json.dumps(former), ["Nodule"]).counts == "exact"
 
 
 @pytest.mark.parametrize(
@@ -73,6 +80,7 @@ def test_a_whole_report_comes_back_as_it_was() -> None:
         report(models={"federated": {**MODEL, "mean_auroc": {**ESTIMATE, "value": float("nan")}}}),
         report(models={"federated": {**MODEL, "mean_auroc": {**ESTIMATE, "value": 1.5}}}),
         report(fingerprint="Müller"),
+        report(counts="Müller"),
         report(models={"federated": {**MODEL, "subgroups": {"name": {"F": GROUP}}}}),
         report(models={"federated": {**MODEL, "subgroups": {"sex": {"Müller": GROUP}}}}),
         report(models={"federated": {**MODEL, "subgroups": {"sex": {"F": {**GROUP, "films": -1}}}}}),
