@@ -8,7 +8,7 @@ from typing import Any
 
 from acm_core.config.sections import FederationConfig
 from acm_core.files import write_text_atomically
-from server.results import interval_text, nothing_known, privacy_statement, rounded_counts
+from server.results import interval_text, not_proved, nothing_known, privacy_statement, rounded_counts
 
 _HEADINGS = {"local_only": "local-only", "federated": "federated (this model)", "pooled": "pooled"}
 
@@ -75,8 +75,9 @@ def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
         lines += ["", metrics["answer"]]
     lines += [
         "",
-        '"Not defined": the site\'s test films lack one of the two classes. The mean is over the sites with a defined '
-        "AUROC, each counted once; its interval speaks of other patients of these sites, not of other hospitals.",
+        f'"Not defined": the site\'s test films lack one of the two classes{not_proved(metrics)}. The mean is over the '
+        "sites with a defined AUROC, each counted once; its interval speaks of other patients of these sites, not of "
+        "other hospitals.",
         "",
         *_by_group(metrics),
         "",

@@ -126,6 +126,12 @@ def rounded_counts(metrics: Mapping[str, Any]) -> str:
     return f"Numbers of films and patients at {', '.join(sites)} are rounded down to steps of {COUNT_STEP}."
 
 
+def not_proved(metrics: Mapping[str, Any]) -> str:
+    """What "not defined" means at sites that noise their figures, to go on with after what it means elsewhere."""
+    sites = [site for site, report in metrics["sites"].items() if report["metrics"] == "noised"]
+    return f"; at {', '.join(sites)}: the noised counts do not prove that there are both" if sites else ""
+
+
 def interval_text(estimate: Mapping[str, Any] | None) -> str:
     """`0.812 (0.74–0.87)`, or what is missing: the interval, or the value because a class is missing."""
     if estimate is None:

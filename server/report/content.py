@@ -20,12 +20,15 @@ from server.results import (
     difference_text,
     federated_findings,
     federated_histograms,
+    not_proved,
     privacy_in_short,
     privacy_statement,
 )
 from server.run_folder import FinishedRun, RunFolder
 
 Content = dict[str, Any]
+
+_SILENCES = {"withheld": "withholds its figures", "no test films": "has no test films"}
 
 
 def report_content(folder: RunFolder, state: ServerState | None) -> Content:
@@ -51,7 +54,9 @@ def report_content(folder: RunFolder, state: ServerState | None) -> Content:
         "mean_over_sites": metrics["mean_over_sites"],
         "sites": {site: _site(report) for site, report in metrics["sites"].items()},
         "not_evaluated": metrics["not_evaluated"],
+        "not_proved": not_proved(metrics),
         "crosswise": metrics.get("crosswise"),
+        "counted": sorted({site for one in config.findings for site in federated_histograms(metrics, one)}),
         "curves": {finding: _curves(metrics, finding) for finding in config.findings},
         "calibration": {finding: _calibration(metrics, finding) for finding in config.findings},
         "rounds": run.records,
@@ -75,6 +80,7 @@ def _site(report: Mapping[str, Any]) -> Content:
         "released": report["metrics"],
         "counts": report.get("counts", "exact"),
         "sentence": site_sentence(report),
+        "silence": _silence(report),
         "gain": federated and federated["gain"],
         "mean_auroc": {name: models[name]["mean_auroc"] for name in MODELS if name in models},
         "findings": {name: models[name]["findings"] for name in MODELS if name in models},
@@ -92,8 +98,13 @@ def site_sentence(report: Mapping[str, Any]) -> str:
     """What training together gave a site, in plain words and no more than its figures show."""
     federated = report["models"].get("federated")
     if federated is None:
-        return "The site withholds its figures."
+        return f"The site {_SILENCES[_silence(report)]}."
     mean, gain = federated["mean_auroc"], federated["gain"]
+    if mean is None and report["metrics"] == "noised":
+        return (
+            "The site's noised counts do not prove for any finding that there are films with and without it: nothing "
+            "can be said here."
+        )
     if mean is None:
         return (
             "No finding has films with and without it among this site's test films: nothing can be said here."
@@ -110,6 +121,13 @@ def site_sentence(report: Mapping[str, Any]) -> str:
     if gain["high"] < 0:
         return f"Training together hurt this site. {text}"
     return f"This site's test films do not settle whether training together helped it. {text}"
+
+
+def _silence(report: Mapping[str, Any]) -> str:
+    """Why a site reports no figures; empty where it does."""
+    if "federated" in report["models"]:
+        return ""
+    return "withheld" if report["metrics"] == "withheld" else "no test films"
 
 
 def _with_interval(estimate: Mapping[str, Any]) -> str:
@@ -217,7 +235,39 @@ def _privacy(config: FederationConfig, metrics: Mapping[str, Any]) -> Content:
         "statement": privacy_statement(config),
         "settings": None if config.privacy is None else config.privacy.model_dump(mode="json"),
         "spent": metrics["privacy"]["spent"],
+        "left": _left(config, metrics),
     }
+
+
+def _left(config: FederationConfig, metrics: Mapping[str, Any]) -> str:
+    """What left the sites of a run, in a sentence."""
+    figures = f"the counts and figures that stand in this report{_left_of_local_only(metrics)}"
+    if config.privacy is None:
+        left = (
+            "Every site's weights left it, with the number of its training films and of those labelled for each "
+            f"finding, its losses, and {figures}"
+        )
+    else:
+        left = (
+            "Every site's noised weights left it, with the population that it has made public in place of numbers of "
+            f"training films, σ, ε by its ledger, and, as far as its file permits, {figures}"
+        )
+    return f"{left}; no film, name or patient's number did."
+
+
+def _left_of_local_only(metrics: Mapping[str, Any]) -> str:
+    """What left of the models trained alone and does not stand in the report."""
+    findings = [
+        finding
+        for report in metrics["sites"].values()
+        for finding in report["models"].get("local_only", {"findings": {}})["findings"].values()
+    ]
+    if not findings:
+        return ""
+    more = ""
+    if any(finding["histogram"] for finding in findings):
+        more = ", sensitivity at fixed specificity, calibration and numbers of test films by score"
+    return f", and of the models that sites trained alone also average precision{more}, which stand in metrics.json"
 
 
 def _security(config: FederationConfig, state: ServerState) -> Content:

@@ -10,6 +10,7 @@ from hospitals import federation
 from reports import coarsened, estimate, metrics, model, report
 
 from acm_core.config.sections import FederationConfig
+from client.release import noised_model
 from server.model_card import model_card, write_model_card
 
 
@@ -131,6 +132,19 @@ def test_a_private_run_says_what_is_promised_what_is_not_and_what_it_cost() -> N
     assert "each film (not of a patient with several)" in card(
         federation(privacy={**privacy, "unit": "film"}, model={"norm": "group"})
     )
+
+
+def test_not_defined_is_not_said_to_be_a_lack_of_films_where_counts_are_noised() -> None:
+    noised = {
+        **report(federated=noised_model(dict.fromkeys(("Lung Opacity", "Pleural Effusion")))),
+        "metrics": "noised",
+    }
+    text = card(federation(), A=noised, B=report(federated=model(None)))
+    assert (
+        '"Not defined": the site\'s test films lack one of the two classes; at A: the noised counts do not'
+        in text
+    )
+    assert "noised counts" not in card(federation())
 
 
 def test_groups_that_are_withheld_are_not_made_up() -> None:

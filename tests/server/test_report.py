@@ -19,11 +19,12 @@ from runs import finished_run
 
 from acm_core.audit_events import ReplyRefused, SiteMissing, SiteRefused
 from acm_core.audit_log import AuditLog
+from acm_core.config.sections import SitePrivacy
 from acm_core.federated.messages import Refusal, TaskKind
 from acm_core.federated.report import read_report
 from acm_core.federated.update import RefusalReason
 from acm_core.trust import keys
-from client.release import noised_model
+from client.release import noised_model, released
 from server.authority import ServerState
 from server.registry import Registry
 from server.report.__main__ import main
@@ -118,7 +119,13 @@ def test_an_attribute_in_which_all_films_are_alike_is_said_in_words(tmp_path: Pa
             "Federated, mean AUROC 0.800 (0.600 to 1.000). The site did not",
         ),
         (report(federated=model(None)), "No finding has films with and without it"),
-        (report(), "The site withholds its figures."),
+        (
+            {**report(federated=noised_model(dict.fromkeys(FINDINGS))), "metrics": "noised"},
+            "The site's noised counts do not prove for any finding that there are films with and without it",
+        ),
+        ({**report(), "metrics": "withheld"}, "The site withholds its figures."),
+        ({**report(), "films": 0, "patients": 0}, "The site has no test films."),
+        ({**report(), "films": None, "counts": "withheld"}, "The site has no test films."),
     ],
 )
 def test_a_sentence_says_no_more_than_the_figures(of_site: dict[str, Any], begins: str) -> None:
@@ -173,6 +180,47 @@ def test_a_private_run_says_what_is_protected_and_what_was_spent(tmp_path: Path)
     assert "The site withholds its figures." in page
 
 
+def test_what_is_said_to_have_left_the_sites_did(tmp_path: Path) -> None:
+    page = render(report_content(finished_run(tmp_path, {"A": helped(), "B": coarsened()}), None))
+    assert "the number of its training films and of those labelled for each finding, its losses, and" in page
+    assert "sensitivity at fixed specificity, calibration and numbers of test films by score" in page
+    assert "Test films were counted in 1000 steps of the score at A; these counts were sent" in page
+    assert "nearly the scores" in page
+    assert "list of scores" not in page
+    without = render(report_content(finished_run(tmp_path / "alone", {"B": coarsened()}), None))
+    assert "trained alone also" not in without
+
+
+def test_a_private_run_does_not_claim_that_more_left_than_did(tmp_path: Path) -> None:
+    config = federation(privacy=PRIVATE, model={"norm": "group"})
+    page = render(
+        report_content(finished_run(tmp_path, {"A": {**report(), "metrics": "withheld"}}, config), None)
+    )
+    assert "noised weights left it, with the population that it has made public" in page
+    assert "No site sent its test films counted by score" in page
+    assert "1000 steps" not in page
+    assert "losses, and" not in page
+    assert "trained alone also" not in page
+    policy = SitePrivacy(epsilon=1.0, population=100, counts="withheld", metrics="coarsened")
+    page = render(
+        report_content(finished_run(tmp_path / "coarse", {"A": released(helped(), policy)}, config), None)
+    )
+    assert "also average precision, which stand in metrics.json" in page
+
+
+def test_a_site_without_test_films_withholds_nothing(tmp_path: Path) -> None:
+    crosswise = {site: {"A": estimate(0.7), "B": None} for site in "AB"}
+    empty = {**report(), "films": 0, "patients": 0}
+    page = render(
+        report_content(finished_run(tmp_path, {"A": helped(), "B": empty}, crosswise=crosswise), None)
+    )
+    assert page.count("<p>The site has no test films.</p>") == 1
+    assert "<p>B has no test films.</p>" in page
+    assert '<td class="n">no test films</td>' in page
+    assert "withholds" not in page
+    assert "noised counts" not in page
+
+
 def test_a_site_that_rounds_its_counts_says_so(tmp_path: Path) -> None:
     page = render(report_content(finished_run(tmp_path, {"A": coarsened(), "B": helped()}), None))
     assert "50 test films of 50 patients; the site's counts are rounded down to steps of 50." in page
@@ -189,6 +237,10 @@ def test_a_site_that_noises_its_figures(tmp_path: Path) -> None:
     assert "the site lets its figures leave noised" in page
     assert page.count('<td class="n">withheld</td>') > page.count('<td class="n">not defined</td>') > 0
     assert "A withholds its figures by group." in page
+    assert (
+        "“Not defined”: the site's test films lack films with, or films without, the finding; at A: the noised"
+        in page
+    )
 
 
 def test_paths_of_the_machine_stay_out(tmp_path: Path) -> None:
