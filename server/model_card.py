@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from acm_core.config.sections import FederationConfig
 from acm_core.files import write_text_atomically
-from server.results import interval_text, not_proved, nothing_known, privacy_statement, rounded_counts
+from server.results import as_of, interval_text, not_proved, nothing_known, privacy_statement, rounded_counts
 
 _HEADINGS = {"local_only": "local-only", "federated": "federated (this model)", "pooled": "pooled"}
 
@@ -138,10 +139,21 @@ def _by_group(metrics: dict[str, Any]) -> list[str]:
 def _privacy(config: FederationConfig, metrics: dict[str, Any]) -> list[str]:
     head, _, rest = privacy_statement(config).partition(":")
     lines = [f"- **{head}**:{rest}"]
-    if spent := metrics["privacy"]["spent"]:
-        sites = ", ".join(f"{site} {epsilon:.3g}" for site, epsilon in sorted(spent.items()))
-        lines.append(f"- ε that the run has cost, by the ledger of each site: {sites}")
+    if sites := _spent(metrics["privacy"]):
+        lines.append(
+            f"- ε that the run has cost, by the ledger of each site as of its last answer: {', '.join(sites)}"
+        )
     return lines
+
+
+def _spent(privacy: Mapping[str, Any]) -> list[str]:
+    if "ledgers" not in privacy:  # of an earlier version, which did not say as of which round
+        return [f"{site} {epsilon:.3g}" for site, epsilon in sorted(privacy["spent"].items())]
+    return [
+        f"{site} {'not known' if ledger['epsilon'] is None else format(ledger['epsilon'], '.3g')} "
+        f"({as_of(ledger, 'round ')})"
+        for site, ledger in privacy["ledgers"].items()
+    ]
 
 
 def _count(count: int | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from acm_core.config.sections import FederationConfig
@@ -37,7 +37,7 @@ def summarise(config: FederationConfig, state: RoundState, reports: Mapping[str,
                 "short": privacy_in_short(config),
                 "statement": privacy_statement(config),
                 "target": None if config.privacy is None else config.privacy.epsilon,
-                "spent": _spent(state),
+                "ledgers": ledgers(config, state.records),
             },
             "seconds": round(sum(record["seconds"] for record in state.records), 1),
             "sites": dict(reports),
@@ -81,14 +81,41 @@ def privacy_statement(config: FederationConfig) -> str:
     )
 
 
-def _spent(state: RoundState) -> dict[str, float]:
-    """Site → ε that the run has cost there, as the site's ledger counts it."""
-    return {
-        site: metrics["epsilon"]
-        for record in state.records
-        for site, metrics in record["metrics"].items()
-        if "epsilon" in metrics
-    }
+def ledgers(config: FederationConfig, records: Iterable[Mapping[str, Any]]) -> dict[str, Metrics]:
+    """Site → what its last answer said of its ledger, of the sites that were asked in a private run.
+
+    `epsilon` is what the run had cost there as of `round`, `noise_multiplier` its σ; all three are None where no answer
+    was taken in. `asked_since`: it was asked after that, or at all, and may have spent more.
+    """
+    found: dict[str, Metrics] = {}
+    if config.privacy is None:
+        return found
+    for record in records:
+        for attempt in attempts(record):
+            for site in attempt["asked"]:
+                last = found.setdefault(
+                    site, {"epsilon": None, "noise_multiplier": None, "round": None, "asked_since": True}
+                )
+                said = attempt["metrics"].get(site, {})
+                last["asked_since"] = "epsilon" not in said
+                if "epsilon" in said:
+                    last["epsilon"], last["round"] = said["epsilon"], record["round"]
+                    last["noise_multiplier"] = said.get("noise_multiplier")
+    return dict(sorted(found.items()))
+
+
+def attempts(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A round's attempts in their order, of which the last is the one that counts."""
+    return [*record.get("earlier_attempts", ()), record]
+
+
+def as_of(ledger: Mapping[str, Any], before: str = "") -> str:
+    """What a ledger's ε is as of: `2`, or what makes it uncertain."""
+    unanswered = "without an answer that was taken in"
+    if ledger["epsilon"] is None:
+        return f"asked {unanswered}"
+    known = f"{before}{ledger['round']}"
+    return f"{known}, asked since {unanswered}" if ledger["asked_since"] else known
 
 
 def federated_findings(metrics: Mapping[str, Any], finding: str) -> dict[str, Mapping[str, Any]]:

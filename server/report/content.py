@@ -17,9 +17,11 @@ from server.authority import ServerState
 from server.registry import Registry
 from server.results import (
     MODELS,
+    as_of,
     difference_text,
     federated_findings,
     federated_histograms,
+    ledgers,
     not_proved,
     privacy_in_short,
     privacy_statement,
@@ -61,7 +63,7 @@ def report_content(folder: RunFolder, state: ServerState | None) -> Content:
         "calibration": {finding: _calibration(metrics, finding) for finding in config.findings},
         "rounds": run.records,
         "participation": _participation(run),
-        "privacy": _privacy(config, metrics),
+        "privacy": _privacy(run),
         "security": None if state is None else _security(config, state),
         "config": _without_paths(folder.config.read_text(encoding="utf-8")),
         "seed": config.seed,
@@ -229,13 +231,19 @@ def _without_paths(config: str) -> str:
     return text
 
 
-def _privacy(config: FederationConfig, metrics: Mapping[str, Any]) -> Content:
+def _privacy(run: FinishedRun) -> Content:
+    config = run.config
+    sites = ledgers(config, run.records)
+    sigmas = {
+        site: one["noise_multiplier"] for site, one in sites.items() if one["noise_multiplier"] is not None
+    }
     return {
         "short": privacy_in_short(config),
         "statement": privacy_statement(config),
         "settings": None if config.privacy is None else config.privacy.model_dump(mode="json"),
-        "spent": metrics["privacy"]["spent"],
-        "left": _left(config, metrics),
+        "ledgers": {site: {**one, "as_of": as_of(one)} for site, one in sites.items()},
+        "sigmas": sigmas,
+        "left": _left(config, run.metrics),
     }
 
 

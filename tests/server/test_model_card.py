@@ -12,6 +12,8 @@ from reports import coarsened, estimate, metrics, model, report
 from acm_core.config.sections import FederationConfig
 from client.release import noised_model
 from server.model_card import model_card, write_model_card
+from server.results import summarise
+from server.state import RoundState
 
 
 def sites() -> dict[str, Any]:
@@ -127,7 +129,9 @@ def test_a_private_run_says_what_is_promised_what_is_not_and_what_it_cost() -> N
     assert "- **differential privacy**: each patient's presence" in text
     assert "(ε = 3, δ = 1e-06) for the whole run" in text
     assert "Not covered: which site it is" in text
-    assert "ε that the run has cost, by the ledger of each site: A 1.5" in text
+    assert (
+        "ε that the run has cost, by the ledger of each site as of its last answer: A 1.5 (round 2)\n" in text
+    )
     assert "| A | withheld | withheld | withheld | none |" in text
     assert "each film (not of a patient with several)" in card(
         federation(privacy={**privacy, "unit": "film"}, model={"norm": "group"})
@@ -145,6 +149,22 @@ def test_not_defined_is_not_said_to_be_a_lack_of_films_where_counts_are_noised()
         in text
     )
     assert "noised counts" not in card(federation())
+
+
+def test_what_a_site_may_have_spent_since_its_last_answer_is_not_passed_over() -> None:
+    config = federation(privacy={"epsilon": 3, "expected_batch": 10}, model={"norm": "group"})
+    records = (
+        {"round": 1, "seconds": 1.0, "asked": ["A", "B"], "metrics": {"A": {"epsilon": 1.0}}},
+        {"round": 2, "seconds": 1.0, "asked": ["A"], "metrics": {}},
+    )
+    found = summarise(config, RoundState(2, {}, records), {"A": {**report(), "metrics": "withheld"}})
+    assert (
+        "last answer: A 1 (round 1, asked since without an answer that was taken in), "
+        "B not known (asked without an answer that was taken in)\n"
+    ) in model_card(config, found)
+    del found["privacy"]["ledgers"]
+    found["privacy"]["spent"] = {"A": 1.0}  # as earlier versions had it
+    assert "by the ledger of each site as of its last answer: A 1\n" in model_card(config, found)
 
 
 def test_groups_that_are_withheld_are_not_made_up() -> None:

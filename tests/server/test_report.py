@@ -15,7 +15,7 @@ from hospitals import FINDINGS, federation
 from hypothesis import given
 from hypothesis import strategies as st
 from reports import coarsened, estimate, model, report
-from runs import finished_run
+from runs import finished_run, record
 
 from acm_core.audit_events import ReplyRefused, SiteMissing, SiteRefused
 from acm_core.audit_log import AuditLog
@@ -172,9 +172,9 @@ def test_what_the_servers_state_says_of_the_run(tmp_path: Path) -> None:
 def test_a_private_run_says_what_is_protected_and_what_was_spent(tmp_path: Path) -> None:
     config = federation(privacy=PRIVATE, model={"norm": "group"})
     withheld = {**report(), "films": None, "patients": None, "training_films": None, "fingerprint": None}
-    content = report_content(finished_run(tmp_path, {"A": {**withheld, "metrics": "withheld"}}, config), None)
-    page = render(content)
-    assert content["privacy"]["spent"] == {"A": 1.5}
+    records = [record(1, "A", asked=["A"], metrics={"A": {"epsilon": 1.5, "noise_multiplier": 0.75}})]
+    run = finished_run(tmp_path, {"A": {**withheld, "metrics": "withheld"}}, config, records=records)
+    page = render(report_content(run, None))
     assert "Not covered: which site it is" in page
     assert "1.500" in page
     assert "The site withholds its figures." in page
@@ -225,6 +225,42 @@ def test_a_site_that_rounds_its_counts_says_so(tmp_path: Path) -> None:
     page = render(report_content(finished_run(tmp_path, {"A": coarsened(), "B": helped()}), None))
     assert "50 test films of 50 patients; the site's counts are rounded down to steps of 50." in page
     assert page.count("rounded down") == 1
+
+
+def test_what_a_run_has_cost_is_said_as_of_the_last_answer(tmp_path: Path) -> None:
+    def spent(epsilon: float) -> dict[str, float]:
+        return {"epsilon": epsilon, "noise_multiplier": 0.75}
+
+    config = federation(privacy=PRIVATE, model={"norm": "group"})
+    earlier = record(2, "B", asked=["A", "B", "C"], metrics={"B": spent(0.75)})
+    records = [
+        record(1, "AB", asked=["A", "B", "C"], metrics={"A": spent(0.5), "B": spent(0.5)}, missing=["C"]),
+        record(2, "A", metrics={"A": spent(1.0)}, missing=["B"], earlier_attempts=[earlier]),
+        record(3, "A", asked=["A"], metrics={"A": spent(1.5)}, missing=["B", "C"]),
+    ]
+    run = finished_run(tmp_path, {"A": {**report(), "metrics": "withheld"}}, config, records=records)
+    page = render(report_content(run, None))
+    last = "asked since without an answer that was taken in"
+    for site, epsilon, round_ in (
+        ("A", "1.500", "3"),
+        ("B", "0.750", f"2, {last}"),
+        ("C", "not known", "asked without an answer that was taken in"),
+    ):
+        row = (
+            f'<th scope="row">{site}</th><td class="n">{epsilon}</td><td>{round_}</td><td class="n">8.0</td>'
+        )
+        assert row in page
+    assert "noise multiplier σ: A 0.75, B 0.75;" in page
+    assert "may have spent more" in page
+
+
+def test_a_private_run_of_a_version_that_did_not_say_σ(tmp_path: Path) -> None:
+    config = federation(privacy=PRIVATE, model={"norm": "group"})
+    records = [record(1, "A", asked=["A"], metrics={"A": {"epsilon": 0.5}})]
+    page = render(report_content(finished_run(tmp_path, {"A": helped()}, config, records=records), None))
+    assert "0.500" in page
+    assert "σ:" not in page
+    assert "may have spent more" not in page
 
 
 def test_a_site_that_noises_its_figures(tmp_path: Path) -> None:

@@ -96,9 +96,12 @@ def coarsened() -> dict[str, Any]:
 
 
 def metrics(sites: dict[str, dict[str, Any]], config: FederationConfig | None = None) -> Metrics:
-    """`metrics.json` of a run of two rounds, 1.25 s and 2.5 s."""
+    """`metrics.json` of a run of two rounds, 1.25 s and 2.5 s, which asked A alone and had its answer in the second."""
     config = config or federation()
-    state = RoundState(
-        2, {}, ({"seconds": 1.25, "metrics": {}}, {"seconds": 2.5, "metrics": {"A": {"epsilon": 1.5}}})
+    spent = {"epsilon": 1.5, "noise_multiplier": 0.75}
+    records = (
+        {"round": 1, "seconds": 1.25, "asked": ["A"], "metrics": {}},
+        {"round": 2, "seconds": 2.5, "asked": ["A"], "metrics": {"A": spent}},
     )
+    state = RoundState(2, {}, records)
     return summarise(config, state, sites)
