@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from acm_core.audit_events import ReplyRefused, SiteMissing, SiteRefused
-from acm_core.audit_log import AuditError, verify
+from acm_core.audit_events import ReplyRefused, RunStarted, SiteMissing, SiteRefused
+from acm_core.audit_log import AuditError, AuditRow, verify
 from acm_core.config.sections import FederationConfig
 from acm_core.training.histograms import ScoreHistogram
 from server.authority import ServerState
@@ -192,31 +193,40 @@ def _merged(bins: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _participation(run: FinishedRun) -> dict[str, Content]:
-    """Site → what came of every round there, and the losses that it reported."""
+    """Site → what came of every round there, and the losses that it reported.
+
+    The site list may have changed when a run was resumed: those that were once asked are there too.
+    """
+    asked = (site for record in run.records for site in record["asked"])
     sites = {}
-    for site in run.config.federation.sites:
-        rounds = []
-        for record in run.records:
-            if site in record["answered"]:
-                outcome = "answered"
-            else:
-                outcome = "refused" if site in record["refused"] else "missing"
-            rounds.append(
-                {
-                    "round": record["round"],
-                    "outcome": outcome,
-                    "reason": record["refused"].get(site, ""),
-                    "films": record["films"].get(site),
-                    "metrics": record["metrics"].get(site, {}),
-                }
-            )
+    for site in dict.fromkeys((*run.config.federation.sites, *asked)):
+        rounds = [
+            {
+                "round": record["round"],
+                "outcome": _outcome(record, site),
+                "reason": record["refused"].get(site, ""),
+                "films": record["films"].get(site),
+                "metrics": record["metrics"].get(site, {}),
+            }
+            for record in run.records
+        ]
+        outcomes = Counter(one["outcome"] for one in rounds)
         sites[site] = {
             "rounds": rounds,
-            "answered": sum(one["outcome"] == "answered" for one in rounds),
-            "refused": sum(one["outcome"] == "refused" for one in rounds),
-            "missing": sum(one["outcome"] == "missing" for one in rounds),
+            **{
+                name.replace(" ", "_"): outcomes[name]
+                for name in ("answered", "refused", "missing", "not asked")
+            },
         }
     return sites
+
+
+def _outcome(record: Mapping[str, Any], site: str) -> str:
+    if site in record["answered"]:
+        return "answered"
+    if site in record["refused"]:
+        return "refused"
+    return "missing" if site in record["asked"] else "not asked"
 
 
 def _without_paths(config: str) -> str:
@@ -295,8 +305,8 @@ def _security(config: FederationConfig, state: ServerState) -> Content:
             "task": row.event.task,
             "reason": _reason(row.event),
         }
-        for row in rows
-        if isinstance(row.event, ReplyRefused | SiteRefused | SiteMissing) and row.event.run == config.name
+        for row in _rows_of_run(rows, config.name)
+        if isinstance(row.event, ReplyRefused | SiteRefused | SiteMissing)
     ]
     head = rows[-1].hash if rows else ""
     return {
@@ -304,6 +314,13 @@ def _security(config: FederationConfig, state: ServerState) -> Content:
         "audit": {"sound": True, "rows": len(rows), "head": head},
         "refused": refused,
     }
+
+
+def _rows_of_run(rows: Sequence[AuditRow], run: str) -> list[AuditRow]:
+    """Those that name it, from its last start on: before that lies another of the same name, whose folder is gone."""
+    of_run = [row for row in rows if getattr(row.event, "run", None) == run]
+    starts = [place for place, row in enumerate(of_run) if isinstance(row.event, RunStarted)]
+    return of_run[starts[-1] :] if starts else of_run
 
 
 def _reason(event: ReplyRefused | SiteRefused | SiteMissing) -> str:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from reports import coarsened, estimate, model, report
 from runs import finished_run, record
 
-from acm_core.audit_events import ReplyRefused, SiteMissing, SiteRefused
+from acm_core.audit_events import ReplyRefused, RunResumed, RunStarted, SiteMissing, SiteRefused
 from acm_core.audit_log import AuditLog
 from acm_core.config.sections import SitePrivacy
 from acm_core.federated.messages import Refusal, TaskKind
@@ -140,6 +140,49 @@ def test_who_took_part_and_why_not(tmp_path: Path) -> None:
     page = render(content)
     assert "●○–" in page
     assert "B: policy.hours" in page
+
+
+def test_the_site_list_may_have_changed_in_the_middle_of_a_run(tmp_path: Path) -> None:
+    config = federation(federation={"sites": ["A", "C"]})
+    records = [
+        record(1, "AB", missing=[]),
+        record(2, "A", asked=["A", "C"], missing=["C"]),
+        record(3, "C", asked=["C"], missing=["A"]),
+    ]
+    content = report_content(finished_run(tmp_path, {"A": helped()}, config, records=records), None)
+    part = content["participation"]
+    assert {site: [one["outcome"] for one in there["rounds"]] for site, there in part.items()} == {
+        "A": ["answered", "answered", "not asked"],
+        "C": ["not asked", "missing", "answered"],
+        "B": ["answered", "not asked", "not asked"],
+    }
+    assert (part["C"]["answered"], part["C"]["missing"], part["C"]["not_asked"]) == (1, 1, 1)
+    page = render(content)
+    assert "· not asked" in page
+    assert "<td>A (not asked)</td>" in page
+    assert ">·–●<" in page
+    assert ">●··<" in page
+
+
+def test_refusals_of_a_former_run_of_the_same_name_are_not_this_ones(tmp_path: Path) -> None:
+    run = finished_run(tmp_path, {"A": helped()})
+    state = ServerState(tmp_path / "state")
+    state.create("test", ["127.0.0.1"])
+    log = AuditLog(state.audit)
+
+    def missing(number: int) -> None:
+        log.append(SiteMissing(run="test", round=number, task=TaskKind.TRAIN, site="A"))
+
+    started = {"config": "0a" * 32, "sites": 2, "rounds": 3}
+    log.append(RunStarted(run="test", **started))
+    missing(1)
+    log.append(RunStarted(run="test", **started))
+    missing(2)
+    log.append(RunResumed(run="test", config="0a" * 32, round=2))
+    log.append(RunStarted(run="another", **started))
+    missing(3)
+    refused = report_content(run, state)["security"]["refused"]
+    assert [one["round"] for one in refused] == [2, 3]
 
 
 def test_what_the_servers_state_says_of_the_run(tmp_path: Path) -> None:
