@@ -93,7 +93,7 @@ class FederatedRun:
         final = self._loop.run(state, save)
         curves.close()
         save_arrays(self._folder.model, final.final, {"model": self._config.model.model_dump_json()})
-        metrics = summarise(self._config, final, self._evaluate(final.final))
+        metrics = summarise(self._config, final, *self._evaluate(final.final))
         self._folder.write_metrics(metrics)
         write_model_card(self._folder.model_card, self._config, metrics)
         tracked.end(metrics)
@@ -124,18 +124,23 @@ class FederatedRun:
         shared = {name: array for name, array in self._initial.items() if name not in self._companions}
         return RoundState(0, shared, ())
 
-    def _evaluate(self, arrays: Arrays) -> dict[str, dict[str, Any]]:
-        """Site → its report on the final model; a site that does not answer is left out and named in the events."""
+    def _evaluate(self, arrays: Arrays) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, int]]]:
+        """Site → its report on the final model, and task → the bytes that it moved.
+
+        A site that does not answer is left out and named in the events.
+        """
+        moved: dict[str, dict[str, int]] = {}
         federation, config = self._config.federation, self._config.model_dump_json()
         if self._config.evaluation.local_only:
             self._events.write("local_only_started", sites=federation.sites)
-            self._loop.ask(
+            outcome = self._loop.ask(
                 Task(TaskKind.LOCAL_ONLY, federation.rounds, config),
                 federation.round_deadline * federation.rounds,
                 lambda _: None,
                 quorum=federation.quorum,
                 whole=lambda: _whole(self._initial),
             )
+            moved["local_only"] = outcome.moved
         self._events.write("evaluation_started", sites=federation.sites)
         reports: dict[str, dict[str, Any]] = {}
 
@@ -143,19 +148,20 @@ class FederatedRun:
             report = read_report(reply.report, self._config.findings)
             reports[reply.site] = report.model_dump(mode="json")
 
-        self._loop.ask(
+        outcome = self._loop.ask(
             Task(TaskKind.EVALUATE, federation.rounds, config),
             federation.round_deadline,
             accept,
             quorum=federation.quorum,
             whole=lambda: _whole({**arrays, **self._companions}),
         )
+        moved["evaluate"] = outcome.moved
         if not reports:
             raise RunFailedError(
                 "expected an evaluation of at least one site, got none. The final model is saved: continue with "
                 "--resume when the sites are back."
             )
-        return {site: reports[site] for site in federation.sites if site in reports}
+        return {site: reports[site] for site in federation.sites if site in reports}, moved
 
 
 def _whole(arrays: Arrays) -> Arrays:

@@ -17,12 +17,19 @@ Metrics = dict[str, Any]
 MODELS = ("local_only", "federated", "pooled")
 
 
-def summarise(config: FederationConfig, state: RoundState, reports: Mapping[str, Any]) -> Metrics:
+def summarise(
+    config: FederationConfig,
+    state: RoundState,
+    reports: Mapping[str, Any],
+    moved: Mapping[str, Mapping[str, int]],
+) -> Metrics:
     """Put the sites' reports together.
 
     Args:
         reports: site → its report, see `client.evaluation`.
+        moved: task after the rounds → the bytes that it `sent` and `received`.
     """
+    tries = [attempt for record in state.records for attempt in attempts(record)]
     return _with_means(
         {
             "run": config.name,
@@ -39,7 +46,13 @@ def summarise(config: FederationConfig, state: RoundState, reports: Mapping[str,
                 "target": None if config.privacy is None else config.privacy.epsilon,
                 "ledgers": ledgers(config, state.records),
             },
-            "seconds": round(sum(record["seconds"] for record in state.records), 1),
+            "seconds": round(sum(attempt["seconds"] for attempt in tries), 1),
+            "bytes": {
+                "train": {
+                    way: sum(attempt[f"bytes_{way}"] for attempt in tries) for way in ("sent", "received")
+                },
+                **moved,
+            },
             "sites": dict(reports),
             "not_evaluated": [site for site in config.federation.sites if site not in reports],
         }

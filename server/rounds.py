@@ -55,6 +55,11 @@ class Outcome:
     bytes_sent: int = 0
     bytes_received: int = 0
 
+    @property
+    def moved(self) -> dict[str, int]:
+        """Bytes."""
+        return {"sent": self.bytes_sent, "received": self.bytes_received}
+
     def missing(self, sites: Collection[str]) -> list[str]:
         """Sites that neither answered nor refused."""
         return [site for site in sites if site not in self.answered and site not in self.refused]
@@ -241,6 +246,7 @@ class RoundLoop:
         number = state.round + 1
         federation = self._config.federation
         model = {**state.arrays, **self._companions}
+        earlier: list[dict[str, Any]] = []
         for attempt in range(1, federation.round_attempts + 1):
             self._wait(lambda absent: len(self._sites) - len(absent) >= self._quorum)
             self._events.write("round_started", round=number, rounds=federation.rounds, attempt=attempt)
@@ -258,7 +264,9 @@ class RoundLoop:
             )
             record = self._record(number, attempt, outcome, begun, time.monotonic() - started)
             if len(outcome.answered) >= self._quorum:
+                record["earlier_attempts"] = earlier
                 return self._next(state, model, average.result(), record, set(outcome.answered))
+            earlier.append(record)
             self._events.write(
                 "round_below_quorum", quorum=self._quorum, attempts=federation.round_attempts, **record
             )

@@ -18,15 +18,22 @@ class LiveSite:
 
     Attributes:
         state: what it does or did last, in words.
-        losses: name → (round, value).
+        losses: name → round → value.
         epsilon: that the run has cost there, as its ledger counts it.
+        answered: finished rounds that the site's update is in.
     """
 
     state: str = "not asked yet"
     trouble: bool = False
-    losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    losses: dict[str, dict[int, float]] = field(default_factory=dict)
     epsilon: float | None = None
-    answered: int = 0
+    answered: set[int] = field(default_factory=set)
+
+    def go_back(self, number: int) -> None:
+        """Forget the rounds after this one: they are run again."""
+        self.answered = {one for one in self.answered if one <= number}
+        for name, values in self.losses.items():
+            self.losses[name] = {one: value for one, value in values.items() if one <= number}
 
 
 @dataclass
@@ -65,6 +72,8 @@ class LiveRun:
 
     def _run_resumed(self, event: Event) -> None:
         self.round, self.rounds = event["round"], event["rounds"]
+        for site in self.sites.values():
+            site.go_back(self.round)
         self._say(event, f"run resumed after round {event['round']}")
 
     def _state_damaged(self, event: Event) -> None:
@@ -89,12 +98,11 @@ class LiveRun:
         site = self._site(event["site"], f"answered after {event['seconds']:.0f} s")
         if event["task"] != "train":
             return
-        site.answered += 1
         for name, value in event["metrics"].items():
             if name == "epsilon":
                 site.epsilon = value
             elif name.endswith("_loss"):
-                site.losses.setdefault(name, []).append((event["round"], value))
+                site.losses.setdefault(name, {})[event["round"]] = value
 
     def _site_refused(self, event: Event) -> None:
         reason = event["reason"].replace("_", " ")
@@ -107,11 +115,14 @@ class LiveRun:
         self.round = event["round"]
         self.seconds.append(event["seconds"])
         self.bytes += event["bytes_sent"] + event["bytes_received"]
+        for site in event["answered"]:
+            self.sites.setdefault(site, LiveSite()).answered.add(self.round)
         for site in event["missing"]:
             self._site(site, f"did not answer in round {event['round']}", trouble=True)
             self._say(event, f"round {event['round']} went without {site}")
 
     def _round_below_quorum(self, event: Event) -> None:
+        self.bytes += event["bytes_sent"] + event["bytes_received"]
         answered, quorum = len(event["answered"]), event["quorum"]
         self._say(event, f"round {event['round']}: {answered} of {quorum} sites that are needed; tried again")
 
@@ -140,7 +151,7 @@ def curves(run: LiveRun, name: str) -> dict[str, list[tuple[int, float]]]:
     found: dict[str, list[tuple[int, float]]] = {}
     for site, live in run.sites.items():
         if live.losses.get(name):
-            found[site] = live.losses[name]
+            found[site] = sorted(live.losses[name].items())
     return found
 
 

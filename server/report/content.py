@@ -63,6 +63,7 @@ def report_content(folder: RunFolder, state: ServerState | None) -> Content:
         "curves": {finding: _curves(metrics, finding) for finding in config.findings},
         "calibration": {finding: _calibration(metrics, finding) for finding in config.findings},
         "rounds": run.records,
+        "bytes": metrics.get("bytes"),
         "participation": _participation(run),
         "privacy": _privacy(run),
         "security": None if state is None else _security(config, state),

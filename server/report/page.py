@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from acm_core.federated.report import COUNT_STEP
@@ -10,7 +10,7 @@ from acm_core.groups import GROUPS
 from server.pages import pages
 from server.report import charts
 from server.report.content import Content
-from server.results import MODELS, interval_text
+from server.results import MODELS, attempts, interval_text
 
 HEADINGS = {"local_only": "alone", "federated": "federated", "pooled": "pooled"}
 _MERGED = "all sites together"
@@ -19,6 +19,7 @@ _MERGED = "all sites together"
 def render(content: Content) -> str:
     """The page of what `report_content` gave."""
     environment = pages()
+    tries = [attempt for record in content["rounds"] for attempt in attempts(record)]
     environment.filters |= {"interval": _interval, "count": _count, "megabytes": _megabytes}
     return environment.get_template("report.html").render(
         **content,
@@ -28,12 +29,27 @@ def render(content: Content) -> str:
         forest=_forest(content),
         losses={title: _losses(content, name) for title, name in charts.LOSSES.items()},
         drawings={finding: _drawings(content, finding) for finding in content["findings"]},
-        totals={
-            "seconds": sum(record["seconds"] for record in content["rounds"]),
-            "sent": sum(record["bytes_sent"] for record in content["rounds"]),
-            "received": sum(record["bytes_received"] for record in content["rounds"]),
-        },
+        attempts=tries,
+        totals=_totals(tries, content["bytes"]),
     )
+
+
+def _totals(
+    tries: Sequence[Mapping[str, Any]], moved: Mapping[str, Mapping[str, int]] | None
+) -> dict[str, Any]:
+    """Seconds and bytes, and of what; an earlier version noted the bytes of attempts that counted alone."""
+    totals = {"seconds": sum(attempt["seconds"] for attempt in tries)}
+    if moved is None:
+        return {
+            **totals,
+            **{way: sum(attempt[f"bytes_{way}"] for attempt in tries) for way in ("sent", "received")},
+            "of": "the attempts that counted",
+        }
+    return {
+        **totals,
+        **{way: sum(task[way] for task in moved.values()) for way in ("sent", "received")},
+        "of": "rounds, local-only training and evaluation, but for what a stop of the server cut short",
+    }
 
 
 def _forest(content: Content) -> charts.Forest:

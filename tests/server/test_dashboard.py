@@ -13,7 +13,7 @@ from hospitals import federation
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.dashboard.live import LiveRun
+from server.dashboard.live import LiveRun, curves
 from server.dashboard.serving import Dashboard
 from server.events import EventLog
 
@@ -74,7 +74,7 @@ def test_where_a_run_stands() -> None:
     )
     assert (run.stage, run.round, run.seconds_left) == ("round 1 of 4", 0, None)
     assert (run.sites["A"].state, run.sites["A"].epsilon) == ("answered after 12 s", 0.4)
-    assert run.sites["A"].losses == {"train_loss": [(1, 0.7)], "validation_loss": [(1, 0.6)]}
+    assert run.sites["A"].losses == {"train_loss": {1: 0.7}, "validation_loss": {1: 0.6}}
     assert (run.sites["B"].state, run.sites["B"].trouble) == ("at work, 90 s left", False)
     run.take([{"event": "round_finished", "time": 0.0, "round": 1, **FINISHED}])
     assert (run.round, run.seconds_left, run.bytes) == (1, 90.0, 5_500_000)
@@ -84,6 +84,29 @@ def test_where_a_run_stands() -> None:
     assert (run.stage, run.said[0][1]) == ("failed", "run failed: no quorum")
     run.take([{"event": start[0], "time": 0.0, **start[1]}])
     assert (run.round, list(run.said), run.bytes) == (0, [], 0)
+
+
+def test_a_round_counts_once_however_often_it_is_tried() -> None:
+    run = live(
+        ("run_started", {"rounds": 4, "sites": ["A", "B"]}),
+        ("site_answered", answered(1, 0.9)),
+        ("round_finished", {"round": 1, **FINISHED}),
+        ("site_answered", answered(2, 0.7)),
+        ("round_below_quorum", {"round": 2, **FINISHED, "quorum": 2}),
+        ("site_answered", answered(2, 0.8)),
+        ("round_finished", {"round": 2, **FINISHED}),
+    )
+    assert run.sites["A"].answered == {1, 2}
+    assert curves(run, "train_loss") == {"A": [(1, 0.9), (2, 0.8)]}
+    run.take(
+        {"event": kind, "time": 0.0, **fields}
+        for kind, fields in (
+            ("run_resumed", {"round": 1, "rounds": 4}),
+            ("site_answered", answered(2, 0.6)),
+        )
+    )
+    assert run.sites["A"].answered == {1}
+    assert curves(run, "train_loss") == {"A": [(1, 0.9), (2, 0.6)]}
 
 
 @given(
@@ -96,7 +119,7 @@ def test_where_a_run_stands() -> None:
                 ("site_refused", {"task": "train", "round": 3, "site": "Z", "reason": "lost", "detail": ""}),
                 ("waiting", {"task": "train", "round": 3, "sites": [], "seconds": 5.0}),
                 ("round_finished", {"round": 3, **FINISHED}),
-                ("round_below_quorum", {"round": 3, "answered": [], "quorum": 2}),
+                ("round_below_quorum", {"round": 3, **FINISHED, "quorum": 2}),
                 ("evaluation_started", {"sites": ["A"]}),
                 ("an_event_of_a_later_version", {}),
             ]
@@ -106,7 +129,9 @@ def test_where_a_run_stands() -> None:
 )
 def test_any_order_of_events_can_be_shown(events: list[tuple[str, dict[str, Any]]]) -> None:
     run = live(*events)
-    assert run.bytes == 5_500_000 * sum(kind == "round_finished" for kind, _ in events)
+    assert run.bytes == 5_500_000 * sum(
+        kind in ("round_finished", "round_below_quorum") for kind, _ in events
+    )
     assert len(run.said) <= 12
     assert run.seconds_left is None or run.seconds_left >= 0
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from hospitals import federation
-from reports import coarsened, estimate, metrics, model, report
+from reports import TRANSFER, coarsened, estimate, metrics, model, report
 
 from acm_core.config.sections import FederationConfig
 from client.release import noised_model
@@ -154,10 +154,10 @@ def test_not_defined_is_not_said_to_be_a_lack_of_films_where_counts_are_noised()
 def test_what_a_site_may_have_spent_since_its_last_answer_is_not_passed_over() -> None:
     config = federation(privacy={"epsilon": 3, "expected_batch": 10}, model={"norm": "group"})
     records = (
-        {"round": 1, "seconds": 1.0, "asked": ["A", "B"], "metrics": {"A": {"epsilon": 1.0}}},
-        {"round": 2, "seconds": 1.0, "asked": ["A"], "metrics": {}},
+        {"round": 1, **TRANSFER, "asked": ["A", "B"], "metrics": {"A": {"epsilon": 1.0}}},
+        {"round": 2, **TRANSFER, "asked": ["A"], "metrics": {}},
     )
-    found = summarise(config, RoundState(2, {}, records), {"A": {**report(), "metrics": "withheld"}})
+    found = summarise(config, RoundState(2, {}, records), {"A": {**report(), "metrics": "withheld"}}, {})
     assert (
         "last answer: A 1 (round 1, asked since without an answer that was taken in), "
         "B not known (asked without an answer that was taken in)\n"

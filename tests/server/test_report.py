@@ -142,6 +142,29 @@ def test_who_took_part_and_why_not(tmp_path: Path) -> None:
     assert "B: policy.hours" in page
 
 
+def test_all_transfers_are_in_the_totals_or_they_say_which_are(tmp_path: Path) -> None:
+    moved = {
+        "train": {"sent": 8_000_000, "received": 3_000_000},
+        "evaluate": {"sent": 1_500_000, "received": 500_000},
+    }
+    earlier = record(2, "A", refused={"B": "memory"})
+    records = [record(1, "AB"), record(2, "AB", attempt=2, earlier_attempts=[earlier])]
+    run = finished_run(tmp_path, {"A": helped()}, records=records, bytes=moved)
+    page = render(report_content(run, None))
+    assert (
+        "38 s of rounds, 9.5 MB sent to the sites and 3.5 MB received in rounds, local-only training and"
+        in page
+    )
+    assert page.count('<th scope="row" class="n">2</th>') == 2
+    assert "B: memory" in page
+    numbers = json.loads(run.metrics.read_text(encoding="utf-8"))
+    del numbers["bytes"]
+    run.write_metrics(numbers)
+    run.rounds.write_text(json.dumps(record(1, "AB")), encoding="utf-8")
+    earlier_version = render(report_content(run, None))
+    assert "2.0 MB sent to the sites and 1.0 MB received in the attempts that counted." in earlier_version
+
+
 def test_the_site_list_may_have_changed_in_the_middle_of_a_run(tmp_path: Path) -> None:
     config = federation(federation={"sites": ["A", "C"]})
     records = [

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reports import estimate, metrics, model, report
 
-from server.results import add_pooled, difference_text, interval_text
+from server.results import add_pooled, difference_text, interval_text, summarise
+from server.state import RoundState
 
 NORMAL = 1.959963984540054  # 97.5 % quantile
 
@@ -26,6 +27,18 @@ def test_what_is_said_about_the_run() -> None:
     assert summary["context"] == "acm"
     assert summary["not_evaluated"] == ["A"]
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+def test_all_that_was_sent_and_received_is_counted() -> None:
+    transfer = {"asked": [], "metrics": {}, "seconds": 1.0, "bytes_sent": 100, "bytes_received": 10}
+    records = (
+        {"round": 1, **transfer},
+        {"round": 2, **transfer, "earlier_attempts": [transfer, transfer]},
+    )
+    moved = {"local_only": {"sent": 7, "received": 5}, "evaluate": {"sent": 70, "received": 50}}
+    summary = summarise(federation(), RoundState(2, {}, records), {"A": report()}, moved)
+    assert summary["bytes"] == {"train": {"sent": 400, "received": 40}, **moved}
+    assert summary["seconds"] == 4.0
 
 
 def test_the_mean_over_sites_counts_each_site_once() -> None:

@@ -342,6 +342,22 @@ def test_below_quorum_the_round_is_tried_again_then_the_run_fails_and_names_the_
     assert len(asked) == 4
 
 
+def test_attempts_that_did_not_count_stay_on_record(tmp_path: Path) -> None:
+    refusals = iter([Refusal.MEMORY])
+
+    def recovers(task: Task) -> Reply:
+        refusal = next(refusals, "")
+        return Reply("B", task.round, refusal=refusal) if refusal else trained("B", 3.0)(task)
+
+    transport = InProcessTransport({"A": trained("A", 1.0), "B": recovers})
+    state, _ = run(transport, tmp_path, config(sites=["A", "B"], quorum=2, round_attempts=2))
+    (record,) = state.records
+    (earlier,) = record["earlier_attempts"]
+    assert (earlier["attempt"], earlier["answered"], earlier["refused"]) == (1, ["A"], {"B": "memory"})
+    assert (record["attempt"], record["answered"]) == (2, ["A", "B"])
+    assert earlier["bytes_sent"] == record["bytes_sent"] > 0
+
+
 def test_waiting_names_the_absent_sites_and_ends(tmp_path: Path) -> None:
     transport = InProcessTransport({"A": trained("A", 1.0)})
     rounds, events = loop(transport, tmp_path, config(quorum=2, join_deadline=0.5))

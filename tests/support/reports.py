@@ -12,6 +12,8 @@ from acm_core.config.sections import FederationConfig
 from server.results import Metrics, summarise
 from server.state import RoundState
 
+TRANSFER = {"seconds": 1.25, "bytes_sent": 2_000_000, "bytes_received": 1_000_000}
+
 
 def estimate(value: float, error: float = 0.1) -> dict[str, Any]:
     """A site's figure with its standard error and a 95 % interval of ± 2 of them, as `Estimate.to_dict` has it."""
@@ -100,8 +102,8 @@ def metrics(sites: dict[str, dict[str, Any]], config: FederationConfig | None = 
     config = config or federation()
     spent = {"epsilon": 1.5, "noise_multiplier": 0.75}
     records = (
-        {"round": 1, "seconds": 1.25, "asked": ["A"], "metrics": {}},
-        {"round": 2, "seconds": 2.5, "asked": ["A"], "metrics": {"A": spent}},
+        {"round": 1, **TRANSFER, "asked": ["A"], "metrics": {}},
+        {"round": 2, **TRANSFER, "seconds": 2.5, "asked": ["A"], "metrics": {"A": spent}},
     )
     state = RoundState(2, {}, records)
-    return summarise(config, state, sites)
+    return summarise(config, state, sites, {})
