@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
         f"- input: one frontal chest X-ray, {model.image_size} × {model.image_size}, dense tissue bright",
         f"- output: a probability each for {', '.join(config.findings)}",
         f"- {strategy}, {metrics['rounds']} rounds of {config.training.epochs} local epochs, seed {config.seed}, "
-        f"acm-fed {version('acm-fed')}",
+        f"acm-fed {metrics['software']['acm-fed']}",
     ]
     if federation.local_norm:
         lines.append(

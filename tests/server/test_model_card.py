@@ -94,6 +94,12 @@ def test_a_site_that_rounds_its_counts_down_to_none_keeps_its_figures() -> None:
     assert "rounded down" not in card(federation())
 
 
+def test_the_card_names_the_version_that_trained_the_model() -> None:
+    found = metrics(sites())
+    found["software"]["acm-fed"] = "0.0.7"
+    assert "seed 3, acm-fed 0.0.7\n" in model_card(federation(), found)
+
+
 def test_the_answer_stands_in_the_card_as_in_the_metrics() -> None:
     config = federation()
     found = metrics(
