@@ -58,9 +58,9 @@ def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     for site, report in metrics["sites"].items():
-        aside = (
-            ", ".join(f"{count} {reason}" for reason, count in sorted(report["set_aside"].items())) or "none"
-        )
+        aside = ", ".join(f"{count} {reason}" for reason, count in sorted(report["set_aside"].items()))
+        if not aside:
+            aside = "withheld" if report["training_films"] is None else "none"
         lines.append(
             f"| {site} | {_count(report['training_films'])} | {_count(report['films'])} | "
             f"{_count(report['patients'])} | {aside} |"

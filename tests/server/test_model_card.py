@@ -138,7 +138,7 @@ def test_a_private_run_says_what_is_promised_what_is_not_and_what_it_cost() -> N
     assert (
         "ε that the run has cost, by the ledger of each site as of its last answer: A 1.5 (round 2)\n" in text
     )
-    assert "| A | withheld | withheld | withheld | none |" in text
+    assert "| A | withheld | withheld | withheld | withheld |" in text
     assert "each film (not of a patient with several)" in card(
         federation(privacy={**privacy, "unit": "film"}, model={"norm": "group"})
     )

@@ -243,6 +243,7 @@ def test_a_private_run_says_what_is_protected_and_what_was_spent(tmp_path: Path)
     page = render(report_content(run, None))
     assert "Not covered: which site it is" in page
     assert "1.500" in page
+    assert "Set aside: withheld." in page
     assert "The site withholds its figures." in page
 
 
