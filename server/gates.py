@@ -15,11 +15,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 from flwr.proto.fleet_pb2 import PushMessagesRequest
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PushObjectRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from google.protobuf.message import DecodeError, Message
 
 from acm_core.bundle import VERSIONS_HEADER, versions
@@ -51,7 +53,6 @@ _SITE_CALLS = frozenset(
 )
 _NAMES_A_SENDER: dict[str, type[Message]] = {
     _FLEET + "push-messages": PushMessagesRequest,
-    _FLEET + "push-object": PushObjectRequest,
     _FLEET + "confirm-message-received": ConfirmMessageReceivedRequest,
 }
 _ACTIVATE, _PULL = _FLEET + "activate-node", _FLEET + "pull-messages"
@@ -66,6 +67,7 @@ _KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode()
 _MOST_BYTES = 16 * 2**20  # a request; Flower cuts arrays into objects of 5 MB
 _IDLE_SECONDS = 30.0  # between two pieces of a request
 _PIECE_BYTES = 2**16
+_MOST_PARTS = 20_000  # of an answer, as of a task at a site
 _BUCKETS = 10_000
 _VERSIONS = (VERSIONS_HEADER.encode(), versions().encode())  # for a site to compare with its own
 # Flower's client tries again; after 408 or 429 it would drop the reply, and the server wait for it.
@@ -126,16 +128,11 @@ class PublicGate:
     Args:
         app: Flower's SuperLink.
         state: its LinkState, for whose a key and a message are.
-        most_bytes: that one answer of a site may have.
         refused: told of every call that did not pass.
     """
 
-    def __init__(
-        self, app: Application, state: Callable[[], LinkState], most_bytes: int, refused: Refused
-    ) -> None:
+    def __init__(self, app: Application, state: Callable[[], LinkState], refused: Refused) -> None:
         self._app, self._state, self._refused = app, state, refused
-        self._most_bytes = most_bytes
-        self._pushed: OrderedDict[str, int] = OrderedDict()
         self._tasks = Redelivery(state)
         self._calls = Allowance(a_second=200, burst=2000)
         self._said = Allowance(a_second=0.1, burst=10)
@@ -176,6 +173,8 @@ class PublicGate:
         else:
             if status in (401, 403):
                 self._say(peer, path, Refusal(status, "not_registered"))
+            elif status == 413:
+                self._say(peer, path, Refusal(status, "message_too_large"))
             elif status == 200 and path in _SHOWS_ARRIVAL:
                 self._tasks.arrived(key)
 
@@ -221,18 +220,8 @@ class PublicGate:
             raise _Refusing(400, "unreadable") from None
         if isinstance(request, PushMessagesRequest):
             _expect_own_reply(request)
-        elif isinstance(request, PushObjectRequest):
-            self._count(request)
         elif isinstance(request, ConfirmMessageReceivedRequest):
             await self._expect_own_message(request)
-
-    def _count(self, request: PushObjectRequest) -> None:
-        pushed = self._pushed.pop(request.session_id, 0) + len(request.object_content)
-        self._pushed[request.session_id] = pushed
-        while len(self._pushed) > _BUCKETS:
-            self._pushed.popitem(last=False)
-        if pushed > self._most_bytes:
-            raise _Refusing(413, "message_too_large")
 
     async def _expect_own_message(self, request: ConfirmMessageReceivedRequest) -> None:
         found = await asyncio.to_thread(self._state().get_valid_message_ins, request.message_object_id)
@@ -301,12 +290,19 @@ async def _read(scope: Scope, receive: Receive) -> bytes:
 
 
 def _expect_own_reply(request: PushMessagesRequest) -> None:
-    """One answer of the site that signed, to a message: Flower itself would take one in any site's or its own name."""
+    """One answer of the site that signed, to a message: Flower itself would take one in any site's or its own name.
+
+    Its parts are those of its message: Flower would take any, others at each announcement, and as many as there are.
+    """
     if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
         raise _Refusing(400, "unreadable")
-    about = request.messages_list[0].metadata
+    about, tree = request.messages_list[0].metadata, request.message_object_trees[0]
     if about.src_node_id != request.node.node_id or not about.reply_to_message_id:
         raise _Refusing(403, "of_another_site")
+    if tree.object_id != about.message_id:
+        raise _Refusing(400, "unreadable")
+    if sum(1 for _ in islice(iterate_object_tree(tree), _MOST_PARTS + 1)) > _MOST_PARTS:
+        raise _Refusing(413, "too_many_parts")
 
 
 async def _send_in_pieces(event: Event, send: Send) -> None:

@@ -6,13 +6,20 @@ site died over them or never sends them, in which no other site's reply is read 
 Flower deletes a task's parts when its site has them all, a reply's when the server application has them all, and those
 of what never got there when the run is stopped: each is a model, and a site that is cut off again and again would fill
 the server's disk.
+
+Flower takes a reply of any size, and more of it each time that it is announced.
 """
 
 from __future__ import annotations
 
+import functools
+import math
+import threading
 import time
+from collections import OrderedDict
 from datetime import timedelta
 
+from fastapi import HTTPException
 from flwr.app import Message
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.server.superlink.linkstate import linkstate_factory
@@ -21,10 +28,10 @@ from flwr.supercore.date import now
 from flwr.supercore.object_store import ObjectStore
 from flwr.supercore.state.schema.corestate_models import ObjectPushSession, ObjectPushSessionRoot
 from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes, Node
-from flwr.supercore.state.schema.objectstore_models import RunObject
+from flwr.supercore.state.schema.objectstore_models import ObjectChild, RunObject, StoredObject
 from flwr.supercore.utils import int64_to_uint64, uint64_to_int64
 from flwr.superlink.federation import FederationManager
-from sqlalchemy import ColumnElement, Result, Select, and_, or_, select
+from sqlalchemy import ColumnElement, Result, Select, and_, exists, func, or_, select
 
 _ABANDONED_SECONDS = 60
 """Behind Flower's three minutes: a reply that somebody waits for has been handed out to fail by then."""
@@ -32,10 +39,14 @@ _ABANDONED_SECONDS = 60
 _OVER_SECONDS = 300.0
 """A task that is over is kept for so long where its site, which may still be fetching it, does not answer another."""
 
+_SESSIONS = 10_000  # in memory; what came in another is read again
 
-def use_link_state() -> None:
-    """Every state on a database that is made from now on is a `LinkState`."""
-    linkstate_factory.SqlLinkState = LinkState  # type: ignore[attr-defined]  # no hook
+
+def use_link_state(most_bytes: int) -> None:
+    """Every state on a database that is made from now on is a `LinkState` with this limit."""
+    linkstate_factory.SqlLinkState = functools.partial(  # type: ignore[assignment,attr-defined]  # no hook
+        LinkState, most_bytes=most_bytes
+    )
 
 
 class LinkState(SqlLinkState):
@@ -48,24 +59,56 @@ class LinkState(SqlLinkState):
     A task is over with its site's next one, with its time, or when Flower deletes it. It goes, and its reply and all
     parts with it, when its site has an answer to a later one, or some minutes later: a site from which they were taken
     while it fetches them would begin anew. With its run it goes at once.
+
+    Args:
+        database_path, federation_manager, object_store: as Flower has them.
+        most_bytes: that one reply may have, all its parts together.
     """
 
     def __init__(
-        self, database_path: str, federation_manager: FederationManager, object_store: ObjectStore
+        self,
+        database_path: str,
+        federation_manager: FederationManager,
+        object_store: ObjectStore,
+        most_bytes: int,
     ) -> None:
         super().__init__(database_path, federation_manager, object_store)
+        self._most_bytes, self._storing = most_bytes, threading.Lock()
+        self._room: OrderedDict[str, float] = OrderedDict()  # bytes that may still come in a session
         self._over: dict[str, tuple[int, float]] = {}  # a message: its site, and when it goes at the latest
 
     def store_object(self, run_id: int, session_id: str, object_id: str, object_content: bytes) -> bool:
         """Whether this part of a reply is here now, be it from an earlier push.
 
         A site to which the answer was lost, or too late, pushes again, and drops its reply where Flower has it that the
-        part is not awaited.
+        part is not awaited. A part without a session, for which Flower would look one up, is nobody's.
+
+        Raises:
+            HTTPException: 413, the reply would have more bytes than one may have, whenever they came.
         """
-        if super().store_object(run_id, session_id, object_id, object_content):
-            return True
+        if not session_id:
+            return False
+        with self._storing:  # the parts that come meanwhile count
+            fits = len(object_content) <= self._room_for(session_id)
+            if fits and super().store_object(run_id, session_id, object_id, object_content):
+                self._room[session_id] -= len(object_content)
+                return True
         stored = self.object_store.get(object_id)
-        return bool(stored) and stored == object_content
+        if stored and stored == object_content:
+            return True
+        if not fits:
+            raise HTTPException(413)
+        return False
+
+    def _room_for(self, session_id: str) -> float:
+        """Bytes that may still come in this session, those of earlier ones counted; a task has no limit."""
+        if session_id not in self._room:
+            with self.session() as session:
+                stored = session.scalar(_bytes_of_reply(session_id))
+            self._room[session_id] = math.inf if stored is None else self._most_bytes - stored
+            while len(self._room) > _SESSIONS:
+                self._room.popitem(last=False)
+        return self._room[session_id]
 
     def get_message_res(self, message_ids: set[str], run_id: int) -> list[Message]:
         """Replies to these messages that are whole, and errors in the place of those that will not come."""
@@ -175,4 +218,20 @@ def _coming() -> Select[str | None]:
         .join(ObjectPushSessionRoot, ObjectPushSessionRoot.root_object_id == MessageRes.message_id)
         .join(ObjectPushSession, ObjectPushSession.session_id == ObjectPushSessionRoot.session_id)
         .where(ObjectPushSession.pending_count > 0, ObjectPushSession.expires_at > now())
+    )
+
+
+def _bytes_of_reply(session: str) -> Select[int | None]:
+    """What is stored of the tree whose root comes in this session; null where that is a task, or unknown."""
+    tree = (
+        select(ObjectPushSessionRoot.root_object_id)
+        .where(
+            ObjectPushSessionRoot.session_id == session,
+            ~exists().where(MessageIns.message_id == ObjectPushSessionRoot.root_object_id),
+        )
+        .cte(recursive=True)
+    )
+    tree = tree.union(select(ObjectChild.child_id).join(tree, ObjectChild.parent_id == tree.c.root_object_id))
+    return select(func.sum(func.length(StoredObject.content))).join(
+        tree, StoredObject.object_id == tree.c.root_object_id
     )

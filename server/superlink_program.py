@@ -58,7 +58,7 @@ def main() -> None:
 async def _serve(settings: Settings) -> None:
     serialize_transactions()
     give_disk_back()
-    use_link_state()
+    use_link_state(settings.most_bytes)
     app = create_app(_flower_settings(settings), SuperLinkLifespan)
     audit = AuditLog(settings.audit)
 
@@ -80,7 +80,7 @@ async def _serve(settings: Settings) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(settings.certificate, settings.key)
     public = uvicorn.Config(
-        PublicGate(app, app.state.linkstate_factory.state, settings.most_bytes, refused),
+        PublicGate(app, app.state.linkstate_factory.state, refused),
         host=settings.host,
         port=settings.port,
         http=_SiteConnection,

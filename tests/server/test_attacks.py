@@ -10,9 +10,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
-from consortium import Consortium
+from consortium import Consortium, asked
 from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.app import Message as FlowerMessage
+from flwr.common.serde import message_to_proto
 from flwr.proto.control_pb2 import ListNodesRequest, StartRunRequest
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
@@ -31,6 +35,7 @@ from flwr.proto.message_pb2 import (
 )
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
@@ -286,21 +291,68 @@ def test_a_request_that_is_too_large_is_refused_before_it_is_read(consortium: Co
     assert ("/v1/fleet/push-object", 413, "request_too_large") in refusals(consortium)
 
 
-def test_an_answer_has_a_limit_however_it_is_cut(consortium: Consortium, nodes: dict[str, int]) -> None:
-    def push(client: FleetHttpClient) -> object:
-        return client.PushObject(
-            PushObjectRequest(
-                node=Node(node_id=nodes["B"]),
-                run_id=1,
-                session_id="one",
-                object_id="d" * 64,
-                object_content=bytes(5 * 2**20),
-            )
-        )
+@pytest.fixture(scope="module")
+def reply(consortium: Consortium, nodes: dict[str, int]) -> FlowerMessage:
+    """Of 12 MiB, of which the fixture permits 8, to a task that B has."""
+    task = asked(consortium, {"B": nodes["B"]})["B"]
+    numbers = np.random.default_rng(1)
+    arrays = {str(index): Array(numbers.random(2**17)) for index in range(12)}
+    reply = FlowerMessage(RecordDict({"arrays": ArrayRecord(arrays)}), reply_to=task)
+    reply.metadata.__dict__["_src_node_id"] = nodes["B"]
+    reply.metadata.__dict__["_message_id"] = reply.object_id
+    return reply
 
-    codes = [status(consortium, "B", push) for _ in range(3)]
-    assert 413 not in codes[:1]
-    assert codes[1:] == [413, 413]  # 8 MiB is what the fixture permits
+
+def announcement(reply: FlowerMessage) -> PushMessagesRequest:
+    return PushMessagesRequest(
+        node=Node(node_id=reply.metadata.src_node_id),
+        messages_list=[message_to_proto(reply)],
+        message_object_trees=[get_object_tree(reply)],
+    )
+
+
+@pytest.mark.filterwarnings("ignore:No path_separator found:DeprecationWarning")  # Flower's migrations
+def test_an_answer_has_a_limit_however_often_it_is_announced(
+    consortium: Consortium, reply: FlowerMessage
+) -> None:
+    parts = {name: part.deflate() for name, part in get_all_nested_objects(reply).items()}
+    with consortium.fleet(consortium.keys["B"]) as client:
+
+        def push(session: str, name: str) -> int:
+            request = PushObjectRequest(
+                node=Node(node_id=reply.metadata.src_node_id),
+                run_id=reply.metadata.run_id,
+                session_id=session,
+                object_id=name,
+                object_content=parts[name],
+            )
+            return status_of(lambda: client.PushObject(request))
+
+        codes, taken = {}, 0
+        for _ in range(3):
+            announced = client.PushMessages(announcement(reply))
+            for name in list(announced.objects_to_push)[:8]:
+                codes[name] = push(announced.session_id, name)
+                if codes[name] == 200:
+                    assert push(announced.session_id, name) == 200  # the answer was lost: it counts once
+                    taken += len(parts[name])
+    assert set(codes.values()) == {200, 413}
+    assert 7 * 2**20 < taken <= 8 * 2**20
+    assert ("/v1/fleet/push-object", 413, "message_too_large") in refusals(consortium)
+
+
+@pytest.mark.filterwarnings("ignore:No path_separator found:DeprecationWarning")  # Flower's migrations
+def test_an_answer_has_so_many_parts_and_is_the_root_of_them(
+    consortium: Consortium, reply: FlowerMessage
+) -> None:
+    request = announcement(reply)
+    request.messages_list[0].metadata.message_id = "e" * 64
+    assert status(consortium, "B", lambda client: client.PushMessages(request)) == 400
+    (tree,) = request.message_object_trees
+    tree.object_id = "e" * 64
+    tree.children.extend(ObjectTree(object_id=f"{number:064x}") for number in range(20_000))
+    assert status(consortium, "B", lambda client: client.PushMessages(request)) == 413
+    assert ("/v1/fleet/push-messages", 413, "too_many_parts") in refusals(consortium)
 
 
 def test_what_is_no_message_is_refused(consortium: Consortium) -> None:

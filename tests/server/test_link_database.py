@@ -10,21 +10,16 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from consortium import Consortium
+from consortium import Consortium, asked
 from flwr.app import Message, RecordDict
-from flwr.common.constant import NOOP_FLWR_AID, SUPERLINK_NODE_ID
 from flwr.common.serde import message_to_proto
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, PushMessagesRequest
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.node_pb2 import Node
-from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore import sql_mixin
-from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.retry import make_simple_http_retry_invoker
-from flwr.supercore.task_identity import TaskIdentity
-from flwr.superlink.federation.noop_federation_manager import NoOpFederationManager
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from server.link_database import give_disk_back
@@ -47,31 +42,6 @@ def consortium(tmp_path: Path) -> Iterator[Consortium]:
 def clients(consortium: Consortium) -> Iterator[dict[str, FleetHttpClient]]:
     with ExitStack() as opened:
         yield {site: opened.enter_context(consortium.fleet(key)) for site, key in consortium.keys.items()}
-
-
-def asked(consortium: Consortium, nodes: dict[str, int]) -> dict[str, Message]:
-    """A run that goes on, in which each site has been asked for a reply."""
-    database = str(consortium.state.folder / "superlink" / "state.db")
-    objects = SqlObjectStore(database)
-    objects.initialize()
-    state = SqlLinkState(database, NoOpFederationManager(), objects)
-    state.initialize()
-    with state.session():  # before the SuperExec sees it
-        run = state.create_run(
-            None, None, "0" * 64, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
-        )
-        task = state.get_run_info(run_ids=[run])[0].primary_task_id
-        assert task is not None
-        assert state.claim_task(task) is not None
-        assert state.activate_task(task)
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run, SUPERLINK_NODE_ID, task
-    messages = {}
-    for site, node in nodes.items():
-        message = Message(RecordDict(), dst_node_id=node, message_type="train")
-        message.metadata.__dict__["_message_id"] = message.object_id
-        assert state.store_message_ins(message) is not None
-        messages[site] = message
-    return messages
 
 
 def announcement(site: str, node: int, message: Message, parts: int) -> PushMessagesRequest:

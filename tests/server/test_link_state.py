@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from fastapi import HTTPException
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.common.constant import NOOP_FLWR_AID, SUPERLINK_NODE_ID
 from flwr.server.superlink.linkstate import linkstate_factory
@@ -42,6 +43,9 @@ pytestmark = pytest.mark.filterwarnings(
 )  # Flower's migrations
 
 
+MOST_BYTES = 16_384  # of a reply
+
+
 class SuperLink:
     """A state on a database and the run on it, with what the server application and the sites ask of it."""
 
@@ -69,9 +73,11 @@ class SuperLink:
         self.sites.append(node)
         return node
 
-    def send(self, site: int, model: float, *, pushed: bool = True, lifetime: float = 1000.0) -> Message:
+    def send(
+        self, site: int, model: float, *, pushed: bool = True, lifetime: float = 1000.0, count: int = 5
+    ) -> Message:
         """A task for a site, as the server application stores it; its parts come behind."""
-        weights = ArrayRecord({"a": Array(np.full(5, model)), "b": Array(np.full(3, model))})
+        weights = ArrayRecord({"a": Array(np.full(count, model)), "b": Array(np.full(3, model))})
         task = Message(RecordDict({"arrays": weights}), dst_node_id=site, message_type="train", ttl=lifetime)
         task.metadata.__dict__["_message_id"] = task.object_id
         session, missing = self.announce(task)
@@ -79,15 +85,15 @@ class SuperLink:
             assert self.state.store_object(self.run, session, name, parts(task)[name])
         return task
 
-    def answer(self, task: Message, model: float) -> Reply:
+    def answer(self, task: Message, model: float, count: int = 5) -> Reply:
         """A site's announcement of its reply to a task."""
-        weights = ArrayRecord({"a": Array(np.full(5, model)), "b": Array(np.full(3, -model))})
+        weights = ArrayRecord({"a": Array(np.full(count, model)), "b": Array(np.full(3, -model))})
         reply = Message(RecordDict({"arrays": weights}), reply_to=task)
         reply.metadata.__dict__["_message_id"] = reply.object_id
         reply.metadata.__dict__["_src_node_id"] = task.metadata.dst_node_id
         session, missing = self.announce(reply)
         assert sorted(missing) == sorted(parts(reply))
-        return Reply(self, task.metadata.message_id, task.metadata.dst_node_id, session, parts(reply))
+        return Reply(self, reply, task.metadata.dst_node_id, session, parts(reply))
 
     def announce(self, message: Message) -> tuple[str, list[str]]:
         session = self.state.start_session(self.run)
@@ -114,7 +120,7 @@ class Reply(NamedTuple):
     """A reply of which nothing but the announcement has come."""
 
     link: SuperLink
-    task: str
+    message: Message
     node: int
     session: str
     parts: dict[str, bytes]
@@ -125,7 +131,8 @@ class Reply(NamedTuple):
 
     def fetch(self) -> list[Message]:
         """What the server application is handed out; Flower then ends the task."""
-        replies = self.link.state.get_message_res({self.task}, self.link.run)
+        task = self.message.metadata.reply_to_message_id
+        replies = self.link.state.get_message_res({task}, self.link.run)
         self.link.state.delete_messages({reply.metadata.reply_to_message_id for reply in replies})
         return replies
 
@@ -138,7 +145,7 @@ def parts(message: Message) -> dict[str, bytes]:
 def link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SuperLink:
     monkeypatch.setattr(linkstate_factory, "SqlLinkState", linkstate_factory.SqlLinkState)
     monkeypatch.setattr(link_state, "_OVER_SECONDS", 0.0)
-    use_link_state()
+    use_link_state(MOST_BYTES)
     return SuperLink(str(tmp_path / "state.db"))
 
 
@@ -179,6 +186,32 @@ def test_a_part_whose_answer_was_lost_is_pushed_again(announced: Reply) -> None:
     announced.push(last)  # the session has ended with it
     (reply,) = announced.fetch()
     assert not reply.has_error()
+
+
+def test_a_reply_has_a_limit_however_often_it_is_announced(link: SuperLink) -> None:
+    count = MOST_BYTES // 8
+    task = link.send(link.join(), 0.0, count=count)  # a task has none
+    link.take(task)
+    reply = link.answer(task, 1.0, count)
+    *others, large = sorted(reply.parts, key=lambda name: len(reply.parts[name]))
+    reply.push(*others)
+    again = reply._replace(session=link.announce(reply.message)[0])
+    again.push(*others)
+    with pytest.raises(HTTPException, match="413"):
+        again.push(large)
+    assert not link.state.store_object(link.run, "", large, reply.parts[large])
+    assert link.state.object_store.get(large) == b""
+
+
+def test_a_part_that_comes_twice_counts_once(link: SuperLink) -> None:
+    task = link.send(link.join(), 0.0)
+    reply = link.answer(task, 1.0, MOST_BYTES // 8 * 3 // 4)
+    *most, last = reply.parts
+    reply.push(*most, *most)
+    again = reply._replace(session=link.announce(reply.message)[0])
+    again.push(*most, last, last)
+    (whole,) = reply.fetch()
+    assert not whole.has_error()
 
 
 def test_a_part_that_nobody_awaits_is_not_taken(announced: Reply, link: SuperLink) -> None:

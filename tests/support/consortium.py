@@ -9,6 +9,13 @@ from pathlib import Path
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.app import Message, RecordDict
+from flwr.common.constant import NOOP_FLWR_AID, SUPERLINK_NODE_ID
+from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.object_store.sql_object_store import SqlObjectStore
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.federation.noop_federation_manager import NoOpFederationManager
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
@@ -88,3 +95,28 @@ class Consortium:
 
     def end(self) -> None:
         self.link.stop()
+
+
+def asked(consortium: Consortium, nodes: dict[str, int]) -> dict[str, Message]:
+    """A run that goes on, in which each site has been asked for a reply."""
+    database = str(consortium.state.folder / "superlink" / "state.db")
+    objects = SqlObjectStore(database)
+    objects.initialize()
+    state = SqlLinkState(database, NoOpFederationManager(), objects)
+    state.initialize()
+    with state.session():  # before the SuperExec sees it
+        run = state.create_run(
+            None, None, "0" * 64, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
+        )
+        task = state.get_run_info(run_ids=[run])[0].primary_task_id
+        assert task is not None
+        assert state.claim_task(task) is not None
+        assert state.activate_task(task)
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run, SUPERLINK_NODE_ID, task
+    messages = {}
+    for site, node in nodes.items():
+        message = Message(RecordDict(), dst_node_id=node, message_type="train")
+        message.metadata.__dict__["_message_id"] = message.object_id
+        assert state.store_message_ins(message) is not None
+        messages[site] = message
+    return messages
