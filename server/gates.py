@@ -13,15 +13,17 @@ import binascii
 import hmac
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
+from flwr.common.constant import TIMESTAMP_HEADER
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
-from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
 from google.protobuf.message import DecodeError, Message
 
 from acm_core.bundle import VERSIONS_HEADER, versions
@@ -64,8 +66,15 @@ _SHOWS_ARRIVAL = frozenset(
     )
 )
 _KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode()
-_MOST_BYTES = 16 * 2**20  # a request; Flower cuts arrays into objects of 5 MB
+_SIGNATURE_HEADER = FLEET_HTTP_SIGNATURE_HEADER.lower().encode()
+_TIMESTAMP_HEADER = TIMESTAMP_HEADER.encode()
+_SMALL_BYTES = 2**16  # a request of anybody
+_LARGE_BYTES = {  # one of a site
+    _FLEET + "push-object": 16 * 2**20,  # Flower cuts arrays into objects of 5 MB, this package of 1 MiB
+    _FLEET + "push-messages": 2 * 2**20,  # 70 bytes for each part
+}
 _IDLE_SECONDS = 30.0  # between two pieces of a request
+_BODY_SECONDS, _BODY_BYTES_A_SECOND = 60.0, 2**14  # 124 s for 1 MiB, and a site gives up after 120
 _PIECE_BYTES = 2**16
 _MOST_PARTS = 20_000  # of an answer, as of a task at a site
 _BUCKETS = 10_000
@@ -200,7 +209,7 @@ class PublicGate:
             return receive
         if path not in _SITE_CALLS or method != "POST":
             raise _Refusing(404, "not_for_sites")
-        body = await _read(scope, receive)
+        body = await _read(receive, await self._most_bytes(scope))
         if (kind := _NAMES_A_SENDER.get(path)) is not None:
             await self._expect_own(kind, body)
         unread: Event | None = {"type": "http.request", "body": body}
@@ -211,6 +220,30 @@ class PublicGate:
             return event if event is not None else await receive()
 
         return read_body
+
+    async def _most_bytes(self, scope: Scope) -> int:
+        """That are read of this call: few, before it is known that a site has signed it."""
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        most = _LARGE_BYTES.get(scope["path"], _SMALL_BYTES)
+        if not declared.isdigit() or int(declared) > most:
+            raise _Refusing(413, "request_too_large")
+        if int(declared) <= _SMALL_BYTES:
+            return _SMALL_BYTES
+        if not await asyncio.to_thread(self._has_signed, dict(scope["headers"])):
+            raise _Refusing(401, "not_registered")
+        return int(declared)
+
+    def _has_signed(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether the key of a site has signed this call; when, and which site's, Flower asks behind."""
+        try:
+            key = base64.b64decode(headers[_KEY_HEADER], validate=True)
+            signature = base64.b64decode(headers[_SIGNATURE_HEADER], validate=True)
+            signed = headers[_TIMESTAMP_HEADER]
+        except (KeyError, binascii.Error):
+            return False
+        if self._state().get_node_id_by_public_key(key) is None:
+            return False
+        return verify_signature(bytes_to_public_key(key), signed, signature)
 
     async def _expect_own(self, kind: type[Message], body: bytes) -> None:
         request = kind()
@@ -270,22 +303,20 @@ class LoopbackGate:
         return bool(path.startswith("/v1/control/") and hmac.compare_digest(given, self._secret))
 
 
-async def _read(scope: Scope, receive: Receive) -> bytes:
-    declared = dict(scope["headers"]).get(b"content-length", b"0")
-    if not declared.isdigit() or int(declared) > _MOST_BYTES:
-        raise _Refusing(413, "request_too_large")
+async def _read(receive: Receive, most: int) -> bytes:
     body, more = bytearray(), True
-    while more:
-        try:
-            event = await asyncio.wait_for(receive(), _IDLE_SECONDS)
-        except TimeoutError:
-            raise _Refusing(_LATER, "too_slow") from None
-        if event["type"] != "http.request":
-            raise _Refusing(400, "broken_off")
-        body += event.get("body", b"")
-        more = event.get("more_body", False)
-        if len(body) > _MOST_BYTES:
-            raise _Refusing(413, "request_too_large")
+    try:
+        async with asyncio.timeout(_BODY_SECONDS + most / _BODY_BYTES_A_SECOND):
+            while more:
+                event = await asyncio.wait_for(receive(), _IDLE_SECONDS)
+                if event["type"] != "http.request":
+                    raise _Refusing(400, "broken_off")
+                body += event.get("body", b"")
+                more = event.get("more_body", False)
+                if len(body) > most:
+                    raise _Refusing(413, "request_too_large")
+    except TimeoutError:
+        raise _Refusing(_LATER, "too_slow") from None
     return bytes(body)
 
 

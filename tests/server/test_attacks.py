@@ -6,7 +6,9 @@ import contextlib
 import socket
 import ssl
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -16,6 +18,7 @@ from consortium import Consortium, asked
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Array, ArrayRecord, RecordDict
 from flwr.app import Message as FlowerMessage
+from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_to_proto
 from flwr.proto.control_pb2 import ListNodesRequest, StartRunRequest
 from flwr.proto.fleet_pb2 import (
@@ -306,7 +309,7 @@ def reply(consortium: Consortium, nodes: dict[str, int]) -> FlowerMessage:
 def announcement(reply: FlowerMessage) -> PushMessagesRequest:
     return PushMessagesRequest(
         node=Node(node_id=reply.metadata.src_node_id),
-        messages_list=[message_to_proto(reply)],
+        messages_list=[message_to_proto(remove_content_from_message(reply))],
         message_object_trees=[get_object_tree(reply)],
     )
 
@@ -360,6 +363,46 @@ def test_what_is_no_message_is_refused(consortium: Consortium) -> None:
         for path in ("push-messages", "push-object", "confirm-message-received"):
             response = client.post(f"/v1/fleet/{path}", content=b"\xff" * 100, headers=PROTOBUF)
             assert response.status_code == 400
+
+
+def test_a_body_is_read_for_a_key_that_is_a_sites(consortium: Consortium, nodes: dict[str, int]) -> None:
+    stranger = ec.generate_private_key(ec.SECP384R1())
+    site = public_key_to_bytes(consortium.keys["A"].public_key())
+    borrowed = {"flwr-public-key": b64encode(site).decode(), "flwr-signature": b64encode(b"x").decode()}
+    signed = sealed(stranger)
+    for headers in ({}, borrowed, {**signed, "flwr-public-key": borrowed["flwr-public-key"]}, signed):
+        assert answer_to_the_head(consortium, "push-object", 2**20, headers) == 401
+        assert answer_to_the_head(consortium, "pull-messages", 2**20, headers) == 413
+    own = sealed(consortium.keys["A"])
+    assert answer_to_the_head(consortium, "push-object", 2**20, own) is None
+    assert answer_to_the_head(consortium, "push-messages", 2**22, own) == 413
+    assert ("/v1/fleet/push-object", 401, "not_registered") in refusals(consortium)
+
+
+def sealed(key: ec.EllipticCurvePrivateKey) -> dict[str, str]:
+    """What Flower's client signs a call with."""
+    request = httpx.Request("POST", "https://server/")
+    interceptor = NodeAuthHttpInterceptor(key, key.public_key())
+    interceptor.intercept(SimpleNamespace(request=request), lambda _: httpx.Response(200))
+    return {name: value for name, value in request.headers.items() if name.startswith("flwr-")}
+
+
+def answer_to_the_head(consortium: Consortium, call: str, size: int, headers: dict[str, str]) -> int | None:
+    """The status of a call of which the head has come and nothing else; None: its body is waited for."""
+    head = {"Host": "x", "Content-Type": PROTOBUF_MEDIA_TYPE, "Content-Length": str(size), **headers}
+    lines = [f"POST /v1/fleet/{call} HTTP/1.1", *(f"{name}: {value}" for name, value in head.items())]
+    with shaken(consortium) as connection:
+        connection.settimeout(3)
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        try:
+            return int(connection.recv(100).split()[1])
+        except TimeoutError:
+            return None
+
+
+def shaken(consortium: Consortium) -> ssl.SSLSocket:
+    plain = socket.create_connection(("127.0.0.1", consortium.port), timeout=20)
+    return consortium.trust.wrap_socket(plain, server_hostname="127.0.0.1")
 
 
 @pytest.mark.slow
