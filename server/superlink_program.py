@@ -6,11 +6,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import resource
 import ssl
 import sys
+from asyncio.sslproto import SSLProtocol
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import uvicorn
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
@@ -18,16 +22,20 @@ from flwr.superlink.config_loader import SuperLinkLifespanConfig, load_control_a
 from flwr.superlink.main import create_app
 from pydantic import BaseModel, ConfigDict
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.utils import get_remote_addr
 
 from acm_core.audit_events import PeerRefused
 from acm_core.audit_log import AuditLog
-from server.gates import LoopbackGate, PublicGate, Refusal
+from server.gates import Application, LoopbackGate, PublicGate, Refusal
 from server.link_database import give_disk_back, serialize_transactions
 from server.link_state import use_link_state
 
 LOOPBACK = "127.0.0.1"
-_FIRST_REQUEST_SECONDS = 20.0
+_HANDSHAKE_SECONDS = 20
+_IDLE_SECONDS = 20.0  # until the whole head of a request is there
+_STUCK_SECONDS = 120.0  # in which a peer takes nothing of an answer
 _CONNECTIONS, _CONNECTIONS_A_PEER = 1000, 64
+_SOCKETS = 2 * _CONNECTIONS  # open at a time, those included that have not shaken hands
 _CERTIFICATE_SECONDS = 30.0
 _GRACE_SECONDS = 2
 
@@ -56,6 +64,7 @@ def main() -> None:
 
 
 async def _serve(settings: Settings) -> None:
+    take_all_files()
     serialize_transactions()
     give_disk_back()
     use_link_state(settings.most_bytes)
@@ -79,20 +88,8 @@ async def _serve(settings: Settings) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(settings.certificate, settings.key)
-    public = uvicorn.Config(
-        PublicGate(app, app.state.linkstate_factory.state, refused),
-        host=settings.host,
-        port=settings.port,
-        http=_SiteConnection,
-        ws="none",
-        lifespan="off",
-        limit_concurrency=_CONNECTIONS,
-        server_header=False,
-        access_log=False,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
-        ssl_context_factory=lambda _config, _default: context,
-    )
-    outer = uvicorn.Server(public)
+    gate = PublicGate(app, app.state.linkstate_factory.state, refused)
+    outer = site_listener(gate, settings.host, settings.port, context)
     serving = asyncio.create_task(inner.serve())
     while not inner.started and not serving.done():
         await asyncio.sleep(0.05)
@@ -134,30 +131,105 @@ def _flower_settings(settings: Settings) -> SuperLinkLifespanConfig:
     )
 
 
-class _SiteConnection(H11Protocol):
-    """A connection that is closed if no request comes after the handshake, or if its peer has too many."""
+def take_all_files() -> None:
+    """As many open files as the system permits, of which a connection is one: a process often begins with 1024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # not everywhere is that a number which may be set
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def site_listener(app: Application, host: str, port: int, context: ssl.SSLContext) -> uvicorn.Server:
+    """What serves sites, and whoever else reaches the port, over TLS, and holds no connection for nothing."""
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=_behind_doors(context),  # type: ignore[arg-type]  # whatever makes a protocol will do
+        ws="none",
+        lifespan="off",
+        limit_concurrency=_CONNECTIONS,
+        server_header=False,
+        access_log=False,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+        ssl_context_factory=lambda _config, _default: context,
+    )
+    config.load()
+    config.ssl = None  # the doors have it: uvicorn knows of no connection before its handshake
+    return uvicorn.Server(config)
+
+
+def _behind_doors(context: ssl.SSLContext) -> Callable[..., SSLProtocol]:
+    def connection(**parts: Any) -> SSLProtocol:
+        return _Door(_SiteConnection(**parts), context)
+
+    return connection
+
+
+class _Door(SSLProtocol):
+    """A connection's TLS: broken off at once if its peer or all together have too many, and if no handshake comes."""
 
     _open: ClassVar[Counter[str]] = Counter()
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+    def __init__(self, inside: asyncio.Protocol, context: ssl.SSLContext) -> None:
+        super().__init__(
+            asyncio.get_running_loop(),
+            inside,
+            context,
+            None,  # type: ignore[arg-type]  # nobody waits for the handshake
+            server_side=True,
+            ssl_handshake_timeout=_HANDSHAKE_SECONDS,
+        )
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as asyncio has it
         super().connection_made(transport)
-        self._peer = self.client[0] if self.client else ""
+        self._peer = (get_remote_addr(transport) or ("",))[0]
         self._open[self._peer] += 1
-        self._waiting = self.loop.call_later(_FIRST_REQUEST_SECONDS, transport.close)
-        if self._open[self._peer] > _CONNECTIONS_A_PEER:
-            transport.close()
+        if self._open[self._peer] > _CONNECTIONS_A_PEER or self._open.total() > _SOCKETS:
+            transport.abort()
 
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self.cycle is not None:
-            self._waiting.cancel()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._waiting.cancel()
+    def connection_lost(self, exc: BaseException | None) -> None:
         self._open[self._peer] -= 1
         if not self._open[self._peer]:
             del self._open[self._peer]
         super().connection_lost(exc)
+
+
+class _SiteConnection(H11Protocol):
+    """A connection that is closed where no request comes, first or next, or where an answer is not taken."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._idle = self.loop.call_later(_IDLE_SECONDS, transport.close)
+        self._stuck: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._is_answering():
+            self._idle.cancel()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._idle.cancel()
+        if not self._is_answering():  # it may have the next request already
+            self._idle = self.loop.call_later(_IDLE_SECONDS, self.transport.close)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stuck = self.loop.call_later(_STUCK_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stuck is not None:
+            self._stuck.cancel()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._idle.cancel()
+        if self._stuck is not None:
+            self._stuck.cancel()
+        super().connection_lost(exc)
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
 
 async def _take_renewed_certificates(context: ssl.SSLContext, settings: Settings) -> None:
