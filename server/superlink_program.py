@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import resource
+import socket
 import ssl
 import sys
 from asyncio.sslproto import SSLProtocol
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -151,11 +153,16 @@ def site_listener(app: Application, host: str, port: int, context: ssl.SSLContex
         server_header=False,
         access_log=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,
-        ssl_context_factory=lambda _config, _default: context,
     )
-    config.load()
-    config.ssl = None  # the doors have it: uvicorn knows of no connection before its handshake
-    return uvicorn.Server(config)
+    return _SiteListener(config)
+
+
+class _SiteListener(uvicorn.Server):
+    """Uvicorn, which knows of no connection before its handshake, and therefore has no TLS of its own here."""
+
+    def _log_started_message(self, listeners: Sequence[socket.SocketType]) -> None:
+        for listener in listeners:  # uvicorn would say http
+            logging.getLogger("uvicorn.error").info("Sites are served over TLS on %s", listener.getsockname())
 
 
 def _behind_doors(context: ssl.SSLContext) -> Callable[..., SSLProtocol]:
