@@ -12,21 +12,15 @@ from typing import Any, NamedTuple
 import httpx
 import numpy as np
 import pytest
-from consortium import Consortium
+from consortium import Consortium, begun
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
-from flwr.common.constant import NOOP_FLWR_AID, SUPERLINK_NODE_ID
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, PushMessagesRequest
 from flwr.proto.message_pb2 import ObjectTree, PushObjectRequest
 from flwr.proto.node_pb2 import Node
-from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
-from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.inflatable.inflatable_object import InflatableObject, get_object_body
-from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
-from flwr.superlink.federation.noop_federation_manager import NoOpFederationManager
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from acm_core.federated.messages import Reply, Task, TaskKind
@@ -179,31 +173,11 @@ class Running(NamedTuple):
         return tickets, self.a.task(), self.b.task()
 
 
-def begun(consortium: Consortium) -> tuple[int, str]:
-    """A run that goes on, with this process for its server application, and its token."""
-    database = str(consortium.state.folder / "superlink" / "state.db")
-    objects = SqlObjectStore(database)
-    objects.initialize()
-    state = SqlLinkState(database, NoOpFederationManager(), objects)
-    state.initialize()
-    with state.session():  # before the SuperExec sees it
-        run = state.create_run(
-            None, None, "0" * 64, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
-        )
-        task = state.get_run_info(run_ids=[run])[0].primary_task_id
-        assert task is not None
-        token = state.claim_task(task)
-        assert token is not None
-        assert state.activate_task(task)
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run, SUPERLINK_NODE_ID, task
-    return run, token
-
-
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     consortium = Consortium(tmp_path_factory.mktemp("consortium"), "A", "B")
     a, b = Site(consortium, "A"), Site(consortium, "B")
-    run, token = begun(consortium)
+    _, run, token = begun(consortium)
     grid = HttpGrid(consortium.link.loopback, insecure=True, token=token)
     grid.set_run(Run.create_empty(run))
     yield Running(FlowerTransport(grid, "AB"), a, b)

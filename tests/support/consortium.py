@@ -97,8 +97,8 @@ class Consortium:
         self.link.stop()
 
 
-def asked(consortium: Consortium, nodes: dict[str, int]) -> dict[str, Message]:
-    """A run that goes on, in which each site has been asked for a reply."""
+def begun(consortium: Consortium) -> tuple[SqlLinkState, int, str]:
+    """A run that goes on, with this process for its server application: the SuperLink's state, the run, its token."""
     database = str(consortium.state.folder / "superlink" / "state.db")
     objects = SqlObjectStore(database)
     objects.initialize()
@@ -110,9 +110,16 @@ def asked(consortium: Consortium, nodes: dict[str, int]) -> dict[str, Message]:
         )
         task = state.get_run_info(run_ids=[run])[0].primary_task_id
         assert task is not None
-        assert state.claim_task(task) is not None
+        token = state.claim_task(task)
+        assert token is not None
         assert state.activate_task(task)
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run, SUPERLINK_NODE_ID, task
+    return state, run, token
+
+
+def asked(consortium: Consortium, nodes: dict[str, int]) -> dict[str, Message]:
+    """A run that goes on, in which each site has been asked for a reply."""
+    state, _, _ = begun(consortium)
     messages = {}
     for site, node in nodes.items():
         message = Message(RecordDict(), dst_node_id=node, message_type="train")
