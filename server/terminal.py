@@ -21,6 +21,7 @@ from rich.text import Text
 
 from server.events import Event
 from server.results import nothing_known, rounded_counts
+from server.time_left import in_words, seconds_left
 
 
 class Terminal:
@@ -40,6 +41,8 @@ class Terminal:
             transient=True,
             disable=not console.is_terminal,
         )
+        self._rounds = 0
+        self._seconds: list[float] = []
         self._task = self._progress.add_task("waiting for sites", total=None)
 
     def __enter__(self) -> Self:
@@ -61,6 +64,8 @@ class Terminal:
 
     def _text(self, event: Event) -> str | None:
         kind = event["event"]
+        if kind in ("run_started", "run_resumed"):
+            self._rounds = event["rounds"]
         if kind == "run_started":
             self._progress.update(self._task, total=event["rounds"], completed=0)
             return f"run started: {event['rounds']} rounds over {', '.join(event['sites'])}"
@@ -84,7 +89,9 @@ class Terminal:
             return f"  {event['site']:<12} {_TASKS[event['task']]}: refused, {event['reason']}{detail}"
         if kind == "round_finished":
             self._progress.update(self._task, completed=event["round"])
-            return _finished(event)
+            self._seconds.append(event["seconds"])
+            left = seconds_left(self._rounds, event["round"], self._seconds)
+            return _finished(event) + ("" if left is None else f"; about {in_words(left)} of rounds left")
         if kind == "round_below_quorum":
             return (
                 f"round {event['round']}, attempt {event['attempt']} of {event['attempts']}: "
@@ -117,9 +124,10 @@ def _answered(event: Event) -> str:
 
 def _finished(event: Event) -> str:
     megabytes = (event["bytes_sent"] + event["bytes_received"]) / 1e6
+    sites = len(event["answered"])
     away = f", without {', '.join(event['missing'])}" if event["missing"] else ""
     return (
-        f"round {event['round']} done in {event['seconds']:.1f} s: {len(event['answered'])} sites{away}, "
+        f"round {event['round']} done in {event['seconds']:.1f} s: {sites} site{'' if sites == 1 else 's'}{away}, "
         f"{megabytes:.1f} MB"
     )
 

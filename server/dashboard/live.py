@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server.events import Event
+from server.time_left import in_words, seconds_left
 
 _SAID = 12
 
@@ -56,11 +57,10 @@ class LiveRun:
                 take(event)
 
     @property
-    def seconds_left(self) -> float | None:
-        """By the mean of the rounds so far; None before the first and after the last."""
-        if not self.seconds or self.round >= self.rounds:
-            return None
-        return (self.rounds - self.round) * sum(self.seconds) / len(self.seconds)
+    def left(self) -> str:
+        """How much longer the rounds take, in words; empty where nobody knows, or they are over."""
+        seconds = seconds_left(self.rounds, self.round, self.seconds)
+        return "" if seconds is None else in_words(seconds)
 
     def _say(self, event: Event, text: str) -> None:
         self.said.appendleft((event["time"], text))
@@ -157,4 +157,4 @@ def curves(run: LiveRun, name: str) -> dict[str, list[tuple[int, float]]]:
 
 def settings(run: LiveRun) -> dict[str, Any]:
     """The run's fields by name, for a template."""
-    return vars(run) | {"seconds_left": run.seconds_left}
+    return vars(run) | {"left": run.left}

@@ -151,7 +151,7 @@ def test_a_half_open_connection_costs_its_site_the_round_and_no_more(running: Fe
     wait_for(lambda: node.exists() and "Received successfully" in node.read_text(), 400, running.everything)
     running.links["A"].cut()
     wait_for(lambda: "round 1 done" in server.text(), 60, running.everything)
-    assert ": 1 sites, without A," in server.text()
+    assert ": 1 site, without A," in server.text()
     running.links["A"].mend()
     assert server.wait(400) == 0, running.everything()
     records = [json.loads(line) for line in (running.run / "rounds.jsonl").read_text().splitlines()]

@@ -79,7 +79,7 @@ RENDERED: list[tuple[Event, str]] = [
     ),
     (
         {"event": "round_finished", **ROUND},
-        "round 2 done in 12.3 s: 1 sites, without B, 2.0 MB",
+        "round 2 done in 12.3 s: 1 site, without B, 2.0 MB",
     ),
     (
         {"event": "round_finished", **ROUND, "answered": ["A", "B"], "missing": []},
@@ -123,6 +123,22 @@ def test_every_kind_of_event_that_is_written_is_shown_or_knowingly_silent() -> N
 )
 def test_an_event_is_one_plain_line_where_there_is_no_terminal(event: Event, line: str) -> None:
     assert shown([event])[0].splitlines() == [line]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "left"),
+    [
+        (30.0, "; about 90 s of rounds left"),
+        (50.0, "; about 2 min of rounds left"),
+        (3000.0, "; about 2.5 h of rounds left"),
+    ],
+)
+def test_plain_lines_say_how_much_longer_the_rounds_take(seconds: float, left: str) -> None:
+    begun: Event = {"event": "run_started", "rounds": 4, "sites": ["A"]}
+    first: Event = {**ROUND, "event": "round_finished", "round": 1, "seconds": seconds}
+    assert shown([begun, first])[0].rstrip().endswith(left)
+    text = shown([begun, {**first, "round": 4}])[0]
+    assert "left" not in text
 
 
 @pytest.mark.parametrize("event", SILENT, ids=lambda event: event["event"])
