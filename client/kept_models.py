@@ -68,23 +68,41 @@ class KeptModels:
         """What rounding left out of the newest update of a round earlier than `before`; {} for none."""
         return self._newest("residual", before) or {}
 
-    def save_local_only(self, arrays: Arrays) -> None:
-        """Keep the finished local-only model and drop its checkpoint."""
-        save_arrays(self._folder / "local_only.safetensors", arrays)
-        self._checkpoint.unlink(missing_ok=True)
+    def forget_rounds_from(self, number: int) -> None:
+        """Remove normalisation layers and residuals of round `number` and later, which is about to be trained.
 
-    def load_local_only(self) -> Arrays | None:
-        """The finished local-only model, or None."""
-        path = self._folder / "local_only.safetensors"
+        They are of a former run of this name, or of this round's earlier attempt: neither is looked for any more. What
+        private training gave stays, for who asks for it again.
+        """
+        for what in ("normalisation", "residual"):
+            for path, at in self._rounds(what).items():
+                if at >= number:
+                    path.unlink()
+
+    def save_local_only(self, films: str, arrays: Arrays) -> None:
+        """Keep the finished local-only model of a dataset; its checkpoint and what is of other datasets goes.
+
+        Args:
+            films: fingerprint of the dataset.
+        """
+        kept = self._local_only(films)
+        save_arrays(kept, arrays)
+        for path in self._folder.glob("local_only-*"):
+            if path != kept:
+                path.unlink()
+
+    def load_local_only(self, films: str) -> Arrays | None:
+        """The finished local-only model of this dataset, or None."""
+        path = self._local_only(films)
         return load_arrays(path) if path.exists() else None
 
-    def save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep where local-only training stands."""
-        write_atomically(self._checkpoint, lambda path: torch.save(checkpoint, path))
+    def save_checkpoint(self, films: str, checkpoint: dict[str, Any]) -> None:
+        """Keep where local-only training on a dataset stands."""
+        write_atomically(self._checkpoint(films), lambda path: torch.save(checkpoint, path))
 
-    def load_checkpoint(self) -> dict[str, Any] | None:
-        """Where local-only training stood, or None."""
-        return _load(self._checkpoint)
+    def load_checkpoint(self, films: str) -> dict[str, Any] | None:
+        """Where local-only training on this dataset stood, or None."""
+        return _load(self._checkpoint(films))
 
     def save_update(self, number: int, request: str, arrays: Arrays) -> None:
         """Keep what private training gave to a request of round `number`, and drop its checkpoint.
@@ -144,9 +162,11 @@ class KeptModels:
     def _update(self, number: int, request: str) -> Path:
         return self._folder / f"update-{number:05d}-{request[:16]}.safetensors"
 
-    @property
-    def _checkpoint(self) -> Path:
-        return self._folder / "local_only.checkpoint.pt"
+    def _local_only(self, films: str) -> Path:
+        return self._folder / f"local_only-{films[:16]}.safetensors"
+
+    def _checkpoint(self, films: str) -> Path:
+        return self._folder / f"local_only-{films[:16]}.checkpoint.pt"
 
     @property
     def _private_checkpoint(self) -> Path:

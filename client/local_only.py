@@ -25,16 +25,21 @@ def train_local_only(
     config: FederationConfig,
     site: str,
     films: FilmSet,
+    fingerprint: str,
     kept: KeptModels,
     device: torch.device,
     workers: int = 0,
 ) -> None:
-    """Train `model` to the end, going on from the last epoch saved; does nothing where it is finished already."""
-    if kept.load_local_only() is not None or len(films) == 0:
+    """Train `model` to the end, going on from the last epoch saved; does nothing where it is finished already.
+
+    Args:
+        fingerprint: of the dataset; where it differs from that of what is kept, training begins anew.
+    """
+    if kept.load_local_only(fingerprint) is not None or len(films) == 0:
         return
     optimizer = make_optimizer(model, config.training)
     first, epochs = 0, config.federation.rounds * config.training.epochs
-    if (checkpoint := kept.load_checkpoint()) is not None:
+    if (checkpoint := kept.load_checkpoint(fingerprint)) is not None:
         model.load_state_dict(checkpoint["model"])
         optimizer.load_state_dict(checkpoint["optimizer"])
         first = checkpoint["epochs"]
@@ -54,7 +59,8 @@ def train_local_only(
         log.info("local-only: epoch %d of %d, loss %.4f", epoch + 1, epochs, loss)
         if time.monotonic() - saved > _CHECKPOINT_SECONDS:
             kept.save_checkpoint(
-                {"epochs": epoch + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+                fingerprint,
+                {"epochs": epoch + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()},
             )
             saved = time.monotonic()
-    kept.save_local_only(get_arrays(model))
+    kept.save_local_only(fingerprint, get_arrays(model))

@@ -85,9 +85,11 @@ class SiteRound:
             raise RefusedError(Refusal.POLICY, "expected a valid configuration with the task") from error
         if self._site.site not in config.federation.sites:
             raise RefusedError(Refusal.POLICY, f"the run is not for site {self._site.site}")
+        kept = KeptModels(self._site.state, SiteRun.of(config))
+        if task.kind is TaskKind.TRAIN:
+            kept.forget_rounds_from(task.round)  # whatever comes of this one, refused or not
         expect_permitted(config, self._site, datetime.now())  # the site's own clock time
         films = load_site(self._site, config.findings, config.model.image_size)
-        kept = KeptModels(self._site.state, SiteRun.of(config))
         if task.kind is TaskKind.TRAIN:
             return self._train(task, config, films, kept)
         if task.kind is TaskKind.LOCAL_ONLY:
@@ -96,7 +98,14 @@ class SiteRound:
                 return Reply(self._site.site, task.round)  # nobody would learn how well it does
             model = self._model(config, self._received(task, config, kept))
             train_local_only(
-                model, config, self._site.site, films.train, kept, self._device, self._site.workers
+                model,
+                config,
+                self._site.site,
+                films.train,
+                films.fingerprint,
+                kept,
+                self._device,
+                self._site.workers,
             )
             return Reply(self._site.site, task.round)
         return self._evaluate(task, config, films, kept)
@@ -126,8 +135,9 @@ class SiteRound:
         if at_site:
             kept.save_normalisation(task.round, {name: reply.arrays.pop(name) for name in at_site})
         base = {name: received[name] for name in reply.arrays}
-        residual = kept.load_residual(before=task.round)
-        encoded = encode(reply.arrays, base, config.federation.encoding, residual)
+        encoding = config.federation.encoding
+        residual = kept.load_residual(before=task.round) if encoding == "int8" else {}
+        encoded = encode(reply.arrays, base, encoding, residual)
         if encoded.residual:
             kept.save_residual(task.round, encoded.residual)
         return replace(reply, arrays=encoded.payload)
@@ -199,7 +209,7 @@ class SiteRound:
         private = self._private(config, films, kept)
         received = self._received(task, config, kept)
         models = {FEDERATED: self._global_model(task, config, kept, received)[0]}
-        alone = kept.load_local_only()
+        alone = kept.load_local_only(films.fingerprint)
         if config.evaluation.local_only and alone is not None:
             models["local_only"] = self._model(config, alone)
         measured = models if private is None or figures_leave(private.policy) else {}

@@ -27,26 +27,24 @@ def evaluate_crosswise(
         has no row.
     """
     device = best_device()
-    tests = {
-        name: load_site(site, config.findings, config.model.image_size).test for name, site in sites.items()
-    }
+    films = {name: load_site(site, config.findings, config.model.image_size) for name, site in sites.items()}
     model = unfilled_classifier(config.model, len(config.findings)).to(device)
     model = model.to(memory_format=torch.channels_last)
     crosswise = {}
     for trained, site in sites.items():
-        arrays = KeptModels(site.state, SiteRun.of(config)).load_local_only()
+        arrays = KeptModels(site.state, SiteRun.of(config)).load_local_only(films[trained].fingerprint)
         if arrays is None:
             continue
         set_arrays(model, arrays)
         row: dict[str, dict[str, Any] | None] = {}
-        for tested, films in tests.items():
+        for tested, there in films.items():
             row[tested] = None
-            if len(films) == 0:
+            if len(there.test) == 0:
                 continue
             estimate = mean_auroc(
-                predict(model, films, config.training.batch_size, device)[0],
-                films.labels,
-                films.patients,
+                predict(model, there.test, config.training.batch_size, device)[0],
+                there.test.labels,
+                there.test.patients,
                 config.findings,
                 resamples=config.evaluation.bootstrap,
                 seed=stream_seed(config.seed, tested, "bootstrap"),

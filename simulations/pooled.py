@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import torch
@@ -36,8 +37,10 @@ def evaluate_pooled(config: FederationConfig, sites: dict[str, SiteConfig]) -> d
         load_weights(model, config.model.weights)
     model = model.to(device).to(memory_format=torch.channels_last)
     kept = KeptModels(next(iter(sites.values())).state.parent / _POOL, SiteRun.of(config))
-    train_local_only(model, config, _POOL, concatenate([site.train for site in films.values()]), kept, device)
-    arrays = kept.load_local_only()
+    pooled = concatenate([site.train for site in films.values()])
+    fingerprint = hashlib.sha256("".join(site.fingerprint for site in films.values()).encode()).hexdigest()
+    train_local_only(model, config, _POOL, pooled, fingerprint, kept, device)
+    arrays = kept.load_local_only(fingerprint)
     if arrays is None:
         return {}
     set_arrays(model, arrays)

@@ -17,6 +17,7 @@ from acm_core.federated.update import Arrays
 from client.kept_models import KeptModels, SiteRun
 
 RUN = SiteRun("test", "0" * 12)
+FILMS = "f" * 64
 
 
 def arrays(value: int) -> Arrays:
@@ -45,16 +46,16 @@ SAVES: dict[str, tuple[Callable[[KeptModels, int], None], Callable[[KeptModels],
         lambda kept: value_of(kept.load_received()),
     ),
     "local only": (
-        lambda kept, number: kept.save_local_only(arrays(number)),
-        lambda kept: value_of(kept.load_local_only()),
+        lambda kept, number: kept.save_local_only(FILMS, arrays(number)),
+        lambda kept: value_of(kept.load_local_only(FILMS)),
     ),
     "update": (
         lambda kept, number: kept.save_update(number, "f" * 64, arrays(number)),
         lambda kept: value_of(kept.load_update(4, "f" * 64) or kept.load_update(3, "f" * 64)),
     ),
     "checkpoint": (
-        lambda kept, number: kept.save_checkpoint({"steps": number, "weight": torch.ones(3)}),
-        lambda kept: checkpoint_of(kept.load_checkpoint()),
+        lambda kept, number: kept.save_checkpoint(FILMS, {"steps": number, "weight": torch.ones(3)}),
+        lambda kept: checkpoint_of(kept.load_checkpoint(FILMS)),
     ),
     "private checkpoint": (
         lambda kept, number: kept.save_private_checkpoint({"steps": number, "weight": torch.ones(3)}),

@@ -139,6 +139,26 @@ def test_evaluation_reports_curves_calibration_and_groups(films: Path) -> None:
         assert None in counts or sum(count or 0 for count in counts) == report.films
 
 
+def test_a_run_begun_anew_with_another_encoding_has_nothing_of_what_int8_left(
+    films: Path, tmp_path: Path
+) -> None:
+    runner = SiteRound(site(films, "A", state=tmp_path))
+    assert runner.answer(train_task(federation(federation={"encoding": "int8"}))).refusal == ""
+    anew = federation(federation={"encoding": "float16"})
+    assert [runner.answer(train_task(anew, number)).refusal for number in (1, 2)] == ["", ""]
+
+
+def test_a_run_begun_anew_has_nothing_of_the_rounds_of_the_former(films: Path, tmp_path: Path) -> None:
+    config = federation(model={"context": "se"}, federation={"local_norm": True, "encoding": "int8"})
+    rerun, fresh = (SiteRound(site(films, "A", state=tmp_path / name)) for name in ("rerun", "fresh"))
+    assert rerun.answer(train_task(config)).refusal == ""
+    # Of the run begun anew, the site is asked for round 1 and does not get through it.
+    assert rerun.answer(replace(train_task(config), arrays={})).refusal == Refusal.MODEL
+    replies = [runner.answer(train_task(config, 2)) for runner in (rerun, fresh)]
+    assert same(replies[0].arrays, replies[1].arrays)
+    assert replies[0].metrics == replies[1].metrics
+
+
 def interrupted_after_one_epoch(runner: SiteRound, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let local-only training die after it has saved its first epoch, as a kill would."""
     from client import local_only
@@ -165,10 +185,35 @@ def test_interrupted_local_only_training_goes_on_to_the_same_model(
     at_once, broken = tmp_path / "whole", tmp_path / "broken"
     SiteRound(site(films, "A", state=at_once)).answer(task)
     interrupted_after_one_epoch(SiteRound(site(films, "A", state=broken)), task, monkeypatch)
-    assert not list(broken.glob("runs/*/local_only.safetensors"))
+    assert finished_alone(broken) == []
     SiteRound(site(films, "A", state=broken)).answer(task)
-    models = [next(state.glob("runs/*/local_only.safetensors")).read_bytes() for state in (at_once, broken)]
-    assert models[0] == models[1]
+    assert len(finished_alone(at_once)) == 1
+    assert finished_alone(broken) == finished_alone(at_once)
+
+
+def finished_alone(state: Path) -> list[bytes]:
+    return [path.read_bytes() for path in state.glob("runs/*/local_only*.safetensors")]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_changed_films_train_the_local_only_model_anew(
+    tmp_path: Path, finished: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital(tmp_path, "A", patients=24)
+    config = federation()
+    task = Task(TaskKind.LOCAL_ONLY, 2, config.model_dump_json(), arrays=whole(initial(config)))
+    runner = SiteRound(site(tmp_path, "A", state=tmp_path / "state"))
+    if finished:
+        assert runner.answer(task).refusal == ""
+    else:
+        interrupted_after_one_epoch(runner, task, monkeypatch)
+    labels = tmp_path / "A" / "labels.csv"
+    labels.write_text("".join(labels.read_text(encoding="utf-8").splitlines(keepends=True)[:-6]), "utf-8")
+    assert runner.answer(task).refusal == ""
+    SiteRound(site(tmp_path, "A", state=tmp_path / "fresh")).answer(task)
+    assert len(finished_alone(tmp_path / "fresh")) == 1
+    assert finished_alone(tmp_path / "state") == finished_alone(tmp_path / "fresh")
+    assert list((tmp_path / "state").glob("runs/*/*.checkpoint.pt")) == []
 
 
 def refused(films: Path, task: Task, **changes: object) -> Reply:
