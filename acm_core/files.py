@@ -7,6 +7,12 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+_SEAL = hashlib.sha256().digest_size
+
+
+class DamagedFileError(ValueError):
+    """A file is not the one that was written."""
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk and put it in `path`'s place.
@@ -31,6 +37,32 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def write_text_atomically(path: Path, text: str) -> None:
     """`write_atomically` for UTF-8 text."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_sealed(path: Path, content: bytes | memoryview) -> None:
+    """`write_atomically` for bytes, with their SHA-256 behind them, by which `read_sealed` knows them again."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.write(hashlib.sha256(content).digest())
+
+    write_atomically(path, write)
+
+
+def read_sealed(path: Path) -> bytes:
+    """The content that `write_sealed` was given.
+
+    Raises:
+        OSError: the file is missing or cannot be read.
+        DamagedFileError: it holds anything else.
+    """
+    with path.open("rb") as file:
+        content = file.read(max(os.fstat(file.fileno()).st_size - _SEAL, 0))
+        seal = file.read()
+    if hashlib.sha256(content).digest() != seal:
+        raise DamagedFileError(f"expected {path.name} as it was written, got something else")
+    return content
 
 
 def remove_unfinished(folder: Path) -> None:

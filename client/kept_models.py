@@ -1,19 +1,30 @@
-"""Models that stay at the site: its normalisation layers (FedBN) and the one it trained alone."""
+"""What a site keeps of a run: its normalisation layers (FedBN), the model it trained alone, where training stands.
+
+Every file has its SHA-256 with it. One that is damaged is named in the site's log and taken for one that is not there;
+each `load_…` says what that means. A disk that cannot be read at the moment is an OSError and takes nothing away.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 
 from acm_core.config.sections import FederationConfig
 from acm_core.federated.update import Arrays
-from acm_core.files import remove_unfinished, write_atomically, write_text_atomically
-from acm_core.training.weights import load_arrays, save_arrays
+from acm_core.files import DamagedFileError, read_sealed, remove_unfinished, write_sealed
+from acm_core.training.weights import load_sealed_arrays, save_sealed_arrays
+
+log = logging.getLogger("acm_fed.client")
+
+Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True)
@@ -42,31 +53,40 @@ class KeptModels:
 
     def save_normalisation(self, number: int, arrays: Arrays) -> None:
         """Keep the normalisation layers after round `number`; the round before stays, in case this one is retried."""
-        save_arrays(self._folder / f"normalisation-{number:05d}.safetensors", arrays)
+        save_sealed_arrays(self._folder / f"normalisation-{number:05d}.safetensors", arrays)
         self._forget("normalisation", number)
 
     def load_normalisation(self, *, before: int) -> Arrays | None:
-        """The newest normalisation layers of a round earlier than `before`, or None."""
-        return self._newest("normalisation", before)
+        """The newest normalisation layers of a round earlier than `before`, or None.
+
+        Where they are damaged the round before has the next best: as for a site that missed a round.
+        """
+        for path in self._newest_first("normalisation", before):
+            if (arrays := _load(path, load_sealed_arrays)) is not None:
+                return arrays
+        return None
 
     def save_received(self, arrays: Arrays) -> None:
         """Keep the global model that came last: the next may come as a difference to it."""
         remove_unfinished(self._folder)
-        save_arrays(self._folder / "received.safetensors", arrays)
+        save_sealed_arrays(self._folder / "received.safetensors", arrays)
 
     def load_received(self) -> Arrays | None:
-        """The global model that came last, or None."""
-        path = self._folder / "received.safetensors"
-        return load_arrays(path) if path.exists() else None
+        """The global model that came last, or None: then the next has to come whole."""
+        return _load(self._folder / "received.safetensors", load_sealed_arrays)
 
     def save_residual(self, number: int, arrays: Arrays) -> None:
         """Keep what rounding left out of the update of round `number`; the round before stays, as above."""
-        save_arrays(self._folder / f"residual-{number:05d}.safetensors", arrays)
+        save_sealed_arrays(self._folder / f"residual-{number:05d}.safetensors", arrays)
         self._forget("residual", number)
 
     def load_residual(self, *, before: int) -> Arrays:
-        """What rounding left out of the newest update of a round earlier than `before`; {} for none."""
-        return self._newest("residual", before) or {}
+        """What rounding left out of the newest update of a round earlier than `before`; {} for none.
+
+        Where it is damaged there is none: what the update before had left out has gone with the newest already.
+        """
+        newest = next(self._newest_first("residual", before), None)
+        return (newest and _load(newest, load_sealed_arrays)) or {}
 
     def forget_rounds_from(self, number: int) -> None:
         """Remove normalisation layers and residuals of round `number` and later, which is about to be trained.
@@ -86,66 +106,66 @@ class KeptModels:
             films: fingerprint of the dataset.
         """
         kept = self._local_only(films)
-        save_arrays(kept, arrays)
+        save_sealed_arrays(kept, arrays)
         for path in self._folder.glob("local_only-*"):
             if path != kept:
                 path.unlink()
 
     def load_local_only(self, films: str) -> Arrays | None:
-        """The finished local-only model of this dataset, or None."""
-        path = self._local_only(films)
-        return load_arrays(path) if path.exists() else None
+        """The finished local-only model of this dataset, or None: then it is trained when it is asked for again."""
+        return _load(self._local_only(films), load_sealed_arrays)
 
     def save_checkpoint(self, films: str, checkpoint: dict[str, Any]) -> None:
         """Keep where local-only training on a dataset stands."""
-        write_atomically(self._checkpoint(films), lambda path: torch.save(checkpoint, path))
+        _save_checkpoint(self._checkpoint(films), checkpoint)
 
     def load_checkpoint(self, films: str) -> dict[str, Any] | None:
-        """Where local-only training on this dataset stood, or None."""
-        return _load(self._checkpoint(films))
+        """Where local-only training on this dataset stood, or None: then it begins anew."""
+        return _load(self._checkpoint(films), _load_checkpoint)
 
     def save_update(self, number: int, request: str, arrays: Arrays) -> None:
         """Keep what private training gave to a request of round `number`, and drop its checkpoint.
 
         Whoever asks again gets the same weights: training again would cost privacy.
         """
-        save_arrays(self._update(number, request), arrays)
+        save_sealed_arrays(self._update(number, request), arrays)
         self._forget("update", number)
         self._private_checkpoint.unlink(missing_ok=True)
 
     def load_update(self, number: int, request: str) -> Arrays | None:
-        """What was given to the same request before, or None."""
-        path = self._update(number, request)
-        return load_arrays(path) if path.exists() else None
+        """What was given to the same request before, or None: then it is trained, and counted in the ledger, anew."""
+        return _load(self._update(number, request), load_sealed_arrays)
 
     def save_private_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep where a round of private training stands."""
-        write_atomically(self._private_checkpoint, lambda path: torch.save(checkpoint, path))
+        _save_checkpoint(self._private_checkpoint, checkpoint)
 
     def load_private_checkpoint(self) -> dict[str, Any] | None:
-        """Where a round of private training stood, or None."""
-        return _load(self._private_checkpoint)
+        """Where a round of private training stood, or None: then all its steps are taken, and counted, anew."""
+        return _load(self._private_checkpoint, _load_checkpoint)
 
     def save_report(self, report: dict[str, Any]) -> None:
         """Keep the noised figures that were released for this run: a run has one release."""
-        write_text_atomically(self._report, json.dumps(report))
+        write_sealed(self._report, json.dumps(report).encode())
 
     def load_report(self) -> dict[str, Any] | None:
-        """The noised figures released, or None."""
-        return json.loads(self._report.read_text(encoding="utf-8")) if self._report.exists() else None
+        """The noised figures released, or None: then others are released, and counted in the ledger."""
+        content = _load(self._report, read_sealed)
+        return None if content is None else json.loads(content)
 
     def save_gradient_check(self, versions: str) -> None:
         """Keep that the model's gradients by unit were right with these libraries."""
-        write_text_atomically(self._folder / "gradients_checked", versions)
+        write_sealed(self._folder / "gradients_checked", versions.encode())
 
     def load_gradient_check(self) -> str | None:
-        """With which libraries the gradients were right, or None."""
-        path = self._folder / "gradients_checked"
-        return path.read_text(encoding="utf-8") if path.exists() else None
+        """With which libraries the gradients were right, or None: then they are compared."""
+        content = _load(self._folder / "gradients_checked", read_sealed)
+        return None if content is None else content.decode()
 
-    def _newest(self, what: str, before: int) -> Arrays | None:
+    def _newest_first(self, what: str, before: int) -> Iterator[Path]:
+        """The files of a kind from rounds earlier than `before`."""
         rounds = {number: path for path, number in self._rounds(what).items() if number < before}
-        return load_arrays(rounds[max(rounds)]) if rounds else None
+        return (rounds[number] for number in sorted(rounds, reverse=True))
 
     def _forget(self, what: str, number: int) -> None:
         """Remove what is of other rounds than `number` and the newest before it; a run begun anew left later ones."""
@@ -177,8 +197,23 @@ class KeptModels:
         return self._folder / "noised_report.json"
 
 
-def _load(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
+def _load(path: Path, read: Callable[[Path], Kept]) -> Kept | None:
+    """What `read` gives, or None where the file is missing or damaged."""
+    try:
+        return read(path)
+    except FileNotFoundError:
         return None
-    checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
+    except DamagedFileError as error:
+        log.error("%s: it is passed over; is this disk sound?", error)  # noqa: TRY400  # the text says it all
+        return None
+
+
+def _save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    write_sealed(path, content.getbuffer())
+
+
+def _load_checkpoint(path: Path) -> dict[str, Any]:
+    checkpoint: dict[str, Any] = torch.load(io.BytesIO(read_sealed(path)), weights_only=True)
     return checkpoint

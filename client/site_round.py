@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
 
 from acm_core.config.sections import FederationConfig, SiteConfig
 from acm_core.data.labels import LabelError
@@ -72,7 +71,7 @@ class SiteRound:
             return self._refuse(task, Refusal.DIVERGED, error)
         except (MemoryError, torch.OutOfMemoryError) as error:
             return self._refuse(task, Refusal.MEMORY, error)
-        except (OSError, SafetensorError) as error:  # the latter also where the disk is full
+        except OSError as error:
             return self._refuse(task, Refusal.STORAGE, error)
         except Exception as error:
             log.exception("unexpected error")
@@ -224,7 +223,7 @@ class SiteRound:
         """The weights sent, whole or as the difference to those that came last."""
         try:
             last = kept.load_received()
-        except (OSError, SafetensorError):
+        except OSError:
             last = None
         last = last or blank_arrays(unfilled_classifier(config.model, len(config.findings)))
         try:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, load_file, save, save_file
 from torch import nn
 
 from acm_core.federated.update import Arrays
-from acm_core.files import write_atomically
+from acm_core.files import read_sealed, write_atomically, write_sealed
 
 
 class ModelMismatchError(ValueError):
@@ -62,8 +62,7 @@ def set_arrays(model: nn.Module, arrays: Arrays) -> None:
 
 def save_arrays(path: Path, arrays: Arrays, metadata: dict[str, str] | None = None) -> None:
     """Write `arrays` as one safetensors file, atomically."""
-    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    write_atomically(path, lambda temporary: save_file(contiguous, temporary, metadata=metadata))
+    write_atomically(path, lambda temporary: save_file(_contiguous(arrays), temporary, metadata=metadata))
 
 
 def load_arrays(path: Path) -> Arrays:
@@ -74,3 +73,22 @@ def load_arrays(path: Path) -> Arrays:
         safetensors.SafetensorError: it is not a safetensors file.
     """
     return dict(load_file(path))
+
+
+def save_sealed_arrays(path: Path, arrays: Arrays) -> None:
+    """Write `arrays` so that `load_sealed_arrays` knows them again, atomically."""
+    write_sealed(path, save(_contiguous(arrays)))
+
+
+def load_sealed_arrays(path: Path) -> Arrays:
+    """Read what `save_sealed_arrays` wrote.
+
+    Raises:
+        OSError: the file is missing or cannot be read.
+        DamagedFileError: it holds anything else.
+    """
+    return dict(load(read_sealed(path)))
+
+
+def _contiguous(arrays: Arrays) -> Arrays:
+    return {name: np.asarray(array, order="C") for name, array in arrays.items()}

@@ -88,6 +88,53 @@ def test_killed_at_any_point_of_saving_the_new_or_the_former_is_there(tmp_path: 
     assert set(found) == {3, 4}
 
 
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "a byte of the content": lambda content: changed_at(content, len(content) // 2),
+    "the first byte": lambda content: changed_at(content, 0),
+    "the last byte": lambda content: changed_at(content, len(content) - 1),
+    "cut off": lambda content: content[: len(content) // 2],
+    "its last byte lost": lambda content: content[:-1],
+    "ten bytes left": lambda content: content[:10],
+    "empty": lambda content: b"",
+}
+
+
+def changed_at(content: bytes, place: int) -> bytes:
+    """With one bit of one byte turned."""
+    return content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize(
+    ("what", "instead"),
+    [(what, 3 if what == "normalisation" else None) for what in (*SAVES, "gradient check")],
+)
+def test_what_is_damaged_is_said_and_not_taken(
+    tmp_path: Path, what: str, instead: int | None, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    save, load = {
+        **SAVES,
+        "update": (SAVES["update"][0], lambda kept: value_of(kept.load_update(4, "f" * 64))),
+        "gradient check": (
+            lambda kept, number: kept.save_gradient_check(f"torch {number}"),
+            lambda kept: int((kept.load_gradient_check() or "0").split()[-1]) or None,
+        ),
+    }[what]
+    kept = KeptModels(tmp_path, RUN)
+    save(kept, 3)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    save(kept, 4)
+    assert load(kept) == 4
+    (newest,) = (
+        path for path in tmp_path.rglob("*") if path.is_file() and before.get(path) != path.read_bytes()
+    )
+    newest.write_bytes(DAMAGE[damage](newest.read_bytes()))
+    assert load(kept) == instead
+    assert newest.name in caplog.text
+    save(kept, 4)
+    assert load(kept) == 4
+
+
 @pytest.mark.parametrize("former", [0, 1, 9])
 def test_a_run_begun_anew_keeps_its_own_rounds_and_not_those_of_the_former(
     tmp_path: Path, former: int

@@ -188,6 +188,14 @@ def test_an_interrupted_round_goes_on_from_its_checkpoint(
     if killed_after > 1:  # the first step's is always kept
         monkeypatch.setattr(private_round, "_CHECKPOINT_SHARE", 1e9)
     config, settings = private(), at_site(films, tmp_path)
+    killed(settings, task(config), monkeypatch, killed_after)
+    assert len(steps(settings)) == killed_after
+    assert SiteRound(settings).answer(task(config)).refusal == ""
+    assert [row["attempt"] for row in steps(settings)] == [1] * killed_after + [2] * (4 - killed_after)
+
+
+def killed(settings: SiteConfig, asked: Task, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """The site is killed when it has kept its checkpoint after so many steps."""
 
     class Killed(BaseException):
         pass
@@ -196,15 +204,34 @@ def test_an_interrupted_round_goes_on_from_its_checkpoint(
 
     def kill(kept: Any, checkpoint: dict[str, Any]) -> None:
         original(kept, checkpoint)
-        if checkpoint["steps"] == killed_after:
+        if checkpoint["steps"] == after:
             raise Killed
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(private_round.KeptModels, "save_private_checkpoint", kill)
-        SiteRound(settings).answer(task(config))
-    assert len(steps(settings)) == killed_after
-    assert SiteRound(settings).answer(task(config)).refusal == ""
-    assert [row["attempt"] for row in steps(settings)] == [1] * killed_after + [2] * (4 - killed_after)
+        SiteRound(settings).answer(asked)
+
+
+@pytest.mark.parametrize("what", ["update-*", "private.checkpoint.pt"])
+def test_what_is_damaged_is_trained_anew_and_counted_again(
+    films: Path, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, settings = private(), at_site(films, tmp_path)
+    if what == "update-*":
+        assert SiteRound(settings).answer(task(config)).refusal == ""
+    else:
+        killed(settings, task(config), monkeypatch, after=1)
+    (kept,) = settings.state.glob(f"runs/*/{what}")
+    content = bytearray(kept.read_bytes())
+    content[len(content) // 2] ^= 4
+    kept.write_bytes(content)
+    before = len(steps(settings))
+    reply = SiteRound(settings).answer(task(config))
+    assert reply.refusal == ""
+    written = steps(settings)
+    assert [row["attempt"] for row in written] == [1] * before + [2] * 4
+    spent = epsilon([NoisedSteps(row["sigma"], row["q"], row["steps"]) for row in written], 1e-3)
+    assert reply.metrics["epsilon"] == round(spent, 6)
 
 
 def test_a_site_without_training_films_sends_noise(films: Path, tmp_path: Path) -> None:

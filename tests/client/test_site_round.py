@@ -216,6 +216,54 @@ def test_changed_films_train_the_local_only_model_anew(
     assert list((tmp_path / "state").glob("runs/*/*.checkpoint.pt")) == []
 
 
+def damage(state: Path, pattern: str) -> None:
+    """Turn a bit in the middle of the one file of that name among what a run keeps."""
+    (path,) = state.glob(f"runs/*/{pattern}")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def test_a_round_goes_on_where_what_the_site_kept_is_damaged(films: Path, tmp_path: Path) -> None:
+    config = federation(model={"context": "se"}, federation={"local_norm": True, "encoding": "int8"})
+    runner = SiteRound(site(films, "A", state=tmp_path))
+    assert runner.answer(train_task(config)).refusal == ""
+    for pattern in ("normalisation-*", "residual-*", "received.*"):
+        damage(tmp_path, pattern)
+    reply = runner.answer(train_task(config, 2))
+    fresh = SiteRound(site(films, "A", state=tmp_path / "fresh")).answer(train_task(config, 2))
+    assert (reply.refusal, reply.metrics) == ("", fresh.metrics)
+    assert same(reply.arrays, fresh.arrays)
+
+
+def test_a_damaged_local_only_model_is_left_out_and_trained_anew(films: Path, tmp_path: Path) -> None:
+    config = federation(model={"context": "se"})
+    runner = SiteRound(site(films, "A", state=tmp_path))
+    task = Task(TaskKind.LOCAL_ONLY, 2, config.model_dump_json(), arrays=whole(initial(config)))
+    assert runner.answer(task).refusal == ""
+    before = finished_alone(tmp_path)
+    damage(tmp_path, "local_only*.safetensors")
+    reply = runner.answer(replace(task, kind=TaskKind.EVALUATE))
+    assert set(json.loads(reply.report)["models"]) == {"federated"}
+    assert runner.answer(task).refusal == ""
+    assert finished_alone(tmp_path) == before
+
+
+def test_a_damaged_checkpoint_is_not_gone_on_from(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = federation(model={"context": "se"})
+    task = Task(TaskKind.LOCAL_ONLY, 2, config.model_dump_json(), arrays=whole(initial(config)))
+    at_once, broken = tmp_path / "whole", tmp_path / "broken"
+    SiteRound(site(films, "A", state=at_once)).answer(task)
+    runner = SiteRound(site(films, "A", state=broken))
+    interrupted_after_one_epoch(runner, task, monkeypatch)
+    (checkpoint,) = broken.glob("runs/*/local_only*.checkpoint.pt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1000])
+    assert runner.answer(task).refusal == ""
+    assert finished_alone(broken) == finished_alone(at_once)
+
+
 def refused(films: Path, task: Task, **changes: object) -> Reply:
     reply = SiteRound(site(films, "A", **changes)).answer(task)
     assert reply.arrays == {}
