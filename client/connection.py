@@ -65,13 +65,15 @@ def _route(host: str, port: int) -> list[Check]:
 def _answer(membership: Membership, proxy: str | None) -> list[Check]:
     """The certificate, and the clock by the date of the answer."""
     trusted = ssl.create_default_context(cafile=str(membership.authority))
+    url = f"https://{membership.address}/health"
     try:
-        response = httpx.get(f"https://{membership.address}/health", verify=trusted, timeout=_SECONDS)
+        with httpx.stream("GET", url, verify=trusted, timeout=_SECONDS) as response:
+            date = response.headers.get("date")  # what follows the headers is not read
     except (httpx.HTTPError, OSError) as error:
         return [_tls_fault(error, membership, proxy)]
     checks = [Check("certificate", f"of a server of {membership.federation}")]
-    if "date" in response.headers:
-        checks.append(_clock(parsedate_to_datetime(response.headers["date"]).timestamp()))
+    if date is not None:
+        checks.append(_clock(parsedate_to_datetime(date).timestamp()))
     return checks
 
 

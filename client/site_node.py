@@ -45,6 +45,7 @@ from acm_core.audit_log import AuditLog, audit_folder
 from acm_core.bundle import VERSIONS_HEADER, build_bundle, versions
 from acm_core.federated.messages import Refusal
 from acm_core.trust.keys import load_key
+from client.bounded_answers import TooMuchError, bound
 from client.check import Check
 from client.ended_apps import answer_for_ended_apps
 from client.membership import Membership
@@ -60,6 +61,7 @@ Keys = tuple[ec.EllipticCurvePrivateKey, ec.EllipticCurvePublicKey]
 
 _MOST_BYTES = 2**30  # of one message: about 270 million float32
 _MOST_OBJECTS = 20_000
+_HASH = re.compile(r"[0-9a-f]{64}")
 _SAID = re.compile(r"[\w ,.+-]{1,100}")  # it goes to a terminal
 _PATIENCE_SECONDS = 60
 _PIECE_SECONDS = 120.0  # two pieces of a reply at a time at some 150 kbit/s
@@ -75,7 +77,7 @@ def main() -> None:
     def guarded(
         address: str, insecure: bool, authority: str, keys: Keys, *limits: Any
     ) -> Iterator[tuple[Any, ...]]:
-        server = FleetHttpClient.from_server_address(
+        server = FleetClient.from_server_address(
             address, insecure, authority, interceptors=[NodeAuthHttpInterceptor(*keys)]
         )
         with server:
@@ -97,7 +99,7 @@ def main() -> None:
 
     answer_for_ended_apps()
     start_client_internal.http_request_response = guarded  # type: ignore[assignment,attr-defined]  # no hook
-    fleet_http_connection.FleetHttpClient = _Patient  # type: ignore[attr-defined]  # no hook
+    fleet_http_connection.FleetHttpClient = FleetClient  # type: ignore[attr-defined]  # no hook
     code = 1
     try:
         flower_supernode()
@@ -111,12 +113,16 @@ def main() -> None:
         os._exit(code)
 
 
-class _Patient(FleetHttpClient):
-    """Waits for the answer to a piece of a reply until a slow link has carried it.
+class FleetClient(FleetHttpClient):
+    """Reads no answer that is too large, and waits for one to a piece of a reply until a slow link has carried it.
 
     The system takes a whole piece at once, and Flower's half a minute for the answer begins then: a link of 1 Mbit/s
     never got two pieces of 5 MB through, however often they were tried.
     """
+
+    def __init__(self, *about: Any, **how: Any) -> None:
+        super().__init__(*about, **how)
+        bound(self._client)
 
     def PushObject(self, request: PushObjectRequest) -> PushObjectResponse:  # noqa: N802  # Flower's name
         return self._unary_unary(
@@ -170,13 +176,18 @@ class Guard:
         )
 
     def receive(self) -> tuple[Message, ObjectTree] | None:
-        """The next message for this site, or None; one that the site does not take is answered and passed over."""
+        """The next message for this site, or None; one that the site does not take is answered and passed over.
+
+        Raises:
+            TooMuchError: what the server answers is larger than any message.
+        """
         self._note(sending=False)
-        received = self._receive()
-        if received is None:
-            return None
-        message, tree = received
-        refusal = self._refusal(message, tree)
+        with self._bounded():
+            received = self._receive()
+            if received is None:
+                return None
+            message, tree = received
+            refusal = self._refusal(message, tree)
         if refusal is None:
             self._left = _MOST_BYTES
             return received
@@ -190,14 +201,16 @@ class Guard:
         """A part of the message that was received last.
 
         Raises:
-            ValueError: the message is larger than any model.
+            TooMuchError: the part is larger than a part can be, or the message than any model.
         """
-        with self._whole_or_failed():
+        with self._whole_or_failed(), self._bounded():
             content = self._pull(run, identifier)
-        self._left -= len(content)
-        if self._left < 0:
-            raise ValueError(f"expected a message of at most {_MOST_BYTES} bytes, got more")
-        return content
+            with self._lock:
+                self._left -= len(content)
+                left = self._left
+            if left < 0:
+                raise TooMuchError(f"expected a message of at most {_MOST_BYTES} bytes, got more")
+            return content
 
     def confirm(self, run: int, identifier: str) -> None:
         """Say that the message that was received last is whole."""
@@ -269,6 +282,15 @@ class Guard:
             self._failed = True
             raise
 
+    @contextlib.contextmanager
+    def _bounded(self) -> Iterator[None]:
+        """Write down where the server answers more than a site can take."""
+        try:
+            yield
+        except TooMuchError as error:
+            log.error("a message of the server is refused: %s", self._not_a_task(str(error)))  # noqa: TRY400
+            raise
+
     def _note(self, *, sending: bool | None = None, pushes: int = 0) -> None:
         with self._lock:
             self._sending = self._sending if sending is None else sending
@@ -285,6 +307,8 @@ class Guard:
         run = self._get_run(about.run_id)
         if run.primary_task_type != TaskType.SERVER_APP:
             return self._not_a_task("expected a task of a server application, got another kind")
+        if not _HASH.fullmatch(run.fab_hash):
+            return self._not_a_task("expected the hash of a bundle, got another text")
         if run.fab_hash != self._fab.hash_str:
             self._audit.append(BundleRefused(offered=run.fab_hash, own=self._fab.hash_str))
             return (
@@ -317,7 +341,7 @@ def examine_key(membership: Membership) -> list[Check]:
     """Whether the server knows this site's key, and has the versions that are here: it greets and leaves again."""
     key = load_key(membership.key)
     keys, hearing = (key, key.public_key()), _Hearing()
-    with FleetHttpClient.from_server_address(
+    with FleetClient.from_server_address(
         membership.address,
         False,
         membership.authority.read_bytes(),

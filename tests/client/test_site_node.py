@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.proto.fleet_pb2 import ActivateNodeResponse, PullMessagesResponse
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatResponse
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError
+from flwr.supercore.primitives.asymmetric import generate_key_pairs
 from flwr.supercore.run import Run, RunNotRunningException
 from flwr.supercore.task_identity import TaskIdentity
+from flwr.supernode import fleet_http_connection
+from flwr.supernode.fleet_http_connection import http_request_response
 
-from acm_core.audit_events import BundleRefused
+from acm_core.audit_events import BundleRefused, TaskRefused
 from acm_core.audit_log import AuditLog, verify
 from acm_core.bundle import build_bundle
+from acm_core.federated.messages import Refusal
+from client.bounded_answers import TooMuchError
 from client.site_log import LOG_NAME
-from client.site_node import Guard
+from client.site_node import FleetClient, Guard
 
 NODE = 42
 BUNDLE = build_bundle()
 OWN = hashlib.sha256(BUNDLE).hexdigest()
+REFUSED = TaskRefused(run=None, round=0, task=None, reason=Refusal.POLICY, policy=None)
 
 
 class Server:
@@ -97,14 +108,17 @@ def test_a_task_of_this_project_passes(tmp_path: Path, kind: str) -> None:
         lambda: Server(run=replace(Run.create_empty(1), fab_hash=OWN, primary_task_type=TaskType.AGENT_APP)),
         lambda: Server(run=replace(Run.create_empty(1), fab_hash=OWN, primary_task_type=TaskType.CONNECTOR)),
         lambda: Server(run=replace(Run.create_empty(1), fab_hash="b" * 64)),
+        lambda: Server(run=replace(Run.create_empty(1), fab_hash="../../etc/passwd")),
+        lambda: Server(run=Run.create_empty(1)),
         lambda: Server(parts=30_000),
     ],
-    ids=["query", "other_train", "system", "agent", "connector", "bundle", "parts"],
+    ids=["query", "other_train", "system", "agent", "connector", "bundle", "no hash", "no bundle", "parts"],
 )
 def test_anything_else_is_answered_with_a_refusal_and_not_run(tmp_path: Path, server: object) -> None:
     asking = server()  # type: ignore[operator]
     assert asking.guard(tmp_path).receive() is None
     assert [message.error.reason for message in asking.sent] == ["refused"]
+    assert [type(row.event) in (TaskRefused, BundleRefused) for row in verify(tmp_path).rows] == [True]
 
 
 def test_another_bundle_is_written_down(tmp_path: Path) -> None:
@@ -127,10 +141,101 @@ def test_a_message_has_a_limit(tmp_path: Path) -> None:
     guard.receive()
     for _ in range(3):
         guard.pull_object(1, "part")
-    with pytest.raises(ValueError, match="at most 1073741824 bytes"):
+    given_up = threading.Event()
+    threading.Thread(target=guard.watch, args=[given_up.set, 60], daemon=True).start()
+    with pytest.raises(TooMuchError, match="at most 1073741824 bytes"):
         guard.pull_object(1, "part")
+    assert given_up.wait(4)
+    assert [row.event for row in verify(tmp_path).rows] == [REFUSED]
     guard.receive()
     guard.pull_object(1, "part")
+
+
+HONEST = {
+    "activate-node": ActivateNodeResponse(node_id=NODE),
+    "send-node-heartbeat": SendNodeHeartbeatResponse(success=True),
+}
+
+
+class Malicious(BaseHTTPRequestHandler):
+    """Takes a site in; what it answers to the call `too_much` has no end that a site could wait for."""
+
+    protocol_version = "HTTP/1.1"
+    too_much, how, sent = "", "", 0
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        call = self.path.rpartition("/")[2]
+        if call == self.too_much:
+            with contextlib.suppress(OSError):
+                getattr(self, f"send_{self.how}")()
+            self.close_connection = True
+            return
+        content = HONEST.get(call, PullMessagesResponse()).SerializeToString()
+        self._begin({"content-length": str(len(content))})
+        self.wfile.write(content)
+
+    def send_gzip(self) -> None:
+        zeros = zlib.compressobj(9, wbits=31)
+        body = b"".join(zeros.compress(bytes(2**20)) for _ in range(64)) + zeros.flush()
+        self._begin({"content-length": str(len(body)), "content-encoding": "gzip"})
+        self.wfile.write(body)
+
+    def send_long(self) -> None:
+        self._begin({"content-length": str(2**36)})
+        self._pour(b"%b")
+
+    def send_chunked(self) -> None:
+        self._begin({"transfer-encoding": "chunked"})
+        self._pour(b"100000\r\n%b\r\n")
+
+    def _begin(self, headers: dict[str, str]) -> None:
+        self.send_response(200)
+        for header in headers.items():
+            self.send_header(*header)
+        self.end_headers()
+
+    def _pour(self, frame: bytes) -> None:
+        for _ in range(64):
+            self.wfile.write(frame % bytes(2**20))
+            type(self).sent += 2**20
+
+    def log_message(self, *_about: object) -> None:
+        """Nothing is said."""
+
+
+@pytest.fixture
+def malicious(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(Malicious, "sent", 0)
+    monkeypatch.setattr(fleet_http_connection, "FleetHttpClient", FleetClient)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Malicious) as serving:
+        thread = threading.Thread(target=serving.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{serving.server_port}"
+        serving.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("how", ["gzip", "long", "chunked"])
+@pytest.mark.parametrize("call", ["pull-messages", "get-run", "pull-object"])
+def test_an_answer_that_is_too_large_is_not_read_to_its_end_and_written_down(
+    malicious: str, tmp_path: Path, call: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Malicious, "too_much", call)
+    monkeypatch.setattr(Malicious, "how", how)
+    with http_request_response(malicious, True, None, generate_key_pairs()) as connection:
+        _, receive, send, get_run, get_fab, pull, *others = connection
+        if call != "pull-messages":
+            asked = Server()
+            receive = lambda: (asked.message, asked.tree)  # noqa: E731
+        if call == "pull-object":
+            get_run = lambda _: asked.run  # noqa: E731
+        guard = Guard(BUNDLE, AuditLog(tmp_path), NODE, receive, send, get_run, get_fab, pull, *others)
+        with pytest.raises(TooMuchError):
+            guard.receive()
+            guard.pull_object(1, "part")
+    assert [row.event for row in verify(tmp_path).rows] == [REFUSED]
+    assert Malicious.sent < 32 * 2**20  # and what lies in between buffers some of it
 
 
 def test_a_reply_that_stays_incomplete_is_given_up(tmp_path: Path) -> None:
