@@ -64,7 +64,16 @@ def _route(host: str, port: int) -> list[Check]:
 
 def _answer(membership: Membership, proxy: str | None) -> list[Check]:
     """The certificate, and the clock by the date of the answer."""
-    trusted = ssl.create_default_context(cafile=str(membership.authority))
+    try:
+        trusted = ssl.create_default_context(cafile=str(membership.authority))
+    except OSError:
+        return [
+            Check(
+                "certificate",
+                f"expected an authority in {membership.authority}, got none that can be read",
+                "run client.enrol with the operator's answer file again",
+            )
+        ]
     url = f"https://{membership.address}/health"
     try:
         with httpx.stream("GET", url, verify=trusted, timeout=_SECONDS) as response:

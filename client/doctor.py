@@ -82,6 +82,8 @@ def _versions() -> Check:
 
 
 def _films(site: SiteConfig) -> Iterator[Check]:
+    import sqlite3
+
     from acm_core.data.intake.intake import intake_folder
     from acm_core.data.intake.manifest import fingerprint, read_rows
 
@@ -100,7 +102,12 @@ def _films(site: SiteConfig) -> Iterator[Check]:
         fix = f"run python -m client.preflight --site={site.site}, and look at its page before training"
         yield Check("films", "not looked at yet", fix)
         return
-    rows = sum(1 for _ in read_rows(manifest))
+    try:
+        rows = sum(1 for _ in read_rows(manifest))
+    except (sqlite3.DatabaseError, TypeError, ValueError):
+        fix = f"run python -m client.preflight --site={site.site}, which writes it anew"
+        yield Check("films", f"expected a manifest in {manifest}, got a damaged file", fix)
+        return
     yield Check("films", f"{rows:,} files in the manifest, dataset {fingerprint(manifest)[:12]}")
 
 

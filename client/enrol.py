@@ -92,7 +92,7 @@ def _ask(site: SiteConfig, chosen: str, server: str) -> int:
         _say(
             f"site {site.site} looks for the server of {joining.federation} at {server} from now on, instead of "
             f"{former}",
-            "There is nothing else to do: key and authority stay. If client.run runs, start it again.",
+            "There is nothing else to do: key and authority stay, and a client.run that runs connects there.",
         )
         return OK
     path = Path(f"request-{site.site}.json")

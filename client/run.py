@@ -21,6 +21,7 @@ from client.site_arguments import add_site_arguments
 
 if TYPE_CHECKING:
     from acm_core.config.sections import SiteConfig
+    from acm_core.processes import KeptChild
     from client.membership import Membership
 
 _POLL_SECONDS = 0.5
@@ -98,30 +99,26 @@ class _Link:
         from acm_core.audit_log import AuditLog, audit_folder
         from acm_core.files import write_private
         from acm_core.processes import PIECES, KeptChild, free_port
-        from client.app import SITE_FILE
+        from client.membership import read_joining
 
-        self._site, self._membership = site, membership
+        self._site, self._membership, self._path = site, membership, path
+        self._joining = read_joining(membership.folder)
         self._audit = AuditLog(audit_folder(site.state))
         self._lock = os.open(membership.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         secret = membership.folder / "superexec.secret"
         write_private(secret, secrets.token_bytes(32))
-        runtime = f"127.0.0.1:{free_port()}"
-        environment = {
+        self._runtime = f"127.0.0.1:{free_port()}"
+        self._environment = {
             **PIECES,
             "FLWR_HOME": str(site.state / "flower"),
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
         }
-        isolation = ["--superexec-auth-secret-file", str(secret)]
-        node = [sys.executable, "-m", "client.site_node", str(membership.folder)]
-        node += ["--superlink", membership.address, "--root-certificates", str(membership.authority)]
-        node += ["--auth-supernode-private-key", str(membership.key), "--isolation", "process", *isolation]
-        node += ["--host", "127.0.0.1", "--port", runtime.rpartition(":")[2]]
-        node += ["--node-config", f'{SITE_FILE}="{path}"']
+        self._isolation = ["--superexec-auth-secret-file", str(secret)]
         execute = [sys.executable, "-m", "client.superexec", str(site.state), "--insecure"]
-        execute += ["--runtime-api-address", runtime, *isolation]
-        self._node = KeptChild("SuperNode", node, site.state / "supernode.log", environment)
-        self._execute = KeptChild("SuperExec", execute, site.state / "superexec.log", environment)
+        execute += ["--runtime-api-address", self._runtime, *self._isolation]
+        self._node = self._supernode()
+        self._execute = KeptChild("SuperExec", execute, site.state / "superexec.log", self._environment)
         self._said = ""
         self._looking = ThreadPoolExecutor(1)
         self._state = self._looking.submit(self._look)
@@ -145,12 +142,16 @@ class _Link:
         )
 
     def tend(self) -> None:
-        """Start again what has ended; now and then look whether the server is there, and say it when that changes."""
+        """Start again what has ended; now and then look whether the server is there, and say it when that changes.
+
+        What client.enrol has changed meanwhile is taken up.
+        """
         for child in (self._node, self._execute):
             if child.tend():
                 _say(f"Flower's {child.name} ended; started again")
         if self._state.done():
-            if (state := self._state.result()) != self._said:
+            state, renewed = self._state.result(), self._renewed()
+            if state != self._said and not renewed:
                 self._said = state
                 _say(state)
             self._state = self._looking.submit(self._look)
@@ -165,6 +166,35 @@ class _Link:
             self._audit.append(ClientStopped())
         for child in (self._node, self._execute):
             child.stop()
+
+    def _supernode(self) -> KeptChild:
+        from acm_core.processes import KeptChild
+        from client.app import SITE_FILE
+
+        membership = self._membership
+        node = [sys.executable, "-m", "client.site_node", str(membership.folder)]
+        node += ["--superlink", membership.address, "--root-certificates", str(membership.authority)]
+        node += ["--auth-supernode-private-key", str(membership.key), "--isolation", "process"]
+        node += ["--host", "127.0.0.1", "--port", self._runtime.rpartition(":")[2], *self._isolation]
+        node += ["--node-config", f'{SITE_FILE}="{self._path}"']
+        return KeptChild("SuperNode", node, self._site.state / "supernode.log", self._environment)
+
+    def _renewed(self) -> bool:
+        """Whether client.enrol has installed another key, address or authority, to which this connects anew then."""
+        from client.membership import Membership, NotEnrolledError, read_joining
+
+        try:
+            joining = read_joining(self._membership.folder)
+            if joining == self._joining:
+                return False
+            membership = Membership.load(self._site)
+        except NotEnrolledError:
+            return False  # it is not through with it: what was there goes on
+        self._joining, self._membership = joining, membership
+        _say(f"enrolled anew in {membership.federation}, whose server is {membership.address}: connecting")
+        self._node.stop()
+        self._node = self._supernode()
+        return True
 
     def _look(self) -> str:
         if self._said:

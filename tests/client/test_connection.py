@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import sqlite3
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +19,11 @@ from consortium import Consortium
 from hospitals import federation
 
 from acm_core import bundle
-from acm_core.config.loading import dump_config
+from acm_core.config.loading import dump_config, load_config
 from acm_core.config.sections import SiteConfig
+from acm_core.data.intake.intake import intake_folder
+from acm_core.data.intake.manifest import Row, write_manifest
+from acm_core.data.splits import Split
 from acm_core.processes import free_port
 from acm_core.trust import certificates
 from client import doctor
@@ -60,6 +65,12 @@ def test_a_name_that_nobody_knows(consortium: Consortium) -> None:
     check = wrong(examine(replace(member(consortium), address="fed.invalid:9092")))
     assert check.name == "name"
     assert "DNS" in check.fix
+
+
+def test_an_authority_that_is_not_there(consortium: Consortium, tmp_path: Path) -> None:
+    check = wrong(examine(replace(member(consortium), authority=tmp_path / "ca-0.crt")))
+    assert check.name == "certificate"
+    assert "client.enrol" in check.fix
 
 
 def test_a_port_that_is_closed(consortium: Consortium) -> None:
@@ -223,6 +234,25 @@ def test_the_doctor_has_a_row_for_each_thing_and_a_fix(
     assert re.search(r"!!  films +not looked at yet", shown)
     assert "→ run python -m client.preflight --site=A" in shown
     assert "1 to mend before site A can take part" in shown
+
+
+@pytest.mark.parametrize("damage", ["cut off", "other bytes", "another value"])
+def test_the_doctor_says_that_the_manifest_is_damaged(
+    hospital: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    manifest = intake_folder(load_config(hospital / "A.yaml", SiteConfig)) / "manifest.sqlite"
+    manifest.parent.mkdir(parents=True)
+    row = Row("film", "content", None, None, "patient", Split.TRAIN, True, *[None] * 6)
+    write_manifest(manifest, [row], [])
+    if damage == "another value":
+        with closing(sqlite3.connect(manifest)) as database, database:
+            database.execute("UPDATE film SET split = 'other'")
+    else:
+        manifest.write_bytes(manifest.read_bytes()[:5000] if damage == "cut off" else bytes(9000))
+    assert doctor.main(["--site=A", "--sites", str(hospital)]) == 1
+    shown = capsys.readouterr().out
+    assert re.search(r"!!  films +expected a manifest in .*, got a damaged file", shown)
+    assert "→ run python -m client.preflight --site=A, which writes it anew" in shown
 
 
 def test_the_doctor_says_how_to_join(
