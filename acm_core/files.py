@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -12,6 +13,23 @@ _SEAL = hashlib.sha256().digest_size
 
 class DamagedFileError(ValueError):
     """A file is not the one that was written."""
+
+
+def keep_files_private() -> None:
+    """What this process and those that it starts write is for its user alone: called by the commands, before all else.
+
+    A site's state says which films it has, and a run's folder how each site did. Whoever shares a file says so.
+    """
+    os.umask(0o077)
+
+
+def own_folder(folder: Path) -> None:
+    """Make a folder, or have one that was made before, that nobody else can look into."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(
+        PermissionError
+    ):  # one of another user, such as a mount, is that user's business
+        folder.chmod(0o700)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

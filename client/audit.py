@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from acm_core.files import keep_files_private
 from client.site_arguments import add_site_arguments
 
 if TYPE_CHECKING:
@@ -173,4 +174,5 @@ def _wrong(text: str) -> int:
 
 
 if __name__ == "__main__":
+    keep_files_private()
     sys.exit(main())

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from acm_core.files import keep_files_private
 from client.check import Check
 from client.site_arguments import add_site_arguments
 
@@ -192,4 +193,5 @@ def _show(checks: list[Check], site: str) -> int:
 
 
 if __name__ == "__main__":
+    keep_files_private()
     sys.exit(main())

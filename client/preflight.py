@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from acm_core.files import keep_files_private
 from client.site_arguments import add_site_arguments
 
 if TYPE_CHECKING:
@@ -80,10 +81,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _look_through(site: SiteConfig, image_size: int | None, workers: int | None, as_json: bool) -> int:
     from acm_core.data.intake.intake import intake_folder, take_in
     from acm_core.data.intake.journal import Journal
-    from acm_core.files import write_text_atomically
+    from acm_core.files import own_folder, write_text_atomically
     from client.preflight_page import render_page
     from client.preflight_summary import summarise
 
+    own_folder(site.state)
     folder = intake_folder(site)
     with _progress(quiet=as_json) as progress:
         taken = take_in(site, image_size=image_size, workers=workers, progress=progress)
@@ -194,4 +196,5 @@ class _Lines:
 
 
 if __name__ == "__main__":
+    keep_files_private()
     sys.exit(main())

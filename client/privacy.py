@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from acm_core.files import keep_files_private
 from client.site_arguments import add_site_arguments
 
 if TYPE_CHECKING:
@@ -272,4 +273,5 @@ def _fail(text: str, code: int) -> int:
 
 
 if __name__ == "__main__":
+    keep_files_private()
     sys.exit(main())

@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from acm_core.files import keep_files_private
 from client.site_arguments import add_site_arguments
 
 if TYPE_CHECKING:
@@ -221,5 +222,6 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    keep_files_private()
     logging.captureWarnings(True)
     sys.exit(main())

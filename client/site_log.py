@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from acm_core.files import LineTail
+from acm_core.files import LineTail, own_folder
 
 LOG_NAME = "client.log"
 _LINE = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ (?:INFO|WARNING|ERROR) (.*)")
@@ -18,7 +18,7 @@ def open_site_log(state: Path) -> None:
 
     A process of the simulation does tasks of one site after another: none may write into the log of the one before.
     """
-    state.mkdir(parents=True, exist_ok=True)
+    own_folder(state)
     logger = logging.getLogger("acm_fed.client")
     for previous in logger.handlers[:]:
         logger.removeHandler(previous)

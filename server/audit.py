@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from acm_core.audit_commands import EXIT_CODES, add_commands, answer
+from acm_core.files import keep_files_private
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,4 +38,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    keep_files_private()
     sys.exit(main())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from acm_core.files import keep_files_private
 from server.command import add_state_option
 
 OK, FAILED, WRONG = 0, 1, 2
@@ -56,4 +57,5 @@ def _fail(text: str, code: int) -> int:
 
 
 if __name__ == "__main__":
+    keep_files_private()
     sys.exit(main())
