@@ -34,7 +34,6 @@ Setting = Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,40}(\.[a-z_]{1,40
 """A line of a site's file, such as privacy.required."""
 FieldName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.]{0,63}$")]
 ApiPath = Annotated[str, StringConstraints(pattern=r"^(other|/v1/[a-z]{1,20}/[a-z-]{1,40})$")]
-HostPort = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z.:_\[\]-]{1,253}:[0-9]{1,5}$")]
 Address = Annotated[str, StringConstraints(pattern=r"^[0-9a-f.:]{2,45}$"), BeforeValidator(_address)]
 """Of a peer; the name of an interface after % is left out."""
 
@@ -42,10 +41,7 @@ Address = Annotated[str, StringConstraints(pattern=r"^[0-9a-f.:]{2,45}$"), Befor
 class RunFailure(StrEnum):
     """Why a run ended before its last round."""
 
-    JOINING = "joining"  # fewer sites than a quorum connected in time
     QUORUM = "quorum"  # a round stayed below quorum in every attempt
-    INTERRUPTED = "interrupted"  # somebody ended it
-    FLOWER = "flower"  # Flower's SuperLink or ServerApp ended
     INTERNAL = "internal"  # anything else: see the run's log
 
 
@@ -252,19 +248,6 @@ class ClientStopped(Event):
     kind: Literal["client_stopped"] = "client_stopped"
 
 
-class Connected(Event):
-    """Site: the server at this address took it in."""
-
-    kind: Literal["connected"] = "connected"
-    server: HostPort
-
-
-class Disconnected(Event):
-    """Site: the server is no longer there."""
-
-    kind: Literal["disconnected"] = "disconnected"
-
-
 class PolicyChanged(Event):
     """Site: its file permits something else from now on."""
 
@@ -348,8 +331,6 @@ AnyEvent = (
     | Enrolled
     | ClientStarted
     | ClientStopped
-    | Connected
-    | Disconnected
     | PolicyChanged
     | TaskReceived
     | TaskRefused

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 
-from acm_core.audit_events import AnyEvent, ReplyTaken, RowCut, TaskReceived
+from acm_core.audit_events import AnyEvent, Event, ReplyTaken, RowCut, TaskReceived
 from acm_core.hash_chain import Chain, ChainKind, ChainRow, Faults, Found, Head, Hex, read
 
 
@@ -78,6 +78,24 @@ class AuditLog:
                 chain.append(_values(RowCut(bytes=chain.cut)))
             chain.append(_values(event))
             return chain.head
+
+    def newest(self, *kinds: type[Event]) -> Event | None:
+        """The last event of these kinds, or None; only `verify` says whether the rows are those that were written.
+
+        Raises:
+            AuditError: the disk cannot be read.
+        """
+        names = [f'"{kind.model_fields["kind"].default}"'.encode() for kind in kinds]
+        path = self._folder / AUDIT.file
+        with AUDIT.disk(self._folder):
+            lines = path.read_bytes().splitlines() if path.exists() else []
+        for line in reversed(lines):
+            if any(name in line for name in names):
+                with suppress(ValidationError):  # unfinished: a process was killed over it
+                    event = AUDIT.rows.validate_json(line).event
+                    if isinstance(event, kinds):
+                        return event
+        return None
 
 
 def verify(folder: Path) -> Found[AuditRow]:

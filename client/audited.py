@@ -9,11 +9,12 @@ from dataclasses import replace
 
 from pydantic import ValidationError
 
-from acm_core.audit_events import Left, TaskReceived, TaskRefused
+from acm_core.audit_events import ClientStarted, Left, PolicyChanged, TaskReceived, TaskRefused
 from acm_core.audit_log import AuditError, AuditLog, audit_folder
 from acm_core.config.sections import FederationConfig, SiteConfig
 from acm_core.federated.encoding import fingerprint
 from acm_core.federated.messages import Refusal, Reply, Task
+from client.policy import permits_digest
 
 log = logging.getLogger("acm_fed.client")
 
@@ -22,6 +23,7 @@ def answer_audited(task: Task, site: SiteConfig, answer: Callable[[Task], Reply]
     """The reply to `task`, with the head of the log that holds its hash; where that cannot be written, a refusal."""
     audit, run = AuditLog(audit_folder(site.state)), _run_name(task)
     try:
+        _note_policy(audit, site)
         audit.append(
             TaskReceived(
                 run=run,
@@ -53,6 +55,13 @@ def answer_audited(task: Task, site: SiteConfig, answer: Callable[[Task], Reply]
     except AuditError as error:
         log.error("round %d: %s refused: %s", task.round, task.kind, error)  # noqa: TRY400  # the text says it all
         return Reply(site.site, task.round, refusal=Refusal.STORAGE)
+
+
+def _note_policy(audit: AuditLog, site: SiteConfig) -> None:
+    """Write down that the site's file, which is read for each task, permits something else than it last did."""
+    policy, last = permits_digest(site), audit.newest(ClientStarted, PolicyChanged)
+    if isinstance(last, ClientStarted | PolicyChanged) and last.policy != policy:
+        audit.append(PolicyChanged(policy=policy))
 
 
 def refuse_unread(site: SiteConfig, error: Exception) -> Reply:

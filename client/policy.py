@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime, time
 
 from acm_core.config.sections import FederationConfig, PrivacyConfig, SiteConfig, SitePrivacy
 from acm_core.federated.messages import Refusal
 from client.refusal import RefusedError
+
+
+def permits_digest(site: SiteConfig) -> str:
+    """SHA-256, in hex, of what a site's file permits."""
+    return hashlib.sha256(site.model_dump_json(include={"policy", "privacy"}).encode()).hexdigest()
 
 
 def expect_permitted(config: FederationConfig, site: SiteConfig, now: datetime) -> None:

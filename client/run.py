@@ -131,14 +131,14 @@ class _Link:
 
         os.environ.update(OFFLINE)
         from acm_core.bundle import build_bundle
+        from client.policy import permits_digest
 
-        permits = self._site.model_dump_json(include={"policy", "privacy"})
         self._audit.append(
             ClientStarted(
                 site=self._site.site,
                 version=version("acm-fed"),
                 bundle=hashlib.sha256(build_bundle()).hexdigest(),
-                policy=hashlib.sha256(permits.encode()).hexdigest(),
+                policy=permits_digest(self._site),
             )
         )
 

@@ -12,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from acm_core.audit_events import ClientStarted, PolicyChanged
+from acm_core.audit_log import AuditLog, audit_folder, verify
 from acm_core.config.sections import SiteConfig, SitePolicy
-from acm_core.federated.messages import Refusal, Task, TaskKind
-from client.policy import expect_permitted
+from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
+from client.audited import answer_audited
+from client.policy import expect_permitted, permits_digest
 from client.refusal import RefusedError
 from client.site_round import SiteRound
 
@@ -151,3 +154,30 @@ def test_the_site_answers_with_the_line_and_trains_nothing(tmp_path: Path) -> No
     assert reply.refusal == "policy.rounds"
     assert not reply.arrays
     assert not list(settings.state.glob("**/*.safetensors"))
+
+
+def test_a_policy_that_changes_between_two_tasks_is_written_down(tmp_path: Path) -> None:
+    audit = AuditLog(audit_folder(tmp_path / "state"))
+    first, second = (
+        site(tmp_path, "A", state=tmp_path / "state", policy={"rounds": rounds}) for rounds in (5, 9)
+    )
+    audit.append(ClientStarted(site="A", version="1", bundle="0" * 64, policy=permits_digest(first)))
+    for settings in (first, second, second, first):
+        task = Task(TaskKind.TRAIN, 1, federation().model_dump_json())
+        answer_audited(task, settings, lambda task: Reply("A", task.round))
+    written = [row.event for row in verify(audit_folder(first.state)).rows]
+    told = [event.kind for event in written if event.kind != "left"]
+    received = "task_received"
+    assert told == [
+        "client_started",
+        received,
+        "policy_changed",
+        received,
+        received,
+        "policy_changed",
+        received,
+    ]
+    assert [event.policy for event in written if isinstance(event, PolicyChanged)] == [
+        permits_digest(second),
+        permits_digest(first),
+    ]
