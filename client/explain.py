@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from acm_core.files import keep_files_private
 from client.site_arguments import add_site_arguments
 
 OK, NO_FILM, WRONG = 0, 1, 2
@@ -92,4 +93,5 @@ def _fail(text: str, code: int) -> int:
 
 
 if __name__ == "__main__":
+    keep_files_private()
     sys.exit(main())

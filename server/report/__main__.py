@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from acm_core.files import keep_files_private
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the report; returns the exit code (0 written, 1 it cannot be, see what it says)."""
@@ -39,4 +41,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    keep_files_private()
     sys.exit(main())
