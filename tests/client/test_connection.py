@@ -250,8 +250,8 @@ def test_the_doctor_says_that_the_manifest_is_damaged(
     else:
         manifest.write_bytes(manifest.read_bytes()[:5000] if damage == "cut off" else bytes(9000))
     assert doctor.main(["--site=A", "--sites", str(hospital)]) == 1
-    shown = capsys.readouterr().out
-    assert re.search(r"!!  films +expected a manifest in .*, got a damaged file", shown)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"!! films expected a manifest in [^,]*, got a damaged file", shown)
     assert "→ run python -m client.preflight --site=A, which writes it anew" in shown
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from processes import wait_for
 from pydicom.uid import JPEG2000Lossless
 
 from acm_core.data.intake.readers import read_files
@@ -86,6 +87,7 @@ def test_a_reader_that_dies_takes_one_file_with_it(films: list[Path]) -> None:
     """Killed as a fault in a decoder would kill it; the file is tried once more in case it was not the file."""
     for worker in workers():
         worker.kill()
+    wait_for(lambda: workers() == [], 10, lambda: str(workers()))
     outcomes(films[:1], workers=1)
     (started,) = workers()
     start = started.cpu_times().user  # seconds of the processor, however busy the machine is
