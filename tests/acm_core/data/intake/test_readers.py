@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from processes import wait_for
 from pydicom.uid import JPEG2000Lossless
 
 from acm_core.data.intake.readers import read_files
@@ -83,13 +82,16 @@ def workers() -> list[psutil.Process]:
     return found
 
 
-def test_a_reader_that_dies_takes_one_file_with_it(films: list[Path]) -> None:
+def test_a_reader_that_dies_takes_one_file_with_it(
+    films: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed as a fault in a decoder would kill it; the file is tried once more in case it was not the file."""
-    for worker in workers():
-        worker.kill()
-    wait_for(lambda: workers() == [], 10, lambda: str(workers()))
-    outcomes(films[:1], workers=1)
-    (started,) = workers()
+    from acm_core.data.intake import readers
+
+    monkeypatch.setattr(readers, "_idle", [])  # not those of other tests
+    assert outcomes(films[:1], workers=1) == {"a.dcm": None}
+    (reader,) = readers._idle
+    started = psutil.Process(reader._process.pid)
     start = started.cpu_times().user  # seconds of the processor, however busy the machine is
     done = threading.Event()
 
@@ -109,6 +111,7 @@ def test_a_reader_that_dies_takes_one_file_with_it(films: list[Path]) -> None:
         done.set()
         killer.join()
     assert found == EXPECTED | {"slow.dcm": SetAside.READER_CRASHED}
+    readers._end_workers()
 
 
 def test_a_worker_that_died_while_idle_is_no_verdict_on_a_film(films: list[Path]) -> None:
