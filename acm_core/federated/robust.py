@@ -19,7 +19,11 @@ def make_aggregation(
     findings: Sequence[str],
     finding_rows: Collection[str] = (),
 ) -> FedAvg | AggregationRule:
-    """The aggregation of one round, to which updates are added; the arguments are those of `FedAvg`."""
+    """The aggregation of one round, to which updates are added; the arguments are those of `FedAvg`.
+
+    Raises:
+        ValueError: a rule that a configuration may name has no case here.
+    """
     match settings:
         case AggregationConfig(rule="norm_clipping", bound=float(bound)):
             return NormClipping(reference, findings, finding_rows, bound=bound)
@@ -31,4 +35,4 @@ def make_aggregation(
             return Krum(reference, findings, finding_rows, attackers=attackers, keep=keep)
         case AggregationConfig(rule="fedavg"):
             return FedAvg(reference, findings, finding_rows)
-    raise NotImplementedError(f"expected a rule that is made here, got {settings.rule}")
+    raise ValueError(f"expected a rule that is made here, got {settings.rule}")
