@@ -1,4 +1,4 @@
-"""What a site keeps of a run: normalisation layers (FedBN), its model trained alone, test scores, where training stands.
+"""What a site keeps of a run: normalisation layers (FedBN), its own model, test scores, where training stands.
 
 Every file has its SHA-256 with it. One that is damaged is named in the site's log and taken for one that is not there;
 each `load_…` says what that means. A disk that cannot be read at the moment is an OSError and takes nothing away.
