@@ -25,9 +25,11 @@ from acm_core.training.local import (
     Schedule,
     TrainingDivergedError,
     deterministic_kernels,
+    make_optimizer,
     predict,
     train,
 )
+from acm_core.training.optimizer_state import get_optimizer_arrays, set_optimizer_arrays
 from acm_core.training.weights import ModelMismatchError, blank_arrays, get_arrays, set_arrays
 from client.device import use_device
 from client.evaluation import FEDERATED, evaluate_models
@@ -118,21 +120,23 @@ class SiteRound:
             )
         received = self._received(task, config, kept)
         kept.save_received(received)
-        model, at_site = self._global_model(task, config, kept, received)
+        model = self._site_model(task, config, kept, received)
         proximal = None
         if config.federation.proximal_mu > 0:
             reference = {name: p.detach().clone() for name, p in model.named_parameters()}
             proximal = Proximal(reference, config.federation.proximal_mu)
         log.info("round %d: training on %d films", task.round, len(films.train))
         if private is None:
-            reply = self._train_openly(task, config, films, model, proximal)
+            reply, optimizer = self._train_openly(task, config, films, kept, model, proximal)
         else:
-            reply = self._train_privately(task, config, private, model, proximal)
+            reply, optimizer = self._train_privately(task, config, private, model, proximal)
         log.info("round %d: trained", task.round)
         if not all(np.isfinite(array).all() for array in reply.arrays.values()):
             raise TrainingDivergedError("expected finite weights after training")
-        if at_site:
-            kept.save_normalisation(task.round, {name: reply.arrays.pop(name) for name in at_site})
+        kept.save_optimizer(task.round, optimizer)
+        if config.federation.normalisation == "site":
+            own = {name: reply.arrays[name] for name in normalisation_names(model)}
+            kept.save_normalisation(task.round, own)
         base = {name: received[name] for name in reply.arrays}
         encoding = config.federation.encoding
         residual = kept.load_residual(before=task.round) if encoding == "int8" else {}
@@ -146,17 +150,22 @@ class SiteRound:
         task: Task,
         config: FederationConfig,
         films: SiteFilms,
+        kept: KeptModels,
         model: Classifier,
         proximal: Proximal | None,
-    ) -> Reply:
+    ) -> tuple[Reply, Arrays]:
+        """The trained weights, and the optimiser's state after the round."""
         metrics: dict[str, float] = {}
         if len(films.validation):
             metrics["validation_loss"] = predict(
                 model, films.validation, config.training.batch_size, self._device
             )[1]
         epochs = config.training.epochs
+        optimizer = make_optimizer(model, config.training)
+        set_optimizer_arrays(optimizer, model, kept.load_optimizer(before=task.round))
         metrics["train_loss"] = train(
             model,
+            optimizer,
             films.train,
             config.training,
             Schedule((task.round - 1) * epochs, epochs, config.federation.rounds * epochs),
@@ -165,7 +174,7 @@ class SiteRound:
             proximal=proximal,
             workers=self._site.workers,
         )
-        return Reply(
+        reply = Reply(
             self._site.site,
             task.round,
             films=len(films.train),
@@ -173,6 +182,7 @@ class SiteRound:
             metrics=metrics,
             arrays=get_arrays(model),
         )
+        return reply, get_optimizer_arrays(optimizer, model)
 
     def _train_privately(
         self,
@@ -181,10 +191,10 @@ class SiteRound:
         private: PrivateRound,
         model: Classifier,
         proximal: Proximal | None,
-    ) -> Reply:
+    ) -> tuple[Reply, Arrays]:
         """Noised weights, and besides them only numbers that are the same whatever films there are."""
-        arrays, metrics = private.train(task, model, proximal)
-        return Reply(
+        arrays, optimizer, metrics = private.train(task, model, proximal)
+        reply = Reply(
             self._site.site,
             task.round,
             films=private.policy.population,
@@ -192,6 +202,7 @@ class SiteRound:
             metrics=metrics,
             arrays=arrays,
         )
+        return reply, optimizer
 
     def _private(self, config: FederationConfig, films: SiteFilms, kept: KeptModels) -> PrivateRound | None:
         """What trains under differential privacy, or None for a run without it."""
@@ -207,7 +218,7 @@ class SiteRound:
         log.info("evaluating on %d test films", len(films.test))
         private = self._private(config, films, kept)
         received = self._received(task, config, kept)
-        models = {FEDERATED: self._global_model(task, config, kept, received)[0]}
+        models = {FEDERATED: self._site_model(task, config, kept, received)}
         alone = kept.load_local_only(films.fingerprint)
         if config.evaluation.local_only and alone is not None:
             models["local_only"] = self._model(config, alone)
@@ -236,16 +247,14 @@ class SiteRound:
             raise RefusedError(Refusal.MODEL, wrong)
         return received
 
-    def _global_model(
+    def _site_model(
         self, task: Task, config: FederationConfig, kept: KeptModels, received: Arrays
-    ) -> tuple[Classifier, frozenset[str]]:
-        """The model sent, with what stays at this site in its place, and the names of that."""
+    ) -> Classifier:
+        """The model sent, with this site's own normalisation layers where it goes on with them."""
         own: Arrays = {}
-        if config.federation.local_norm:
-            own = kept.load_normalisation(before=_round_after_training(task)) or {}
-        model = self._model(config, {**received, **own})
-        at_site = normalisation_names(model) if config.federation.local_norm else frozenset()
-        return model, at_site
+        if config.federation.normalisation == "site":
+            own = kept.load_normalisation(before=_round_after_training(task))
+        return self._model(config, {**received, **own})
 
     def _model(self, config: FederationConfig, arrays: Arrays) -> Classifier:
         model = unfilled_classifier(config.model, len(config.findings))

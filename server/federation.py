@@ -12,7 +12,7 @@ from acm_core.federated.encoding import encode, fingerprint
 from acm_core.federated.messages import Reply, Task, TaskKind
 from acm_core.federated.report import read_report
 from acm_core.federated.update import Arrays
-from acm_core.nn import build_classifier, finding_rows, load_weights, normalisation_names
+from acm_core.nn import build_classifier, finding_rows, load_weights
 from acm_core.randomness import stream_seed
 from acm_core.training.weights import get_arrays, save_arrays
 from server.curves import Curves
@@ -50,10 +50,9 @@ class FederatedRun:
         if config.model.weights is not None:
             report = load_weights(model, config.model.weights)
             self._events.write("weights_loaded", report=report.summary)
-        at_site = normalisation_names(model) if config.federation.local_norm else frozenset()
         self._rounds_done = 0
         self._initial = get_arrays(model)
-        self._companions = {name: self._initial[name] for name in at_site}
+        self._companions: Arrays = {}
         self._loop = RoundLoop(transport, config, finding_rows(model), self._companions, self._events, audit)
 
     def execute(self, *, resume: bool) -> dict[str, Any]:
