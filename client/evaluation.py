@@ -6,16 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from acm_core.config.sections import FederationConfig, SiteConfig
 from acm_core.data.site_films import FilmSet, SiteFilms
-from acm_core.nn import Classifier
 from acm_core.randomness import stream_seed
 from acm_core.training.calibration import calibrate
 from acm_core.training.histograms import ScoreHistogram
-from acm_core.training.local import predict
 from acm_core.training.metrics import (
     Estimate,
     evaluate_findings,
@@ -32,16 +29,16 @@ FEDERATED = "federated"
 
 
 def evaluate_models(
-    models: Mapping[str, Classifier],
+    scores: Mapping[str, NDArray[np.float32]],
     films: SiteFilms,
     config: FederationConfig,
     site: SiteConfig,
-    device: torch.device,
     kept: KeptModels,
 ) -> Report:
     """How well each model does on the test films, with patient-bootstrap intervals.
 
     Args:
+        scores: model → its probabilities for the test films, N×F.
         kept: where the scores stay, so that any two models of the run can be compared at the site afterwards.
 
     Returns:
@@ -62,11 +59,8 @@ def evaluate_models(
         return report
     seed = stream_seed(config.seed, site.site, "bootstrap")
     resamples = config.evaluation.bootstrap
-    scores = {
-        name: predict(model, test, config.training.batch_size, device)[0] for name, model in models.items()
-    }
     if scores:
-        kept.save_scores(films.fingerprint, KeptScores(test.labels, test.patients, scores))
+        kept.save_scores(films.fingerprint, KeptScores(test.labels, test.patients, dict(scores)))
     for name, values in scores.items():
         arguments = (test.labels, test.patients, config.findings)
         gain = None

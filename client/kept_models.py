@@ -138,6 +138,22 @@ class KeptModels:
         """The finished local-only model of this dataset, or None: then it is trained when it is asked for again."""
         return _load(self._local_only(films), load_sealed_arrays)
 
+    def save_fine_tuned(self, of: str, arrays: Arrays) -> None:
+        """Keep the fine-tuned model; another's goes.
+
+        Args:
+            of: what it was made of: dataset, shared model and settings.
+        """
+        kept = self._fine_tuned(of)
+        save_sealed_arrays(kept, arrays)
+        for path in self._folder.glob("fine_tuned-*"):
+            if path != kept:
+                path.unlink()
+
+    def load_fine_tuned(self, of: str) -> Arrays | None:
+        """The fine-tuned model that was made of this, or None: then it is made anew."""
+        return _load(self._fine_tuned(of), load_sealed_arrays)
+
     def save_checkpoint(self, films: str, checkpoint: dict[str, Any]) -> None:
         """Keep where local-only training on a dataset stands."""
         _save_checkpoint(self._checkpoint(films), checkpoint)
@@ -253,6 +269,9 @@ class KeptModels:
 
     def _local_only(self, films: str) -> Path:
         return self._folder / f"local_only-{films[:16]}.safetensors"
+
+    def _fine_tuned(self, of: str) -> Path:
+        return self._folder / f"fine_tuned-{hashlib.sha256(of.encode()).hexdigest()[:16]}.safetensors"
 
     def _checkpoint(self, films: str) -> Path:
         return self._folder / f"local_only-{films[:16]}.checkpoint.pt"

@@ -45,6 +45,7 @@ def released(report: Report, policy: SitePrivacy) -> Report:
         kept["fingerprint"] = None  # it changes with every film
     if not figures_leave(policy):
         kept["models"] = {}
+        kept["delivered"] = None
     for model in kept["models"].values():
         if not (policy.counts == policy.metrics == "exact"):
             model["subgroups"] = {}

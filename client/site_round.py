@@ -31,6 +31,7 @@ from acm_core.training.local import (
 )
 from acm_core.training.optimizer_state import get_optimizer_arrays, set_optimizer_arrays
 from acm_core.training.weights import ModelMismatchError, blank_arrays, get_arrays, set_arrays
+from client.delivery import Delivery
 from client.device import use_device
 from client.evaluation import FEDERATED, evaluate_models
 from client.kept_models import KeptModels, SiteRun
@@ -95,7 +96,8 @@ class SiteRound:
             return self._train(task, config, films, kept)
         if task.kind is TaskKind.LOCAL_ONLY:
             privacy = permitted_privacy(config, self._site)
-            if privacy is not None and not figures_leave(privacy[1]):
+            mixed = config.deliver.rule == "mixture"
+            if privacy is not None and not mixed and not figures_leave(privacy[1]):
                 return Reply(self._site.site, task.round)  # nobody would learn how well it does
             model = self._model(config, self._received(task, config, kept))
             train_local_only(
@@ -218,16 +220,17 @@ class SiteRound:
         log.info("evaluating on %d test films", len(films.test))
         private = self._private(config, films, kept)
         received = self._received(task, config, kept)
-        models = {FEDERATED: self._site_model(task, config, kept, received)}
-        alone = kept.load_local_only(films.fingerprint)
-        if config.evaluation.local_only and alone is not None:
-            models["local_only"] = self._model(config, alone)
-        measured = models if private is None or figures_leave(private.policy) else {}
-        report = evaluate_models(measured, films, config, self._site, self._device, kept)
+        shared = self._site_model(task, config, kept, received)
+        delivery = Delivery(config, self._site, films, kept, self._device)
+        formed = delivery.form(shared)
+        measured = formed.members if private is None or figures_leave(private.policy) else {}
+        scores = {str(name): delivery.scores(members, films.test) for name, members in measured.items()}
+        report = evaluate_models(scores, films, config, self._site, kept)
+        report["delivered"] = formed.delivered
         if private is not None:
             report = released(report, private.policy)
             if private.policy.metrics == "noised":
-                report["models"] = {FEDERATED: private.report(task.round, models[FEDERATED])}
+                report["models"] = {FEDERATED: private.report(task.round, shared)}
         return Reply(self._site.site, task.round, report=json.dumps(report))
 
     def _received(self, task: Task, config: FederationConfig, kept: KeptModels) -> Arrays:

@@ -10,7 +10,13 @@ from acm_core.config.sections import FederationConfig
 from acm_core.files import write_text_atomically
 from server.results import as_of, interval_text, not_proved, nothing_known, privacy_statement, rounded_counts
 
-_HEADINGS = {"local_only": "local-only", "federated": "federated (this model)", "pooled": "pooled"}
+_HEADINGS = {
+    "local_only": "local-only",
+    "federated": "federated (this model)",
+    "fine_tuned": "fine-tuned at the site",
+    "mixture": "federated and local-only, half and half",
+    "pooled": "pooled",
+}
 
 
 def write_model_card(path: Path, config: FederationConfig, metrics: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from server.events import Event
-from server.results import nothing_known, rounded_counts
+from server.results import DELIVERED, delivered_model, nothing_known, rounded_counts
 from server.time_left import in_words, seconds_left
 
 
@@ -132,7 +132,7 @@ def _finished(event: Event) -> str:
     )
 
 
-_COLUMNS = {"local_only": "local-only", "federated": "federated", "pooled": "pooled"}
+_COLUMNS = {"local_only": "alone", DELIVERED: "together", "pooled": "pooled"}
 
 
 def results_table(metrics: dict[str, Any]) -> Table:
@@ -156,7 +156,8 @@ def results_table(metrics: dict[str, Any]) -> Table:
         table.add_column(_COLUMNS[name], no_wrap=True)
     for site, report in metrics["sites"].items():
         for finding in metrics["findings"]:
-            rows = {name: model["findings"][finding] for name, model in report["models"].items()}
+            models = {**report["models"], DELIVERED: delivered_model(report)}
+            rows = {name: models[name]["findings"][finding] for name in names if models.get(name)}
             if all(map(nothing_known, rows.values())):
                 continue
             first = next(iter(rows.values()))

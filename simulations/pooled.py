@@ -11,6 +11,7 @@ from acm_core.config.sections import FederationConfig, SiteConfig
 from acm_core.data.site_films import SiteFilms, concatenate, load_site
 from acm_core.nn import build_classifier, load_weights
 from acm_core.randomness import stream_seed
+from acm_core.training.local import predict
 from acm_core.training.weights import set_arrays
 from client.device import best_device
 from client.evaluation import evaluate_models
@@ -46,6 +47,12 @@ def evaluate_pooled(config: FederationConfig, sites: dict[str, SiteConfig]) -> d
         return {}
     set_arrays(model, arrays)
     return {
-        name: evaluate_models({_POOL: model}, films[name], config, site, device, KeptModels(site.state, run))
+        name: evaluate_models(
+            {_POOL: predict(model, films[name].test, config.training.batch_size, device)[0]},
+            films[name],
+            config,
+            site,
+            KeptModels(site.state, run),
+        )
         for name, site in sites.items()
     }

@@ -229,11 +229,31 @@ class FederationSection(Section):
         return self
 
 
+Delivered = Literal["federated", "fine_tuned", "mixture", "local_only"]
+"""Which of the models that a site can have after a run."""
+
+
+class DeliverConfig(Section):
+    """The model that each site has in the end, formed at the site from its own films."""
+
+    rule: Literal["shared", "fine_tuned", "mixture"] = Field(
+        "shared",
+        description="shared: the shared model with the site's own normalisation; fine_tuned: that, trained on at the "
+        "site; mixture: the mean of its scores and those of the model that the site trained alone. A site departs from "
+        "the rule where its validation films show another to be clearly better",
+    )
+    epochs: int = Field(2, ge=1, description="of fine-tuning")
+    learning_rate: float = Field(1e-4, gt=0, description="at the start of fine-tuning")
+
+
 class EvaluationConfig(Section):
     """What is reported about the model."""
 
     local_only: bool = Field(
         True, description="each site also trains alone, for as many epochs, so that the benefit is known"
+    )
+    fine_tuned: bool = Field(
+        False, description="each site also fine-tunes the shared model and reports it, whatever is delivered"
     )
     bootstrap: int = Field(
         1000, ge=100, le=100_000, description="patient-bootstrap resamples behind each interval"
@@ -268,6 +288,7 @@ class FederationConfig(Section):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     federation: FederationSection
+    deliver: DeliverConfig = DeliverConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     server: ServerSection = ServerSection()
 
@@ -277,6 +298,20 @@ class FederationConfig(Section):
         if len(set(findings)) != len(findings):
             raise ValueError(f"expected each finding once, got {', '.join(findings)}")
         return findings
+
+    @property
+    def fine_tunes(self) -> bool:
+        """Whether each site forms a fine-tuned model."""
+        return self.evaluation.fine_tuned or self.deliver.rule == "fine_tuned"
+
+    @model_validator(mode="after")
+    def _deliverable(self) -> FederationConfig:
+        if self.deliver.rule == "mixture" and not self.evaluation.local_only:
+            raise ValueError(
+                "expected evaluation.local_only: true with deliver.rule: mixture, got false: it mixes the shared model "
+                "with the one that the site trains alone"
+            )
+        return self
 
     @model_validator(mode="after")
     def _trainable_privately(self) -> FederationConfig:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from acm_core.config.sections import Release
+from acm_core.config.sections import Delivered, Release
 from acm_core.federated.messages import MessageError
 from acm_core.groups import Attribute, GroupName
 from acm_core.training.histograms import BINS
@@ -33,7 +33,7 @@ Pairs = Annotated[
     tuple[tuple[Annotated[int, Field(ge=0, lt=BINS)], Annotated[int, Field(ge=1, le=10_000_000)]], ...],
     AfterValidator(_ascending),
 ]
-ModelName = Literal["federated", "local_only", "pooled"]
+ModelName = Literal["federated", "fine_tuned", "mixture", "local_only", "pooled"]
 
 
 class _Declared(BaseModel):
@@ -132,6 +132,7 @@ class SiteReport(_Declared):
         set_aside: reason code → files that cannot be used; those that are withheld are missing.
         metrics, counts: how the site lets its figures, and its numbers of films and patients, leave under differential
             privacy.
+        delivered: the model that the site has in the end; None: withheld.
         fingerprint: of the site's dataset; None: withheld.
         smallest_group: patients below which the site withholds a group's figures.
     """
@@ -143,6 +144,7 @@ class SiteReport(_Declared):
     models: dict[ModelName, ModelReport]
     metrics: Literal["withheld", "coarsened", "noised", "exact"] = "exact"
     counts: Release = "exact"
+    delivered: Delivered | None = None
     fingerprint: Sha256 | None = None
     smallest_group: Count | None = None
 

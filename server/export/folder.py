@@ -16,11 +16,6 @@ from server.model_card import model_card
 from server.results import federated_histograms
 from server.run_folder import FinishedRun, RunFolder
 
-_INPUT = (
-    "frontal chest X-ray as grey levels from 0 to 1, dense tissue bright; the whole film, its longer side shrunk to "
-    "that of the square by averaging areas, the shorter one padded evenly with black (0)"
-)
-
 
 def export(folder: RunFolder, *, attention_maps: bool) -> Iterator[Path]:
     """Write the export of a finished run; each path is given when it is whole.
@@ -44,10 +39,9 @@ def export(folder: RunFolder, *, attention_maps: bool) -> Iterator[Path]:
         version=run.metrics["software"]["acm-fed"],
         findings=run.config.findings,
         model=run.config.model.model_copy(update={"weights": None}),
-        input=_INPUT,
         operating_points=_operating_points(run),
     )
-    deployment = write_deployment(to, description, arrays)
+    deployment = write_deployment(to, description, [arrays])
     yield to / "config.json"
     yield to / "model.safetensors"
     card = model_card(run.config, run.metrics)

@@ -12,7 +12,13 @@ from server.report import charts
 from server.report.content import Content
 from server.results import MODELS, attempts, interval_text
 
-HEADINGS = {"local_only": "alone", "federated": "federated", "pooled": "pooled"}
+HEADINGS = {
+    "local_only": "alone",
+    "federated": "federated",
+    "fine_tuned": "fine-tuned",
+    "mixture": "mixture",
+    "pooled": "pooled",
+}
 _MERGED = "all sites together"
 
 

@@ -39,6 +39,7 @@ def test_by_default_nothing_leaves() -> None:
         "training_films": None,
         "set_aside": {},
         "models": {},
+        "delivered": None,
         "metrics": "withheld",
         "counts": "withheld",
         "fingerprint": None,

@@ -127,7 +127,7 @@ def test_evaluation_reports_models_side_by_side(films: Path) -> None:
     )
     reply = runner.answer(Task(TaskKind.EVALUATE, 2, config.model_dump_json(), arrays=whole(initial(config))))
     report = json.loads(reply.report)
-    assert set(report["models"]) == {"federated", "local_only"}
+    assert set(report["models"]) == {"federated", "local_only", "mixture"}
     for model in report["models"].values():
         assert set(model["findings"]) == set(FINDINGS)
     assert report["models"]["federated"]["gain"] is not None

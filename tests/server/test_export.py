@@ -140,7 +140,7 @@ def test_monai_runs_the_bundle(run: RunFolder, trained: Classifier, tmp_path: Pa
 
 
 def test_the_folder_says_what_is_needed_to_use_it(run: RunFolder) -> None:
-    deployment, arrays = read_deployment(run.folder / "export")
+    deployment, (arrays,) = read_deployment(run.folder / "export")
     assert deployment.findings == tuple(FINDINGS)
     assert set(arrays) == set(build_classifier(deployment.model, len(FINDINGS)).state_dict())
     # By hand: of the 7 negative films 6 lie in bin 400 and 1 in 700, the 5 positives in 600.

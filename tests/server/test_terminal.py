@@ -245,7 +245,7 @@ def test_a_site_that_rounds_its_counts_down_to_none_keeps_its_figures(tmp_path: 
 def test_where_nothing_is_defined_the_table_says_so() -> None:
     text = rendered(metrics({"B": report(federated=model(None))}))
     assert text.count("not defined") == 3
-    assert "federated" in text
+    assert "together" in text
 
 
 def test_a_model_that_a_site_does_not_have_is_a_dash() -> None:
