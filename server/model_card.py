@@ -43,10 +43,10 @@ def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
         f"- {strategy}, {metrics['rounds']} rounds of {config.training.epochs} local epochs, seed {config.seed}, "
         f"acm-fed {metrics['software']['acm-fed']}",
     ]
-    if federation.local_norm:
+    if federation.normalisation == "site" and model.norm == "batch":
         lines.append(
-            "- normalisation layers stayed at the sites (FedBN): `model.safetensors` lacks them, and a new site has to "
-            "train its own"
+            "- each site goes on with normalisation layers of its own (FedBN) and its figures below are with these; "
+            "`model.safetensors` has their average, and a new hospital estimates its own with `client.adapt`"
         )
     lines += [
         "",

@@ -78,7 +78,9 @@ class TrainingConfig(Section):
 
     epochs: int = Field(1, ge=1, description="local epochs a round")
     batch_size: int = Field(32, ge=1, description="films a step")
-    optimizer: Literal["sgd", "adamw"] = Field("adamw", description="begins anew each round")
+    optimizer: Literal["sgd", "adamw"] = Field(
+        "adamw", description="its state stays at the site from round to round"
+    )
     learning_rate: float = Field(1e-3, gt=0, description="at the start of the schedule")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only")
     weight_decay: float = Field(1e-4, ge=0, description="of matrices and kernels; norms and biases have none")
@@ -205,7 +207,11 @@ class FederationSection(Section):
     )
     aggregation: AggregationConfig = AggregationConfig()
     proximal_mu: float = Field(0.0, ge=0, description="FedProx: weight of μ/2·‖w − w_global‖²; 0 is FedAvg")
-    local_norm: bool = Field(False, description="FedBN: normalisation layers stay at the site")
+    normalisation: Literal["site", "shared"] = Field(
+        "site",
+        description="site: each site goes on with its own normalisation layers (FedBN), their average is for the model "
+        "that is handed on; shared: all go on with the average",
+    )
     encoding: Literal["float32", "float16", "int8"] = Field(
         "float32",
         description="how weights travel, as differences to those that both sides have: float32 exactly, float16 in "
