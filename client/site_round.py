@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -15,10 +16,10 @@ from pydantic import ValidationError
 from acm_core.config.sections import FederationConfig, SiteConfig
 from acm_core.data.labels import LabelError
 from acm_core.data.site_films import SiteFilms, load_site
-from acm_core.federated.encoding import BaseMismatchError, EncodingError, decode, encode
+from acm_core.federated.encoding import BaseMismatchError, EncodingError, decode, encode, is_of
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
 from acm_core.federated.update import Arrays, overgrown
-from acm_core.nn import Classifier, normalisation_names, unfilled_classifier
+from acm_core.nn import Classifier, normalisation_names, trained_names, unfilled_classifier
 from acm_core.randomness import stream_seed
 from acm_core.training.local import (
     Proximal,
@@ -125,7 +126,7 @@ class SiteRound:
         model = self._site_model(task, config, kept, received)
         proximal = None
         if config.federation.proximal_mu > 0:
-            reference = {name: p.detach().clone() for name, p in model.named_parameters()}
+            reference = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
             proximal = Proximal(reference, config.federation.proximal_mu)
         log.info("round %d: training on %d films", task.round, len(films.train))
         if private is None:
@@ -136,13 +137,14 @@ class SiteRound:
         if not all(np.isfinite(array).all() for array in reply.arrays.values()):
             raise TrainingDivergedError("expected finite weights after training")
         kept.save_optimizer(task.round, optimizer)
+        trained = trained_names(model)
         if config.federation.normalisation == "site":
-            own = {name: reply.arrays[name] for name in normalisation_names(model)}
+            own = {name: reply.arrays[name] for name in normalisation_names(model) & trained}
             kept.save_normalisation(task.round, own)
-        base = {name: received[name] for name in reply.arrays}
+        base = {name: received[name] for name in trained}
         encoding = config.federation.encoding
         residual = kept.load_residual(before=task.round) if encoding == "int8" else {}
-        encoded = encode(reply.arrays, base, encoding, residual)
+        encoded = encode({name: reply.arrays[name] for name in base}, base, encoding, residual)
         if encoded.residual:
             kept.save_residual(task.round, encoded.residual)
         return replace(reply, arrays=encoded.payload)
@@ -234,18 +236,30 @@ class SiteRound:
         return Reply(self._site.site, task.round, report=json.dumps(report))
 
     def _received(self, task: Task, config: FederationConfig, kept: KeptModels) -> Arrays:
-        """The weights sent, whole or as the difference to those that came last."""
+        """The weights sent: all, or what trains beside the rest that came before; as values, or as the difference to
+        those that came last.
+
+        The rest comes with round 1, or with the first task that the site gets, and stays as it is.
+        """
         try:
-            last = kept.load_received()
+            before = kept.load_received()
         except OSError:
-            last = None
-        last = last or blank_arrays(unfilled_classifier(config.model, len(config.findings)))
+            before = None
+        model = unfilled_classifier(config.model, len(config.findings))
+        last = before or blank_arrays(model)
+        trained = trained_names(model)
+        part = {name: last[name] for name in trained}
         try:
-            received = decode(task.arrays, last)
+            is_part = len(part) < len(last) and is_of(task.arrays, part)
+            received = {**last, **decode(task.arrays, part)} if is_part else decode(task.arrays, last)
         except BaseMismatchError as error:
             raise RefusedError(Refusal.BASE, str(error)) from error
         except EncodingError as error:
             raise RefusedError(Refusal.MODEL, str(error)) from error
+        if is_part and before is None:
+            raise RefusedError(Refusal.BASE, "expected the whole model first, got what trains of it")
+        if before and not (task.kind is TaskKind.TRAIN and task.round == 1):
+            _expect_same(received, before, sorted(last.keys() - trained))
         if wrong := overgrown(received, last):
             raise RefusedError(Refusal.MODEL, wrong)
         return received
@@ -267,6 +281,16 @@ class SiteRound:
     def _refuse(self, task: Task, refusal: Refusal, error: Exception) -> Reply:
         log.error("round %d: %s refused (%s): %s", task.round, task.kind, refusal, error)
         return Reply(self._site.site, task.round, refusal=refusal)
+
+
+def _expect_same(received: Arrays, before: Arrays, frozen: Sequence[str]) -> None:
+    for name in frozen:
+        if received[name].tobytes() != before[name].tobytes():
+            raise RefusedError(
+                Refusal.MODEL,
+                f"{name}: expected the values that came first, which model.trainable leaves as they are, got others: "
+                "begin the run anew, under another name",
+            )
 
 
 def _round_after_training(task: Task) -> int:

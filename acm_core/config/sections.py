@@ -52,7 +52,8 @@ class ModelConfig(Section):
         description="module in every block: attend-and-compare, squeeze-and-excitation, CBAM, self-attention",
     )
     norm: Literal["batch", "group"] = Field(
-        "batch", description="normalisation layers; group with differential privacy"
+        "batch",
+        description="normalisation layers; group with differential privacy, unless the head alone trains",
     )
     standardise_weights: bool = Field(
         False,
@@ -65,6 +66,11 @@ class ModelConfig(Section):
     )
     image_size: int = Field(224, ge=32, le=4096, description="side of the square film in pixels")
     weights: Path | None = Field(None, description="local checkpoint to start from (.safetensors or .pt)")
+    trainable: Literal["all", "head", "norm", "last_stage"] = Field(
+        "all",
+        description="what training changes, and what travels after the first round; head: the findings' head alone; "
+        "norm: normalisation layers and head; last_stage: layer4 and head; the rest stays as weights has it",
+    )
 
 
 class TrainingConfig(Section):
@@ -317,10 +323,11 @@ class FederationConfig(Section):
     def _trainable_privately(self) -> FederationConfig:
         if self.privacy is None:
             return self
-        if self.model.norm != "group":
+        if self.model.norm != "group" and self.model.trainable != "head":
             raise ValueError(
                 f"expected model.norm: group with differential privacy, got {self.model.norm}: batch normalisation "
-                "mixes the films of a batch, so that no film's part can be bounded"
+                "that trains mixes the films of a batch, so that no film's part can be bounded; with model.trainable: "
+                "head it is frozen and may be"
             )
         if self.training.precision == "bfloat16":
             raise ValueError("expected training.precision: float32 or auto with differential privacy")
