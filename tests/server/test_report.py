@@ -145,7 +145,7 @@ def test_what_needs_no_medicine_stands_beside_the_model(tmp_path: Path) -> None:
     assert page.count("What needs no medicine, at A") == 2  # the table's name and its caption
     assert "What needs no medicine, at B" not in page
     assert (
-        '0.612 (0.51–\N{WORD JOINER}0.71)<br><span class="soft">model +0.012 (−0.068 to +0.092)</span>'
+        '0.612 (0.51–\N{WORD JOINER}0.71)<br><span class="soft">+0.012 (−0.068 to +0.092)</span>'
         in page
     )
     assert "not clearly better than film brightness alone for Lung Opacity (0.80 against 0.61) and" in page
