@@ -22,6 +22,7 @@ from acm_core.training.metrics import (
 )
 from acm_core.training.subgroups import evaluate_groups
 from client.kept_models import KeptModels, KeptScores
+from client.shortcuts import report_shortcuts
 
 Report = dict[str, Any]
 
@@ -54,6 +55,7 @@ def evaluate_models(
         "fingerprint": films.fingerprint,
         "smallest_group": site.policy.smallest_group,
         "models": {},
+        "shortcuts": {},
     }
     if len(test) == 0:
         return report
@@ -86,6 +88,15 @@ def evaluate_models(
                 }
                 for attribute, groups in films.test_groups.items()
             }
+    if FEDERATED in scores:
+        report["shortcuts"] = report_shortcuts(
+            films,
+            {name: values for name, values in scores.items() if name != "local_only"},
+            config.findings,
+            smallest=site.policy.smallest_group,
+            resamples=resamples,
+            seed=seed,
+        )
     return report
 
 

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from server.events import Event
 from server.results import DELIVERED, delivered_model, nothing_known, rounded_counts
+from server.shortcuts import shortcuts_in_short
 from server.time_left import in_words, seconds_left
 
 
@@ -194,6 +195,8 @@ def print_results(console: Console, metrics: dict[str, Any], folder: Path) -> No
     console.print(metrics["privacy"]["short"], highlight=False, markup=False)
     if metrics["answer"]:
         console.print(metrics["answer"], highlight=False, markup=False)
+    if short := shortcuts_in_short(metrics):
+        console.print(short, highlight=False, markup=False)
     for name in (
         "report.html",
         "metrics.json",

@@ -30,6 +30,7 @@ from server.results import (
     privacy_statement,
 )
 from server.run_folder import FinishedRun, RunFolder
+from server.shortcuts import shortcut_sentences, shortcuts_beside_model, shortcuts_in_short
 
 Content = dict[str, Any]
 
@@ -61,6 +62,7 @@ def report_content(folder: RunFolder, state: ServerState | None) -> Content:
         "software": metrics["software"],
         "findings": list(config.findings),
         "answer": metrics["answer"],
+        "shortcuts": shortcuts_in_short(metrics),
         "gain": metrics["gain"],
         "mean_over_sites": metrics["mean_over_sites"],
         "sites": {site: _site(report) for site, report in metrics["sites"].items()},
@@ -97,6 +99,8 @@ def _site(report: Mapping[str, Any]) -> Content:
         "gain": in_the_end and in_the_end["gain"],
         "mean_auroc": {name: models[name]["mean_auroc"] for name in MODELS if name in models},
         "findings": {name: models[name]["findings"] for name in MODELS if name in models},
+        "shortcuts": shortcuts_beside_model(report),
+        "shortcut_sentences": shortcut_sentences(report),
         "subgroups": subgroups,
         "alike": ", ".join(
             f"{attribute} {name}"

@@ -132,6 +132,18 @@ def test_evaluation_reports_models_side_by_side(films: Path) -> None:
         assert set(model["findings"]) == set(FINDINGS)
     assert report["models"]["federated"]["gain"] is not None
     assert report["patients"] <= report["films"]
+    assert set(report["shortcuts"]) == {"grey", "size", "border", "view"}
+    brightness = report["shortcuts"]["grey"]
+    assert set(brightness) == set(FINDINGS)
+    for finding, figures in brightness.items():
+        assert set(figures["margins"]) == (set() if figures["auroc"] is None else {"federated", "mixture"})
+        if figures["auroc"] is not None:
+            above = (
+                report["models"]["federated"]["findings"][finding]["auroc"]["value"]
+                - figures["auroc"]["value"]
+            )
+            assert figures["margins"]["federated"]["value"] == pytest.approx(above, abs=1.1e-3)
+    assert any(figures["auroc"] for figures in brightness.values())
     assert reply.arrays == {}
 
 
