@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from acm_core.config.sections import Delivered, ModelConfig, RunName, SiteName
 from acm_core.federated.update import Arrays
 from acm_core.files import file_sha256, write_text_atomically
-from acm_core.nn import Classifier, unfilled_classifier
+from acm_core.nn import Classifier, Origin, unfilled_classifier
 from acm_core.training.weights import load_arrays, save_arrays, set_arrays
 
 CONFIG, WEIGHTS, OWN_WEIGHTS = "config.json", "model.safetensors", "own.safetensors"
@@ -103,9 +103,12 @@ class Deployment(Description):
 
 def write_deployment(folder: Path, description: Description, members: Sequence[Arrays]) -> Deployment:
     """Write the files into a folder that is there; of two members the scores are averaged."""
+    origin = Origin(
+        findings=description.findings, model=description.model, made_from=f"run {description.run}"
+    )
     hashes = []
     for name, arrays in zip((WEIGHTS, OWN_WEIGHTS), members, strict=False):
-        save_arrays(folder / name, arrays)
+        save_arrays(folder / name, arrays, origin.metadata())
         hashes.append(file_sha256(folder / name))
     if len(members) == 1:
         (folder / OWN_WEIGHTS).unlink(missing_ok=True)  # an earlier mixture's

@@ -149,7 +149,7 @@ class Delivery:
             run=config.name,
             version=version("acm-fed"),
             findings=config.findings,
-            model=config.model.model_copy(update={"weights": None}),
+            model=config.model.shared(),
             operating_points=self._operating_points(on_validation),
             site=self._site.site,
             delivered=delivered,

@@ -16,6 +16,7 @@ from server.results import (
     nothing_known,
     privacy_statement,
     rounded_counts,
+    start_sentence,
 )
 from server.shortcuts import NAMES, shortcut_sentences, shortcuts_beside_model
 
@@ -58,6 +59,8 @@ def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
         f"- {strategy}, {metrics['rounds']} rounds of {config.training.epochs} local epochs, seed {config.seed}, "
         f"acm-fed {metrics['software']['acm-fed']}",
     ]
+    if start := start_sentence(metrics.get("start")):
+        lines.append(f"- {start}")
     if federation.normalisation == "site" and model.norm == "batch":
         lines.append(
             "- each site goes on with normalisation layers of its own (FedBN) and its figures below are with these; "

@@ -17,7 +17,8 @@ from acm_core.nn.context_choice import build_context
 from acm_core.nn.deployed import DeployedClassifier
 from acm_core.nn.self_attention import SelfAttention
 from acm_core.nn.squeeze_excitation import SqueezeExcitation
-from acm_core.nn.weights import LoadReport, WeightsError, load_weights
+from acm_core.nn.weight_file import Origin, WeightsError
+from acm_core.nn.weights import LoadReport, load_weights
 
 __all__ = [
     "AttendAndCompare",
@@ -29,6 +30,7 @@ __all__ = [
     "DeployedClassifier",
     "LoadReport",
     "NoContext",
+    "Origin",
     "SelfAttention",
     "SqueezeExcitation",
     "WeightsError",

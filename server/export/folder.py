@@ -38,7 +38,7 @@ def export(folder: RunFolder, *, attention_maps: bool) -> Iterator[Path]:
         run=run.config.name,
         version=run.metrics["software"]["acm-fed"],
         findings=run.config.findings,
-        model=run.config.model.model_copy(update={"weights": None}),
+        model=run.config.model.shared(),
         operating_points=_operating_points(run),
     )
     deployment = write_deployment(to, description, [arrays])

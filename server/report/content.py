@@ -28,6 +28,7 @@ from server.results import (
     not_proved,
     privacy_in_short,
     privacy_statement,
+    start_sentence,
 )
 from server.run_folder import FinishedRun, RunFolder
 from server.shortcuts import shortcut_sentences, shortcuts_beside_model, shortcuts_in_short
@@ -79,6 +80,7 @@ def report_content(folder: RunFolder, state: ServerState | None) -> Content:
         "security": None if state is None else _security(config, state),
         "config": _without_paths(folder.config.read_text(encoding="utf-8")),
         "seed": config.seed,
+        "start": start_sentence(metrics.get("start")),
     }
 
 
