@@ -26,7 +26,7 @@ _INPUT = (
 Share = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 _IN_WORDS: dict[Delivered, str] = {
-    "federated": "the shared model with the site's own normalisation layers",
+    "federated": "the shared model with the site's own normalisation",
     "fine_tuned": "the shared model, fine-tuned on the site's films",
     "mixture": "the mean of the scores of the shared model and of the model that the site trained alone",
     "local_only": "the model that the site trained alone",
@@ -63,8 +63,7 @@ class Description(_Strict):
         run, version: where the model comes from: the run's name and the release that trained it.
         input: what the model takes, in words.
         operating_points: finding → points; none where the sites withheld their figures.
-        site: whose own model this is, with its normalisation layers; None: the shared one, with the average of the
-            sites' layers.
+        site: whose own model this is, with its normalisation; None: the shared one, with the average of the sites'.
         delivered: how the site's model was formed. A `mixture` averages the scores of two models: the shared one and
             the site's own.
     """
@@ -97,7 +96,7 @@ class Deployment(Description):
     def summary(self) -> str:
         """Which model this is, in a line."""
         if self.site is None:
-            return f"run {self.run}: the shared model, with the average of the sites' normalisation layers"
+            return f"run {self.run}: the shared model, with the average of the sites' normalisation"
         return f"run {self.run}, site {self.site}: {_IN_WORDS[self.delivered]}"
 
 

@@ -23,6 +23,7 @@ from acm_core.federated.encoding import fingerprint
 from acm_core.federated.update import Arrays
 from acm_core.nn import Classifier, unfilled_classifier
 from acm_core.randomness import stream_seed
+from acm_core.training.adaptation import estimate_statistics
 from acm_core.training.histograms import ScoreHistogram
 from acm_core.training.local import Schedule, make_optimizer, predict, train
 from acm_core.training.metrics import paired_difference
@@ -42,7 +43,7 @@ class SiteModels:
 
     Attributes:
         members: name → arrays of the model, or of the models whose scores are averaged, as far as they were formed.
-            `federated`: the shared model with the site's own normalisation layers; `mixture`: half that, half
+            `federated`: the shared model with the site's own normalisation; `mixture`: half that, half
             `local_only`.
         delivered: the one that the site has in the end.
     """
@@ -72,8 +73,10 @@ class Delivery:
         """Form what the run asks for and write the delivered model into the site's state folder.
 
         Args:
-            shared: the global model with the site's own normalisation layers.
+            shared: the global model as it came; its normalisation is measured here where the run says so.
         """
+        if self._config.federation.normalisation == "site":
+            estimate_statistics(shared, self._films.train, self._device)
         arrays = get_arrays(shared)
         members: dict[Delivered, tuple[Arrays, ...]] = {"federated": (arrays,)}
         alone = self._kept.load_local_only(self._films.fingerprint)

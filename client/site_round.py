@@ -19,7 +19,7 @@ from acm_core.data.site_films import SiteFilms, load_site
 from acm_core.federated.encoding import BaseMismatchError, EncodingError, decode, encode, is_of
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
 from acm_core.federated.update import Arrays, overgrown
-from acm_core.nn import Classifier, normalisation_names, trained_names, unfilled_classifier
+from acm_core.nn import Classifier, trained_names, unfilled_classifier
 from acm_core.randomness import stream_seed
 from acm_core.training.local import (
     Proximal,
@@ -123,7 +123,7 @@ class SiteRound:
             )
         received = self._received(task, config, kept)
         kept.save_received(received)
-        model = self._site_model(task, config, kept, received)
+        model = self._model(config, received)
         proximal = None
         if config.federation.proximal_mu > 0:
             reference = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
@@ -138,9 +138,6 @@ class SiteRound:
             raise TrainingDivergedError("expected finite weights after training")
         kept.save_optimizer(task.round, optimizer)
         trained = trained_names(model)
-        if config.federation.normalisation == "site":
-            own = {name: reply.arrays[name] for name in normalisation_names(model) & trained}
-            kept.save_normalisation(task.round, own)
         base = {name: received[name] for name in trained}
         encoding = config.federation.encoding
         residual = kept.load_residual(before=task.round) if encoding == "int8" else {}
@@ -222,7 +219,7 @@ class SiteRound:
         log.info("evaluating on %d test films", len(films.test))
         private = self._private(config, films, kept)
         received = self._received(task, config, kept)
-        shared = self._site_model(task, config, kept, received)
+        shared = self._model(config, received)
         delivery = Delivery(config, self._site, films, kept, self._device)
         formed = delivery.form(shared)
         measured = formed.members if private is None or figures_leave(private.policy) else {}
@@ -264,15 +261,6 @@ class SiteRound:
             raise RefusedError(Refusal.MODEL, wrong)
         return received
 
-    def _site_model(
-        self, task: Task, config: FederationConfig, kept: KeptModels, received: Arrays
-    ) -> Classifier:
-        """The model sent, with this site's own normalisation layers where it goes on with them."""
-        own: Arrays = {}
-        if config.federation.normalisation == "site":
-            own = kept.load_normalisation(before=_round_after_training(task))
-        return self._model(config, {**received, **own})
-
     def _model(self, config: FederationConfig, arrays: Arrays) -> Classifier:
         model = unfilled_classifier(config.model, len(config.findings))
         set_arrays(model, arrays)
@@ -291,8 +279,3 @@ def _expect_same(received: Arrays, before: Arrays, frozen: Sequence[str]) -> Non
                 f"{name}: expected the values that came first, which model.trainable leaves as they are, got others: "
                 "begin the run anew, under another name",
             )
-
-
-def _round_after_training(task: Task) -> int:
-    """Normalisation saved in rounds before this one belongs to the model sent."""
-    return task.round if task.kind is TaskKind.TRAIN else task.round + 1

@@ -63,8 +63,8 @@ def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
         lines.append(f"- {start}")
     if federation.normalisation == "site" and model.norm == "batch":
         lines.append(
-            "- each site goes on with normalisation layers of its own (FedBN) and its figures below are with these; "
-            "`model.safetensors` has their average, and a new hospital estimates its own with `client.adapt`"
+            "- each site measures the statistics of batch normalisation on its own films, and its figures below are "
+            "with these; `model.safetensors` has their average, and a new hospital measures its own with `client.adapt`"
         )
     lines += [
         "",

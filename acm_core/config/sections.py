@@ -221,8 +221,8 @@ class FederationSection(Section):
     proximal_mu: float = Field(0.0, ge=0, description="FedProx: weight of μ/2·‖w − w_global‖²; 0 is FedAvg")
     normalisation: Literal["site", "shared"] = Field(
         "site",
-        description="site: each site goes on with its own normalisation layers (FedBN), their average is for the model "
-        "that is handed on; shared: all go on with the average",
+        description="site: each site measures the statistics of batch normalisation on its own films (SiloBN), and so "
+        "does a new hospital, without labels; shared: all use the average of the sites' statistics",
     )
     encoding: Literal["float32", "float16", "int8"] = Field(
         "float32",
@@ -493,6 +493,22 @@ class SitePolicy(Section):
     )
 
 
+class SplitShares(Section):
+    """How a site's patients are parted; another choice parts them anew, so that films trained on may be tested on."""
+
+    validation: float = Field(0.1, ge=0, lt=1, description="share of the patients to validate on")
+    test: float = Field(0.2, ge=0, lt=1, description="share of the patients to test on")
+
+    @model_validator(mode="after")
+    def _leave_some(self) -> SplitShares:
+        if not self.validation + self.test < 1:
+            raise ValueError(
+                f"expected shares together below 1, got validation {self.validation} and test {self.test}: patients to "
+                "train on have to be left"
+            )
+        return self
+
+
 class SiteConfig(Section):
     """A site's own file: paths and what the site does with its films. The file never leaves the site."""
 
@@ -506,6 +522,7 @@ class SiteConfig(Section):
     unknown_view: Literal["keep", "set_aside"] = Field(
         "keep", description="films of which neither header nor label file says whether they are AP or PA"
     )
+    splits: SplitShares = SplitShares()
     policy: SitePolicy = SitePolicy()
     privacy: SitePrivacy | None = Field(
         None,

@@ -70,6 +70,7 @@ def report_content(folder: RunFolder, state: ServerState | None) -> Content:
         "not_evaluated": metrics["not_evaluated"],
         "not_proved": not_proved(metrics),
         "crosswise": metrics.get("crosswise"),
+        "unlabelled": metrics.get("unlabelled"),
         "counted": sorted({site for one in config.findings for site in federated_histograms(metrics, one)}),
         "curves": {finding: _curves(metrics, finding) for finding in config.findings},
         "calibration": {finding: _calibration(metrics, finding) for finding in config.findings},

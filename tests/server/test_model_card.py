@@ -49,12 +49,12 @@ def test_every_card_says(said: str) -> None:
 
 
 def test_a_model_of_sites_with_their_own_normalisation_layers_says_so() -> None:
-    assert "(FedBN)" in card(federation())
+    assert "`client.adapt`" in card(federation())
     for shared in (
         federation(federation={"normalisation": "shared"}),
         federation(model={"norm": "group"}),
     ):
-        assert "FedBN" not in card(shared)
+        assert "client.adapt" not in card(shared)
 
 
 def test_fedprox_is_named_with_its_weight() -> None:
