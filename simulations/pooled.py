@@ -9,13 +9,15 @@ import torch
 
 from acm_core.config.sections import FederationConfig, SiteConfig
 from acm_core.data.site_films import SiteFilms, concatenate, load_site
-from acm_core.nn import build_classifier, load_weights
+from acm_core.nn import build_classifier
 from acm_core.randomness import stream_seed
+from acm_core.training.local import predict
 from acm_core.training.weights import set_arrays
 from client.device import best_device
 from client.evaluation import evaluate_models
 from client.kept_models import KeptModels, SiteRun
 from client.local_only import train_local_only
+from server.starts import load_start
 
 _POOL = "pooled"
 
@@ -34,7 +36,7 @@ def evaluate_pooled(config: FederationConfig, sites: dict[str, SiteConfig]) -> d
     }
     model = build_classifier(config.model, len(config.findings), seed=stream_seed(config.seed, "model"))
     if config.model.weights is not None:
-        load_weights(model, config.model.weights)
+        load_start(model, config)
     model = model.to(device).to(memory_format=torch.channels_last)
     run = SiteRun.of(config)
     kept = KeptModels(next(iter(sites.values())).state.parent / _POOL, run)
@@ -46,6 +48,12 @@ def evaluate_pooled(config: FederationConfig, sites: dict[str, SiteConfig]) -> d
         return {}
     set_arrays(model, arrays)
     return {
-        name: evaluate_models({_POOL: model}, films[name], config, site, device, KeptModels(site.state, run))
+        name: evaluate_models(
+            {_POOL: predict(model, films[name].test, config.training.batch_size, device)[0]},
+            films[name],
+            config,
+            site,
+            KeptModels(site.state, run),
+        )
         for name, site in sites.items()
     }

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from acm_core.config.sections import FederationConfig, Section, SiteName
+from acm_core.config.sections import FederationConfig, Section, SiteName, SplitShares
 from simulations.phantoms.hospital import HospitalSpec
 
 
@@ -22,6 +22,7 @@ class SimulationSection(Section):
         default_factory=dict,
         description="site → training units that it makes public (`privacy.population` of its file); with privacy only",
     )
+    splits: SplitShares = Field(SplitShares(), description="`splits` of every simulated site's file")
     processes: int | None = Field(
         None, ge=1, description="sites trained at the same time; default: one a core"
     )

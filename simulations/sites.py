@@ -76,6 +76,7 @@ def _site(config: SimulationConfig, name: str, folder: Path, processes: int) -> 
         films=folder,
         labels=folder / "labels.csv",
         state=state,
+        splits=config.simulation.splits,
         threads=1 if processes > 1 else None,
         policy=SitePolicy(smallest_group=_SMALLEST_GROUP),
         privacy=_policy(config, name),

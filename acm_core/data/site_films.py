@@ -42,10 +42,25 @@ class FilmSet:
 
 
 @dataclass(frozen=True)
+class FilmFacts:
+    """What the manifest says of the films of one split.
+
+    Attributes:
+        shapes: int64 N×2, rows and columns of the film before it was prepared.
+        views: N, "PA", "AP" or "unknown".
+    """
+
+    shapes: NDArray[np.int64] = field(repr=False)
+    views: NDArray[np.str_] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class SiteFilms:
     """All of a site's films that are labelled for at least one of the run's findings.
 
     Attributes:
+        facts: of the films of each split.
+        test_names: of the test films in the site's folder; they stay at the site.
         test_groups: attribute → each test film's group.
         set_aside: reason code → number of files that cannot be used.
         fingerprint: of the dataset: the hash of the site's manifest.
@@ -54,6 +69,8 @@ class SiteFilms:
     train: FilmSet
     validation: FilmSet
     test: FilmSet
+    facts: Mapping[Split, FilmFacts]
+    test_names: tuple[str, ...] = field(repr=False)
     test_groups: Mapping[Attribute, NDArray[np.str_]] = field(repr=False)
     set_aside: Mapping[str, int]
     fingerprint: str
@@ -69,7 +86,7 @@ def load_site(
     """Read a site's labels and films: what is new is taken in first, and prepared films are kept in its state folder.
 
     Args:
-        findings: F, the order of the label columns.
+        findings: F, the order of the label columns; none: every film that the label file names, labelled or not.
         image_size: S, pixels a side.
         progress: called with (films done, films in all) while films are decoded.
 
@@ -80,7 +97,8 @@ def load_site(
     taken = take_in(site, image_size=image_size, progress=progress)
     table = read_labels(site.labels, findings, site.label_map)
     by_film = {row.film: row for row in taken.rows}
-    labelled = np.flatnonzero(~np.isnan(table.labels).all(axis=1)).tolist()
+    wanted = ~np.isnan(table.labels).all(axis=1) if findings else np.ones(len(table.labels), np.bool_)
+    labelled = np.flatnonzero(wanted).tolist()
     reasons = Counter(by_film[taken.images[index]].reason for index in labelled)
     usable = [index for index in labelled if by_film[taken.images[index]].reason is None]
     names = [taken.names[taken.images[index]] for index in usable]
@@ -99,6 +117,12 @@ def load_site(
         chosen(Split.TRAIN),
         chosen(Split.VALIDATION),
         chosen(Split.TEST),
+        {split: _facts([row for row in rows if row.split == split]) for split in Split},
+        tuple(
+            taken.names[taken.images[index]]
+            for (index, _), row in zip(there, rows, strict=True)
+            if row.split == Split.TEST
+        ),
         _groups([row for row in rows if row.split == Split.TEST]),
         dict(sorted((reason.value, count) for reason, count in reasons.items() if reason is not None)),
         taken.fingerprint,
@@ -109,8 +133,17 @@ def _groups(rows: Sequence[Row]) -> dict[Attribute, NDArray[np.str_]]:
     return {
         "sex": np.array([row.sex or "unknown" for row in rows], np.str_),
         "age": np.array([age_band(row.age) for row in rows], np.str_),
-        "view": np.array([row.view or "unknown" for row in rows], np.str_),
+        "view": _views(rows),
     }
+
+
+def _facts(rows: Sequence[Row]) -> FilmFacts:
+    shapes = np.array([(row.rows, row.columns) for row in rows], np.int64).reshape(len(rows), 2)
+    return FilmFacts(shapes, _views(rows))
+
+
+def _views(rows: Sequence[Row]) -> NDArray[np.str_]:
+    return np.array([row.view or "unknown" for row in rows], np.str_)
 
 
 def concatenate(sets: Sequence[FilmSet]) -> FilmSet:

@@ -9,6 +9,7 @@ from acm_core.nn.classifier import (
     finding_rows,
     normalisation_names,
     normalised,
+    trained_names,
     unfilled_classifier,
 )
 from acm_core.nn.context import ContextModule, NoContext
@@ -16,7 +17,8 @@ from acm_core.nn.context_choice import build_context
 from acm_core.nn.deployed import DeployedClassifier
 from acm_core.nn.self_attention import SelfAttention
 from acm_core.nn.squeeze_excitation import SqueezeExcitation
-from acm_core.nn.weights import LoadReport, WeightsError, load_weights
+from acm_core.nn.weight_file import Origin, WeightsError
+from acm_core.nn.weights import LoadReport, load_weights
 
 __all__ = [
     "AttendAndCompare",
@@ -28,6 +30,7 @@ __all__ = [
     "DeployedClassifier",
     "LoadReport",
     "NoContext",
+    "Origin",
     "SelfAttention",
     "SqueezeExcitation",
     "WeightsError",
@@ -37,5 +40,6 @@ __all__ = [
     "load_weights",
     "normalisation_names",
     "normalised",
+    "trained_names",
     "unfilled_classifier",
 ]

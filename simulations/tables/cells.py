@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from acm_core.files import file_sha256, write_text_atomically
 from acm_core.installation import software
+from server.results import DELIVERED
 from simulations.settings import SimulationConfig
 from simulations.tables.experiment import Cell, Experiment
 from simulations.tables.intervals import Measured
@@ -27,6 +28,7 @@ _NO_MATTER = (
     ("server",),
     ("simulation", "data"),
     ("simulation", "processes"),
+    ("model", "weights_sha256"),  # `files_of` has it
     ("federation", "join_deadline"),
     ("federation", "round_deadline"),
     ("federation", "round_attempts"),
@@ -60,10 +62,18 @@ class SiteFigures(_Strict):
     models: dict[str, ModelFigures]
     shortcuts: dict[str, tuple[float | None, ...]]
     """What needs no medicine, such as the film's mean grey → its AUROC for each finding; None: it tells nothing."""
+    delivered: str | None = None
+    """Which of the models the site has in the end."""
+    unlabelled: dict[str, dict[str, float]] = {}
+    """Finding that the hospital does not label → model → AUROC, of synthetic hospitals, whose truth is known."""
+
+    def model(self, name: str) -> ModelFigures | None:
+        """A model's figures, or those of the one `delivered`; None where it was not measured."""
+        return self.models.get(self.delivered or "" if name == DELIVERED else name)
 
     def measured(self, model: str) -> Measured | None:
         """The model's mean AUROC with its resampled values; None where it has none."""
-        figures = self.models.get(model)
+        figures = self.model(model)
         if figures is None or figures.mean is None or figures.resampled is None:
             return None
         return Measured(figures.mean, unpack(figures.resampled))

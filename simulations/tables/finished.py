@@ -19,8 +19,12 @@ _AFTER_A_STOP = ("run_started", "run_resumed")
 def finished_cell(experiment: Experiment, cell: Cell, folder: RunFolder) -> CellFile:
     """The cell's file; a site without test films is not in it."""
     config, here = cell.config, experiment.path.absolute().parent
-    reports: dict[str, Any] = json.loads(folder.metrics.read_text(encoding="utf-8"))["sites"]
-    sites = {site: _site(experiment, cell, site, report) for site, report in reports.items()}
+    metrics: dict[str, Any] = json.loads(folder.metrics.read_text(encoding="utf-8"))
+    unlabelled = metrics["unlabelled"]
+    sites = {
+        site: _site(experiment, cell, site, report, unlabelled.get(site, {}))
+        for site, report in metrics["sites"].items()
+    }
     return CellFile(
         experiment=experiment.name,
         variant=cell.variant,
@@ -36,7 +40,9 @@ def finished_cell(experiment: Experiment, cell: Cell, folder: RunFolder) -> Cell
     )
 
 
-def _site(experiment: Experiment, cell: Cell, site: str, report: dict[str, Any]) -> SiteFigures | None:
+def _site(
+    experiment: Experiment, cell: Cell, site: str, report: dict[str, Any], unlabelled: dict[str, Any]
+) -> SiteFigures | None:
     config = cell.config
     state = config.simulation.data / "state" / config.name / site
     scores = KeptModels(state, SiteRun.of(config.federation_config())).load_scores(report["fingerprint"])
@@ -46,6 +52,11 @@ def _site(experiment: Experiment, cell: Cell, site: str, report: dict[str, Any])
         fingerprint=report["fingerprint"],
         training_films=report["training_films"],
         shortcuts=_shortcuts(report, config.findings),
+        delivered=report["delivered"],
+        unlabelled={
+            finding: {model: round(estimate["value"], 4) for model, estimate in models.items()}
+            for finding, models in unlabelled.items()
+        },
         **measure(scores, config.findings, experiment.settings.least_patients, cell.seed, site),
     )
 
@@ -57,7 +68,7 @@ def _shortcuts(report: dict[str, Any], findings: Sequence[str]) -> dict[str, lis
             None if (auroc := of_findings[finding]["auroc"]) is None else auroc["value"]
             for finding in findings
         ]
-        for shortcut, of_findings in report.get("shortcuts", {}).items()
+        for shortcut, of_findings in report["shortcuts"].items()
     }
 
 

@@ -12,7 +12,7 @@ from simulations.markdown import markdown_table
 from simulations.tables.cells import CellFile, SiteFigures
 from simulations.tables.experiment import Experiment
 from simulations.tables.forest import difference_text, drawing
-from simulations.tables.results import Difference, Results, Row
+from simulations.tables.results import Difference, Results, Row, Unlabelled
 
 _SIDE_BY_SIDE = 3  # differences in one table, so that it is not too wide
 
@@ -60,6 +60,12 @@ def page_text(results: Results, differences: Sequence[Difference], picture: str)
             for first in range(0, len(differences), _SIDE_BY_SIDE)
         ]
         parts += [f"![The differences with their intervals, by site and in the mean]({picture})"]
+    if unlabelled := results.unlabelled():
+        parts += [
+            "## Findings that a hospital never labelled",
+            "AUROC by the films' truth, which the hospital never told: mean over seeds (smallest–largest).",
+            _unlabelled(unlabelled),
+        ]
     parts += ["## What it is made of", _films(results), _made(results)]
     return "\n\n".join(part.rstrip() for part in parts if part) + "\n"
 
@@ -94,6 +100,19 @@ def _differences(differences: Sequence[Difference], sites: Sequence[str]) -> str
     lines.append(["**mean over sites**", *(f"**{difference_text(mean)}**" for mean in means)])
     lines.append(["seeds", *(str(mean.seeds) for mean in means)])
     return markdown_table(lines)
+
+
+def _unlabelled(found: Sequence[Unlabelled]) -> str:
+    models = list(dict.fromkeys(model for one in found for model in one.models))
+    lines = [["site", "finding", *models]]
+    for one in found:
+        cells = [_spread(one.models[model]) if model in one.models else "–" for model in models]
+        lines.append([one.site, one.finding, *cells])
+    return markdown_table(lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.3f} ({min(values):.2f}–{max(values):.2f})"
 
 
 def _films(results: Results) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from acm_core.config.explanation import nearest
+from server.results import DELIVERED
 from simulations.tables.cells import CellFile, SiteFigures, standing
 from simulations.tables.experiment import Comparison, Experiment, Term, load_experiment
 from simulations.tables.intervals import Combined, Measured, combine
@@ -18,6 +19,7 @@ TITLES = {
     "federated": "federated",
     "fine_tuned": "fine-tuned",
     "mixture": "mixture",
+    DELIVERED: "delivered",
     "pooled": "pooled",
 }
 """Models in the order of their rows, and what the tables call them; others follow by name."""
@@ -50,6 +52,18 @@ class Row(NamedTuple):
     sites: dict[str, float]
     findings: dict[str, float]
     seeds: int
+
+
+class Unlabelled(NamedTuple):
+    """A finding that a hospital does not label.
+
+    Attributes:
+        models: what a model is called → its AUROC with each seed.
+    """
+
+    site: str
+    finding: str
+    models: dict[str, list[float]]
 
 
 class Difference(NamedTuple):
@@ -134,6 +148,24 @@ class Results:
             if (combined := combine(ordered)) is not None:
                 found.append(Difference(self._titled(comparison), combined))
         return found
+
+    def unlabelled(self) -> list[Unlabelled]:
+        """What models know of findings that a synthetic hospital does not label, a row a variant, site and finding."""
+        found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
+        for variant, cells in self.cells.items():
+            for _, site, figures in _figures(cells):
+                for finding, models in figures.unlabelled.items():
+                    for model, value in models.items():
+                        found.setdefault((variant, site, finding), {}).setdefault(model, []).append(value)
+        several = len(self.experiment.settings.variants) > 1
+        return [
+            Unlabelled(
+                f"{self.experiment.settings.title_of(variant)}: {site}" if several else site,
+                finding,
+                {_model_title(model): models[model] for model in _ordered(models)},
+            )
+            for (variant, site, finding), models in found.items()
+        ]
 
     def _shortcuts(self) -> list[Row]:
         """A row for each thing that needs no medicine, where sites report them: they are the same for all variants."""
@@ -220,8 +252,14 @@ def _done(experiment: Experiment, folder: Path) -> Cells:
 
 def _models(cells: Mapping[int, CellFile]) -> list[str]:
     """The models that any of the cells has, in the order of their rows."""
-    there = {model for cell in cells.values() for site in cell.sites.values() for model in site.models}
-    return [*(model for model in TITLES if model in there), *sorted(there - TITLES.keys())]
+    sites = [site for cell in cells.values() for site in cell.sites.values()]
+    there = {model for site in sites for model in site.models}
+    there |= {DELIVERED for site in sites if site.delivered}
+    return _ordered(there)
+
+
+def _ordered(models: Collection[str]) -> list[str]:
+    return [*(model for model in TITLES if model in models), *sorted(set(models) - TITLES.keys())]
 
 
 def _measured(cells: Mapping[int, CellFile], model: str) -> dict[str, dict[int, Measured]]:
@@ -272,9 +310,9 @@ def _findings(cells: Mapping[int, CellFile], model: str) -> dict[str, float]:
     """Finding → AUROC, mean over seeds and then over the sites where it counts."""
     values: dict[str, dict[str, list[float]]] = {}
     for seed, site, figures in _figures(cells):
-        if model not in figures.models:
+        if (there := figures.model(model)) is None:
             continue
-        of_model = zip(cells[seed].findings, figures.models[model].aurocs, figures.counted, strict=True)
+        of_model = zip(cells[seed].findings, there.aurocs, figures.counted, strict=True)
         for finding, value, counts in of_model:
             if counts and value is not None:
                 values.setdefault(finding, {}).setdefault(site, []).append(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,14 +27,21 @@ def main(arguments: list[str] | None = None) -> int:
     from simulations.engine import start_imports
 
     start_imports()
+    from acm_core.config.loading import ConfigError
     from acm_core.processes import interruptible
     from server.run_folder import RunFolder
+    from server.starts import pinned
     from simulations.run import run
     from simulations.tables.cells import write_cell
     from simulations.tables.experiment import load_experiment
 
     experiment = load_experiment(options.file)
     cell = experiment.cell(options.variant, options.seed)
+    try:
+        cell = replace(cell, config=pinned(cell.config, experiment.path))
+    except ConfigError as error:
+        print(error, file=sys.stderr)  # noqa: T201  # into the cell's log
+        return 2
     folder = RunFolder((options.runs / cell.config.name).resolve())
     with interruptible():
         try:
@@ -54,7 +62,6 @@ def _goes_on(folder: RunFolder, config: SimulationConfig) -> bool:
     """Whether the run folder holds a run of these settings; one of others, which nobody will ask for, is removed."""
     from acm_core.config.loading import ConfigError, load_config
     from simulations.settings import SimulationConfig
-    from simulations.tables.cells import settings_of
 
     if not folder.config.exists():
         return False
@@ -62,11 +69,17 @@ def _goes_on(folder: RunFolder, config: SimulationConfig) -> bool:
         before = load_config(folder.config, SimulationConfig)
     except ConfigError:
         before = None
-    if before is not None and settings_of(before, folder.folder) == settings_of(config, folder.folder):
+    if before is not None and _like(before, folder) == _like(config, folder):
         return True
     shutil.rmtree(folder.folder)
     _forget(folder, config)
     return False
+
+
+def _like(config: SimulationConfig, folder: RunFolder) -> object:
+    from simulations.tables.cells import settings_of
+
+    return settings_of(config, folder.folder), config.model.weights_sha256
 
 
 def _forget(folder: RunFolder, config: SimulationConfig) -> None:

@@ -17,7 +17,7 @@ from acm_core.federated.encoding import encode
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
 from acm_core.federated.report import read_report
 from acm_core.federated.update import Arrays
-from acm_core.nn import build_classifier, normalisation_names
+from acm_core.nn import build_classifier
 from acm_core.randomness import stream_seed
 from acm_core.training.histograms import ScoreHistogram
 from acm_core.training.metrics import paired_difference
@@ -78,19 +78,40 @@ def test_a_strong_proximal_term_keeps_the_weights_near_the_global_model(films: P
     assert distance(100.0) < 0.5 * distance(0.0)
 
 
-def test_local_norm_stays_at_the_site_and_belongs_to_the_round_before(films: Path, tmp_path: Path) -> None:
-    config = federation(federation={"local_norm": True})
-    model = build_classifier(config.model, len(FINDINGS), seed=0)
-    norms = normalisation_names(model)
-    runner = SiteRound(site(films, "A", state=tmp_path))
-    first = runner.answer(train_task(config, 1))
-    shared = {name: array for name, array in initial(config).items() if name not in norms}
-    assert set(trained(first, shared)) | norms == set(initial(config))  # nothing else can be decoded
-    second = runner.answer(train_task(config, 2))
-    # Asked for round 2 once more, the site starts from its layers after round 1, not after round 2.
-    assert same(runner.answer(train_task(config, 2)).arrays, second.arrays)
-    fresh = SiteRound(site(films, "A", state=tmp_path / "fresh")).answer(train_task(config, 2))
-    assert not same(fresh.arrays, second.arrays)
+def test_a_site_is_measured_with_normalisation_of_its_own_films(films: Path, tmp_path: Path) -> None:
+    """Which no round depends on: the shared model travels whole, and is the same whatever is chosen."""
+    own, shared = (federation(federation={"normalisation": choice}) for choice in ("site", "shared"))
+    runners = {
+        config: SiteRound(site(films, "A", state=tmp_path / str(n))) for n, config in enumerate((own, shared))
+    }
+    first, second = (runner.answer(train_task(config)) for config, runner in runners.items())
+    assert same(first.arrays, second.arrays)
+    reports = [
+        json.loads(runner.answer(replace(train_task(config), kind=TaskKind.EVALUATE)).report)
+        for config, runner in runners.items()
+    ]
+    histograms = [one["models"]["federated"]["findings"][FINDINGS[0]]["histogram"] for one in reports]
+    assert histograms[0] != histograms[1]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_site_goes_on_with_the_optimisers_state_of_the_round_before(
+    films: Path, tmp_path: Path, optimizer: str
+) -> None:
+    """Two rounds of one epoch without anybody else are one round of two epochs, bit for bit."""
+    settings = {"training": {"optimizer": optimizer, "schedule": "constant", "learning_rate": 0.01}}
+    config = federation(**settings)
+    twice = federation(**{"training": {**settings["training"], "epochs": 2}}, federation={"rounds": 1})
+    runner = SiteRound(site(films, "A", state=tmp_path / "two rounds"))
+    first = trained(runner.answer(train_task(config, 1)), initial(config))
+    for _ in range(2):  # asked for round 2 once more, it starts from the state after round 1
+        second = trained(runner.answer(replace(train_task(config, 2), arrays=whole(first))), first)
+        whole_run = SiteRound(site(films, "A", state=tmp_path / "one round")).answer(train_task(twice))
+        assert same(second, trained(whole_run, initial(config)))
+    forgetful = SiteRound(site(films, "A", state=tmp_path / "fresh"))
+    assert not same(
+        trained(forgetful.answer(replace(train_task(config, 2), arrays=whole(first))), first), second
+    )
 
 
 def test_evaluation_reports_models_side_by_side(films: Path) -> None:
@@ -104,11 +125,23 @@ def test_evaluation_reports_models_side_by_side(films: Path) -> None:
     )
     reply = runner.answer(Task(TaskKind.EVALUATE, 2, config.model_dump_json(), arrays=whole(initial(config))))
     report = json.loads(reply.report)
-    assert set(report["models"]) == {"federated", "local_only"}
+    assert set(report["models"]) == {"federated", "local_only", "mixture"}
     for model in report["models"].values():
         assert set(model["findings"]) == set(FINDINGS)
     assert report["models"]["federated"]["gain"] is not None
     assert report["patients"] <= report["films"]
+    assert set(report["shortcuts"]) == {"grey", "size", "border", "view"}
+    brightness = report["shortcuts"]["grey"]
+    assert set(brightness) == set(FINDINGS)
+    for finding, figures in brightness.items():
+        assert set(figures["margins"]) == (set() if figures["auroc"] is None else {"federated", "mixture"})
+        if figures["auroc"] is not None:
+            above = (
+                report["models"]["federated"]["findings"][finding]["auroc"]["value"]
+                - figures["auroc"]["value"]
+            )
+            assert figures["margins"]["federated"]["value"] == pytest.approx(above, abs=1.1e-3)
+    assert any(figures["auroc"] for figures in brightness.values())
     assert reply.arrays == {}
 
 
@@ -175,7 +208,7 @@ def test_a_run_begun_anew_with_another_encoding_has_nothing_of_what_int8_left(
 
 
 def test_a_run_begun_anew_has_nothing_of_the_rounds_of_the_former(films: Path, tmp_path: Path) -> None:
-    config = federation(model={"context": "se"}, federation={"local_norm": True, "encoding": "int8"})
+    config = federation(model={"context": "se"}, federation={"encoding": "int8"})
     rerun, fresh = (SiteRound(site(films, "A", state=tmp_path / name)) for name in ("rerun", "fresh"))
     assert rerun.answer(train_task(config)).refusal == ""
     # Of the run begun anew, the site is asked for round 1 and does not get through it.
@@ -251,10 +284,10 @@ def damage(state: Path, pattern: str) -> None:
 
 
 def test_a_round_goes_on_where_what_the_site_kept_is_damaged(films: Path, tmp_path: Path) -> None:
-    config = federation(model={"context": "se"}, federation={"local_norm": True, "encoding": "int8"})
+    config = federation(model={"context": "se"}, federation={"encoding": "int8"})
     runner = SiteRound(site(films, "A", state=tmp_path))
     assert runner.answer(train_task(config)).refusal == ""
-    for pattern in ("normalisation-*", "residual-*", "received.*"):
+    for pattern in ("optimizer-*", "residual-*", "received.*"):
         damage(tmp_path, pattern)
     reply = runner.answer(train_task(config, 2))
     fresh = SiteRound(site(films, "A", state=tmp_path / "fresh")).answer(train_task(config, 2))

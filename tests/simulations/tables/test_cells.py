@@ -23,7 +23,7 @@ from simulations.tables.cells import (
 from simulations.tables.experiment import Experiment
 from simulations.tables.replicates import measure
 
-MODELS = ("local_only", "federated", "fine_tuned", "mixture", "pooled", "adapted")
+MODELS = ("local_only", "federated", "fine_tuned", "mixture", "pooled", "start_alone")
 
 
 def changed(path: Path, **values: Any) -> None:

@@ -169,6 +169,29 @@ def test_what_needs_no_medicine_has_rows_of_its_own(tmp_path: Path) -> None:
     )
 
 
+def test_the_delivered_model_is_each_site_s_own_choice(tmp_path: Path) -> None:
+    made = experiment(tmp_path, variants={"one": {}}, comparisons=["delivered less local_only"])
+    models = {"local_only": 0.6, "federated": 0.7, "mixture": 0.8}
+    sites = {"A": figures(models, delivered="federated"), "B": figures(models, delivered="mixture")}
+    finish(tmp_path / "results", made, "one", 1, sites)
+    results = Results(made, tmp_path / "results")
+    row = next(row for row in results.rows() if row.title == "delivered")
+    assert row.sites == {"A": pytest.approx(0.7), "B": pytest.approx(0.8)}
+    (difference,) = results.differences()
+    assert difference.title == "delivered less alone"
+    assert difference.combined.mean.value == pytest.approx(0.15)
+
+
+def test_findings_that_a_hospital_never_labelled_have_a_table(tmp_path: Path) -> None:
+    made = experiment(tmp_path, variants={"one": {}})
+    for seed, value in ((1, 0.8), (2, 0.9)):
+        known = {FINDINGS[1]: {"federated": value, "local_only": 0.5}}
+        finish(tmp_path / "results", made, "one", seed, {"A": figures({"federated": 0.7}, unlabelled=known)})
+    text = write_page(made, tmp_path / "results").read_text(encoding="utf-8")
+    assert "| site | finding | alone | federated |" in text
+    assert f"| A | {FINDINGS[1]} | 0.500 (0.50–0.50) | 0.850 (0.80–0.90) |" in text
+
+
 def test_a_site_where_nothing_counts_has_no_figure(tmp_path: Path) -> None:
     made = experiment(tmp_path, variants={"one": {}}, comparisons=["federated less local_only"])
     nothing = figures({}).model_copy(

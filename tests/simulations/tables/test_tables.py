@@ -105,13 +105,19 @@ def small(folder: Path) -> Experiment:
         simulation={"hospitals": [{**spec, "name": "A"}, {**spec, "name": "B"}], "data": "data"},
     )
     own = {
-        "federation": {"local_norm": True},
+        "federation": {"normalisation": "site"},
         "evaluation": {"local_only": False},
         "simulation": {"pooled": False},
     }
     return experiment(
         folder,
-        variants={"shared": {"title": "shared normalisation"}, "own": {"settings": own}},
+        variants={
+            "shared": {
+                "title": "shared normalisation",
+                "settings": {"federation": {"normalisation": "shared"}},
+            },
+            "own": {"settings": own},
+        },
         comparisons=["federated less local_only", "own:federated less shared:federated"],
     )
 
@@ -172,7 +178,10 @@ def expect_the_runs_figures(tables: Tables) -> None:
         )
         for site, report in metrics["sites"].items():
             models = cell["sites"][site]["models"]
-            assert models.keys() == report["models"].keys() == {"local_only", "federated", "pooled"}
+            assert (
+                models.keys() == report["models"].keys() == {"local_only", "federated", "mixture", "pooled"}
+            )
+            assert cell["sites"][site]["delivered"] == report["delivered"]
             for name, model in report["models"].items():
                 aurocs = [model["findings"][finding]["auroc"] for finding in FINDINGS]
                 expected = [one and pytest.approx(one["value"], abs=1e-4) for one in aurocs]
