@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
-EXPERIMENTS ?= real real_with_guangzhou contexts
+EXPERIMENTS ?= demo real real_with_guangzhou contexts new_hospital
 
 export PYTHONDONTWRITEBYTECODE :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
