@@ -26,6 +26,7 @@ from server.results import (
     not_proved,
     privacy_in_short,
     privacy_statement,
+    strategy,
 )
 from server.run_folder import FinishedRun, RunFolder
 
@@ -62,6 +63,7 @@ def report_content(folder: RunFolder, state: ServerState | None) -> Content:
         "counted": sorted({site for one in config.findings for site in federated_histograms(metrics, one)}),
         "curves": {finding: _curves(metrics, finding) for finding in config.findings},
         "calibration": {finding: _calibration(metrics, finding) for finding in config.findings},
+        "strategy": strategy(config.federation),
         "rounds": run.records,
         "bytes": metrics.get("bytes"),
         "participation": _participation(run),
