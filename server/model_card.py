@@ -17,6 +17,7 @@ from server.results import (
     privacy_statement,
     rounded_counts,
     start_sentence,
+    strategy,
 )
 from server.shortcuts import NAMES, shortcut_sentences, shortcuts_beside_model
 
@@ -37,11 +38,6 @@ def write_model_card(path: Path, config: FederationConfig, metrics: dict[str, An
 def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
     """The card's text."""
     model, federation = config.model, config.federation
-    rule = federation.aggregation.rule
-    strategy = "FedAvg" if rule == "fedavg" else rule.replace("_", " ").capitalize()
-    if federation.proximal_mu:
-        proximal = f"FedProx (μ = {federation.proximal_mu:g})"
-        strategy = proximal if rule == "fedavg" else f"{proximal} with {rule.replace('_', ' ')}"
     lines = [
         f"# Model card: {config.name}",
         "",
@@ -56,8 +52,8 @@ def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
         f"global {model.head} pooling of the findings' score maps",
         f"- input: one frontal chest X-ray, {model.image_size} × {model.image_size}, dense tissue bright",
         f"- output: a probability each for {', '.join(config.findings)}",
-        f"- {strategy}, {metrics['rounds']} rounds of {config.training.epochs} local epochs, seed {config.seed}, "
-        f"acm-fed {metrics['software']['acm-fed']}",
+        f"- {strategy(federation)}, {metrics['rounds']} rounds of {config.training.epochs} local epochs, "
+        f"seed {config.seed}, acm-fed {metrics['software']['acm-fed']}",
     ]
     if start := start_sentence(metrics.get("start")):
         lines.append(f"- {start}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from acm_core.config.sections import FederationConfig
+from acm_core.config.sections import FederationConfig, FederationSection
 from acm_core.federated.report import COUNT_STEP
 from acm_core.installation import software
 from acm_core.training.histograms import ScoreHistogram
@@ -14,6 +14,7 @@ from server.state import RoundState
 
 Metrics = dict[str, Any]
 
+_STEP_NAMES = {"fedavgm": "FedAvgM", "fedadam": "FedAdam"}
 MODELS = ("local_only", "federated", "fine_tuned", "mixture", "pooled")
 DELIVERED = "delivered"
 
@@ -106,6 +107,20 @@ def privacy_statement(config: FederationConfig) -> str:
         "whoever holds the model, if the site runs unmodified code. Not covered: which site it is, facts about a "
         "cohort, a patient treated at several sites, figures that a site releases besides, side channels, poisoning"
     )
+
+
+def strategy(federation: FederationSection) -> str:
+    """How the sites' models became one, in a few words."""
+    rule = federation.aggregation.rule
+    said = "FedAvg" if rule == "fedavg" else rule.replace("_", " ").capitalize()
+    if federation.proximal_mu:
+        proximal = f"FedProx (μ = {federation.proximal_mu:g})"
+        said = proximal if rule == "fedavg" else f"{proximal} with {rule.replace('_', ' ')}"
+    step = federation.server_step.model_dump(exclude={"rule"}, exclude_none=True)
+    if step:
+        settings = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in step.items())
+        said += f" and the server step {_STEP_NAMES[federation.server_step.rule]} ({settings})"
+    return said
 
 
 def ledgers(config: FederationConfig, records: Iterable[Mapping[str, Any]]) -> dict[str, Metrics]:

@@ -22,6 +22,7 @@ _ROUNDS = (
     "rounds",
     "quorum",
     "aggregation",
+    "server_step",
     "proximal_mu",
     "normalisation",
     "encoding",

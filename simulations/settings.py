@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from acm_core.config.sections import FederationConfig, Section, SiteName, SplitShares
+from acm_core.config.section import Section
+from acm_core.config.sections import FederationConfig, SiteName, SplitShares
 from simulations.phantoms.hospital import HospitalSpec
 
 

@@ -8,15 +8,16 @@ from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     StringConstraints,
     field_validator,
     model_validator,
 )
+
+from acm_core.config.aggregation import AggregationConfig, ServerStepConfig
+from acm_core.config.section import Section
 
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 SiteName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
@@ -35,12 +36,6 @@ FindingName = Annotated[str, AfterValidator(_printable)]
 """Nothing that a terminal obeys or that nobody sees: it stands in logs and on screens of the server and the sites."""
 
 Architecture = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
-
-
-class Section(BaseModel):
-    """A frozen part of a configuration; an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
 
 class ModelConfig(Section):
@@ -141,66 +136,6 @@ OptionalPrivacy = Annotated[
 ]
 
 
-_RULE_SETTINGS = {
-    "fedavg": (),
-    "norm_clipping": ("bound",),
-    "median": ("attackers",),
-    "trimmed_mean": ("attackers",),
-    "krum": ("attackers", "keep"),
-}
-
-
-class AggregationConfig(Section):
-    """How the sites' models become one; docs/AGGREGATION.md says what each rule is for and what it costs."""
-
-    rule: Literal["fedavg", "norm_clipping", "median", "trimmed_mean", "krum"] = Field(
-        "fedavg", description="all but fedavg are against sites that send harm; docs/AGGREGATION.md"
-    )
-    bound: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="norm_clipping: L2 norm that a site's change may have"
-    )
-    attackers: int | None = Field(
-        None, ge=1, description="median, trimmed_mean, krum: sites that may send anything"
-    )
-    keep: int | None = Field(None, ge=1, description="krum: models that are averaged")
-
-    @model_validator(mode="after")
-    def _settings_of_the_rule(self) -> AggregationConfig:
-        expected = ("rule", *_RULE_SETTINGS[self.rule])
-        optional = ("bound", "attackers", "keep")
-        given = ("rule", *(name for name in optional if getattr(self, name) is not None))
-        if given != expected:
-            raise ValueError(
-                f"expected for {self.rule} the keys {', '.join(expected)}, got {', '.join(given)}"
-            )
-        return self
-
-    @property
-    def minimum_sites(self) -> int:
-        """Sites whose updates a round needs."""
-        if self.attackers is None:
-            return 1
-        if self.keep is None:
-            return 2 * self.attackers + 1
-        return max(2 * self.attackers + 3, self.keep + self.attackers + 2)
-
-    def averaged_sites(self, updates: int) -> int:
-        """Sites that at least stand behind every shared value of the next model when so many updates are in."""
-        if self.keep is not None:
-            return self.keep
-        if self.rule == "median":
-            return 2 - updates % 2
-        return updates - 2 * (self.attackers or 0)
-
-    def expect_quorum(self, quorum: int) -> None:
-        """Raises ValueError where a round may end with fewer updates than the rule needs."""
-        if quorum < self.minimum_sites:
-            raise ValueError(
-                f"expected quorum ≥ {self.minimum_sites} for {self.rule} with attackers: {self.attackers}, "
-                f"got {quorum}: raise it, or choose norm_clipping, which needs no number of sites"
-            )
-
-
 class FederationSection(Section):
     """Who takes part and how a round ends."""
 
@@ -218,6 +153,7 @@ class FederationSection(Section):
         3, ge=1, description="times a round below quorum is tried before the run fails"
     )
     aggregation: AggregationConfig = AggregationConfig()
+    server_step: ServerStepConfig = ServerStepConfig()
     proximal_mu: float = Field(0.0, ge=0, description="FedProx: weight of μ/2·‖w − w_global‖²; 0 is FedAvg")
     normalisation: Literal["site", "shared"] = Field(
         "site",

@@ -29,6 +29,7 @@ from server.results import (
     privacy_in_short,
     privacy_statement,
     start_sentence,
+    strategy,
 )
 from server.run_folder import FinishedRun, RunFolder
 from server.shortcuts import shortcut_sentences, shortcuts_beside_model, shortcuts_in_short
@@ -74,6 +75,7 @@ def report_content(folder: RunFolder, state: ServerState | None) -> Content:
         "counted": sorted({site for one in config.findings for site in federated_histograms(metrics, one)}),
         "curves": {finding: _curves(metrics, finding) for finding in config.findings},
         "calibration": {finding: _calibration(metrics, finding) for finding in config.findings},
+        "strategy": strategy(config.federation),
         "rounds": run.records,
         "bytes": metrics.get("bytes"),
         "participation": _participation(run),

@@ -71,6 +71,20 @@ def test_a_robust_rule_is_named() -> None:
     )
 
 
+def test_a_step_of_the_server_is_named_with_its_settings() -> None:
+    step = {"rule": "fedavgm", "learning_rate": 0.5, "momentum": 0.9}
+    assert "- FedAvg and the server step FedAvgM (learning rate 0.5, momentum 0.9), 2 rounds" in card(
+        federation(federation={"server_step": step})
+    )
+    rule = {"sites": ["A", "B", "C"], "quorum": 3, "aggregation": {"rule": "median", "attackers": 1}}
+    step = {"rule": "fedadam", "learning_rate": 0.01, "beta1": 0.9, "beta2": 0.99, "tau": 0.001}
+    assert (
+        "- Median and the server step FedAdam (learning rate 0.01, beta1 0.9, beta2 0.99, tau 0.001), 2 rounds"
+        in card(federation(federation={**rule, "server_step": step}))
+    )
+    assert "server step" not in card(federation())
+
+
 def test_the_privacy_statement_has_a_heading() -> None:
     assert "\n## Privacy\n- **no differential privacy**" in card(federation())
 
