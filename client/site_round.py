@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -15,20 +16,23 @@ from pydantic import ValidationError
 from acm_core.config.sections import FederationConfig, SiteConfig
 from acm_core.data.labels import LabelError
 from acm_core.data.site_films import SiteFilms, load_site
-from acm_core.federated.encoding import BaseMismatchError, EncodingError, decode, encode
+from acm_core.federated.encoding import BaseMismatchError, EncodingError, decode, encode, is_of
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
 from acm_core.federated.update import Arrays, overgrown
-from acm_core.nn import Classifier, normalisation_names, unfilled_classifier
+from acm_core.nn import Classifier, normalisation_names, trained_names, unfilled_classifier
 from acm_core.randomness import stream_seed
 from acm_core.training.local import (
     Proximal,
     Schedule,
     TrainingDivergedError,
     deterministic_kernels,
+    make_optimizer,
     predict,
     train,
 )
+from acm_core.training.optimizer_state import get_optimizer_arrays, set_optimizer_arrays
 from acm_core.training.weights import ModelMismatchError, blank_arrays, get_arrays, set_arrays
+from client.delivery import Delivery
 from client.device import use_device
 from client.evaluation import FEDERATED, evaluate_models
 from client.kept_models import KeptModels, SiteRun
@@ -93,7 +97,8 @@ class SiteRound:
             return self._train(task, config, films, kept)
         if task.kind is TaskKind.LOCAL_ONLY:
             privacy = permitted_privacy(config, self._site)
-            if privacy is not None and not figures_leave(privacy[1]):
+            mixed = config.deliver.rule == "mixture"
+            if privacy is not None and not mixed and not figures_leave(privacy[1]):
                 return Reply(self._site.site, task.round)  # nobody would learn how well it does
             model = self._model(config, self._received(task, config, kept))
             train_local_only(
@@ -118,25 +123,28 @@ class SiteRound:
             )
         received = self._received(task, config, kept)
         kept.save_received(received)
-        model, at_site = self._global_model(task, config, kept, received)
+        model = self._site_model(task, config, kept, received)
         proximal = None
         if config.federation.proximal_mu > 0:
-            reference = {name: p.detach().clone() for name, p in model.named_parameters()}
+            reference = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
             proximal = Proximal(reference, config.federation.proximal_mu)
         log.info("round %d: training on %d films", task.round, len(films.train))
         if private is None:
-            reply = self._train_openly(task, config, films, model, proximal)
+            reply, optimizer = self._train_openly(task, config, films, kept, model, proximal)
         else:
-            reply = self._train_privately(task, config, private, model, proximal)
+            reply, optimizer = self._train_privately(task, config, private, model, proximal)
         log.info("round %d: trained", task.round)
         if not all(np.isfinite(array).all() for array in reply.arrays.values()):
             raise TrainingDivergedError("expected finite weights after training")
-        if at_site:
-            kept.save_normalisation(task.round, {name: reply.arrays.pop(name) for name in at_site})
-        base = {name: received[name] for name in reply.arrays}
+        kept.save_optimizer(task.round, optimizer)
+        trained = trained_names(model)
+        if config.federation.normalisation == "site":
+            own = {name: reply.arrays[name] for name in normalisation_names(model) & trained}
+            kept.save_normalisation(task.round, own)
+        base = {name: received[name] for name in trained}
         encoding = config.federation.encoding
         residual = kept.load_residual(before=task.round) if encoding == "int8" else {}
-        encoded = encode(reply.arrays, base, encoding, residual)
+        encoded = encode({name: reply.arrays[name] for name in base}, base, encoding, residual)
         if encoded.residual:
             kept.save_residual(task.round, encoded.residual)
         return replace(reply, arrays=encoded.payload)
@@ -146,17 +154,22 @@ class SiteRound:
         task: Task,
         config: FederationConfig,
         films: SiteFilms,
+        kept: KeptModels,
         model: Classifier,
         proximal: Proximal | None,
-    ) -> Reply:
+    ) -> tuple[Reply, Arrays]:
+        """The trained weights, and the optimiser's state after the round."""
         metrics: dict[str, float] = {}
         if len(films.validation):
             metrics["validation_loss"] = predict(
                 model, films.validation, config.training.batch_size, self._device
             )[1]
         epochs = config.training.epochs
+        optimizer = make_optimizer(model, config.training)
+        set_optimizer_arrays(optimizer, model, kept.load_optimizer(before=task.round))
         metrics["train_loss"] = train(
             model,
+            optimizer,
             films.train,
             config.training,
             Schedule((task.round - 1) * epochs, epochs, config.federation.rounds * epochs),
@@ -165,7 +178,7 @@ class SiteRound:
             proximal=proximal,
             workers=self._site.workers,
         )
-        return Reply(
+        reply = Reply(
             self._site.site,
             task.round,
             films=len(films.train),
@@ -173,6 +186,7 @@ class SiteRound:
             metrics=metrics,
             arrays=get_arrays(model),
         )
+        return reply, get_optimizer_arrays(optimizer, model)
 
     def _train_privately(
         self,
@@ -181,10 +195,10 @@ class SiteRound:
         private: PrivateRound,
         model: Classifier,
         proximal: Proximal | None,
-    ) -> Reply:
+    ) -> tuple[Reply, Arrays]:
         """Noised weights, and besides them only numbers that are the same whatever films there are."""
-        arrays, metrics = private.train(task, model, proximal)
-        return Reply(
+        arrays, optimizer, metrics = private.train(task, model, proximal)
+        reply = Reply(
             self._site.site,
             task.round,
             films=private.policy.population,
@@ -192,6 +206,7 @@ class SiteRound:
             metrics=metrics,
             arrays=arrays,
         )
+        return reply, optimizer
 
     def _private(self, config: FederationConfig, films: SiteFilms, kept: KeptModels) -> PrivateRound | None:
         """What trains under differential privacy, or None for a run without it."""
@@ -207,45 +222,56 @@ class SiteRound:
         log.info("evaluating on %d test films", len(films.test))
         private = self._private(config, films, kept)
         received = self._received(task, config, kept)
-        models = {FEDERATED: self._global_model(task, config, kept, received)[0]}
-        alone = kept.load_local_only(films.fingerprint)
-        if config.evaluation.local_only and alone is not None:
-            models["local_only"] = self._model(config, alone)
-        measured = models if private is None or figures_leave(private.policy) else {}
-        report = evaluate_models(measured, films, config, self._site, self._device)
+        shared = self._site_model(task, config, kept, received)
+        delivery = Delivery(config, self._site, films, kept, self._device)
+        formed = delivery.form(shared)
+        measured = formed.members if private is None or figures_leave(private.policy) else {}
+        scores = {str(name): delivery.scores(members, films.test) for name, members in measured.items()}
+        report = evaluate_models(scores, films, config, self._site, kept)
+        report["delivered"] = formed.delivered
         if private is not None:
             report = released(report, private.policy)
             if private.policy.metrics == "noised":
-                report["models"] = {FEDERATED: private.report(task.round, models[FEDERATED])}
+                report["models"] = {FEDERATED: private.report(task.round, shared)}
         return Reply(self._site.site, task.round, report=json.dumps(report))
 
     def _received(self, task: Task, config: FederationConfig, kept: KeptModels) -> Arrays:
-        """The weights sent, whole or as the difference to those that came last."""
+        """The weights sent: all, or what trains beside the rest that came before; as values, or as the difference to
+        those that came last.
+
+        The rest comes with round 1, or with the first task that the site gets, and stays as it is.
+        """
         try:
-            last = kept.load_received()
+            before = kept.load_received()
         except OSError:
-            last = None
-        last = last or blank_arrays(unfilled_classifier(config.model, len(config.findings)))
+            before = None
+        model = unfilled_classifier(config.model, len(config.findings))
+        last = before or blank_arrays(model)
+        trained = trained_names(model)
+        part = {name: last[name] for name in trained}
         try:
-            received = decode(task.arrays, last)
+            is_part = len(part) < len(last) and is_of(task.arrays, part)
+            received = {**last, **decode(task.arrays, part)} if is_part else decode(task.arrays, last)
         except BaseMismatchError as error:
             raise RefusedError(Refusal.BASE, str(error)) from error
         except EncodingError as error:
             raise RefusedError(Refusal.MODEL, str(error)) from error
+        if is_part and before is None:
+            raise RefusedError(Refusal.BASE, "expected the whole model first, got what trains of it")
+        if before and not (task.kind is TaskKind.TRAIN and task.round == 1):
+            _expect_same(received, before, sorted(last.keys() - trained))
         if wrong := overgrown(received, last):
             raise RefusedError(Refusal.MODEL, wrong)
         return received
 
-    def _global_model(
+    def _site_model(
         self, task: Task, config: FederationConfig, kept: KeptModels, received: Arrays
-    ) -> tuple[Classifier, frozenset[str]]:
-        """The model sent, with what stays at this site in its place, and the names of that."""
+    ) -> Classifier:
+        """The model sent, with this site's own normalisation layers where it goes on with them."""
         own: Arrays = {}
-        if config.federation.local_norm:
-            own = kept.load_normalisation(before=_round_after_training(task)) or {}
-        model = self._model(config, {**received, **own})
-        at_site = normalisation_names(model) if config.federation.local_norm else frozenset()
-        return model, at_site
+        if config.federation.normalisation == "site":
+            own = kept.load_normalisation(before=_round_after_training(task))
+        return self._model(config, {**received, **own})
 
     def _model(self, config: FederationConfig, arrays: Arrays) -> Classifier:
         model = unfilled_classifier(config.model, len(config.findings))
@@ -255,6 +281,16 @@ class SiteRound:
     def _refuse(self, task: Task, refusal: Refusal, error: Exception) -> Reply:
         log.error("round %d: %s refused (%s): %s", task.round, task.kind, refusal, error)
         return Reply(self._site.site, task.round, refusal=refusal)
+
+
+def _expect_same(received: Arrays, before: Arrays, frozen: Sequence[str]) -> None:
+    for name in frozen:
+        if received[name].tobytes() != before[name].tobytes():
+            raise RefusedError(
+                Refusal.MODEL,
+                f"{name}: expected the values that came first, which model.trainable leaves as they are, got others: "
+                "begin the run anew, under another name",
+            )
 
 
 def _round_after_training(task: Task) -> int:

@@ -65,9 +65,10 @@ def autocast_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype 
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """The run's optimiser; norms and biases are not decayed."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    kept = [p for p in model.parameters() if p.ndim <= 1]
+    """The run's optimiser, of what trains; norms and biases are not decayed."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in trained if p.ndim > 1]
+    kept = [p for p in trained if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
     if config.optimizer == "sgd":
         return torch.optim.SGD(
@@ -134,6 +135,7 @@ def train_epoch(
 
 def train(
     model: Classifier,
+    optimizer: torch.optim.Optimizer,
     films: FilmSet,
     config: TrainingConfig,
     schedule: Schedule,
@@ -143,13 +145,13 @@ def train(
     proximal: Proximal | None = None,
     workers: int = 0,
 ) -> float:
-    """Train `schedule.epochs` epochs with a fresh optimiser; the mean loss of the last one is returned.
+    """Train `schedule.epochs` epochs; the mean loss of the last one is returned.
 
     Args:
+        optimizer: of `model`; goes on from the state that it has.
         seeds: epoch index → seed of that epoch.
         workers: as in `train_epoch`.
     """
-    optimizer = make_optimizer(model, config)
     loss = 0.0
     for epoch in range(schedule.first, schedule.first + schedule.epochs):
         loss = train_epoch(
