@@ -119,7 +119,8 @@ def test_a_site_whose_films_are_away_is_told_which_key(tmp_path: Path) -> None:
         (("--seeds", "0,one"), "argument --seeds: expected integers with commas between, got '0,one'"),
         (
             ("--contexts", "acm,sbam"),
-            "model.context: expected one of acm, se, cbam, self_attention, none, got 'sbam'; did you mean 'cbam'?",
+            "model.context: expected one of acm, acm_mirrored, se, cbam, self_attention, none, got 'sbam'; "
+            "did you mean 'cbam'?",
         ),
         (("--without", "NIH_P"), "did you mean 'NIH_PA'?"),
     ],

@@ -42,9 +42,10 @@ class ModelConfig(Section):
     """The classifier: a ResNet with a context module in every block."""
 
     architecture: Architecture = Field("resnet18", description="the trunk")
-    context: Literal["acm", "se", "cbam", "self_attention", "none"] = Field(
+    context: Literal["acm", "acm_mirrored", "se", "cbam", "self_attention", "none"] = Field(
         "acm",
-        description="module in every block: attend-and-compare, squeeze-and-excitation, CBAM, self-attention",
+        description="module in every block: attend-and-compare, the same with its query taken from the other side of "
+        "the film, squeeze-and-excitation, CBAM, self-attention",
     )
     norm: Literal["batch", "group"] = Field(
         "batch",

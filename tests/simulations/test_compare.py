@@ -56,7 +56,8 @@ def test_a_site_left_out_leaves_every_list_and_the_quorum_follows(tmp_path: Path
             "acn",
             0,
             (),
-            "model.context: expected one of acm, se, cbam, self_attention, none, got 'acn'; did you mean 'acm'?",
+            "model.context: expected one of acm, acm_mirrored, se, cbam, self_attention, none, got 'acn'; "
+            "did you mean 'acm'?",
         ),
         ("acm", -1, (), "seed: expected an integer ≥ 0 and < 2147483648, got -1"),
         ("acm", 0, ("a",), "--without: expected some of A, R, B, got 'a'; did you mean 'A'?"),
