@@ -21,6 +21,7 @@ from acm_core.data.site_films import FilmSet, SiteFilms
 from acm_core.deployment import Description, OperatingPoint, write_deployment
 from acm_core.federated.encoding import fingerprint
 from acm_core.federated.update import Arrays
+from acm_core.files import remove_unfinished
 from acm_core.nn import Classifier, unfilled_classifier
 from acm_core.randomness import stream_seed
 from acm_core.training.adaptation import estimate_statistics
@@ -159,6 +160,7 @@ class Delivery:
         )
         folder = delivered_folder(self._site, config.name)
         folder.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(folder)
         write_deployment(folder, description, members)
 
     def _operating_points(self, scores: Scores) -> dict[str, tuple[OperatingPoint, ...]]:

@@ -9,8 +9,11 @@ from typing import Any
 from acm_core.config.sections import FederationConfig
 from acm_core.files import write_text_atomically
 from server.results import (
+    DELIVERED_WORDS,
     as_of,
     delivered,
+    delivered_model,
+    difference_text,
     interval_text,
     not_proved,
     nothing_known,
@@ -87,6 +90,7 @@ def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
     lines += _results(metrics)
     if metrics["answer"]:
         lines += ["", metrics["answer"]]
+    lines += ["", *_in_the_end(metrics)]
     lines += [
         "",
         f'"Not defined": the site\'s test films lack one of the two classes{not_proved(metrics)}. The mean is over the '
@@ -125,6 +129,24 @@ def _results(metrics: dict[str, Any]) -> list[str]:
     means = " | ".join(interval_text(metrics["mean_over_sites"][name]) for name in names)
     rows.append(f"| **mean over sites** | | | {means} |")
     return rows
+
+
+def _in_the_end(metrics: dict[str, Any]) -> list[str]:
+    """What each site has, and what it gained over training alone."""
+    rows = []
+    for site, report in metrics["sites"].items():
+        if (model := delivered_model(report)) is not None:
+            gain = "not known" if model["gain"] is None else difference_text(model["gain"])
+            rows.append(f"| {site} | {DELIVERED_WORDS[delivered(report)]} | {gain} |")
+    if not rows:
+        return []
+    return [
+        "What each site has in the end, formed at the site; `model.safetensors` is the shared model:",
+        "",
+        "| site | its model | mean AUROC against training alone |",
+        "| --- | --- | --- |",
+        *rows,
+    ]
 
 
 def _shortcuts(metrics: dict[str, Any]) -> list[str]:

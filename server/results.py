@@ -17,6 +17,12 @@ Metrics = dict[str, Any]
 _STEP_NAMES = {"fedavgm": "FedAvgM", "fedadam": "FedAdam"}
 MODELS = ("local_only", "federated", "fine_tuned", "mixture", "pooled")
 DELIVERED = "delivered"
+DELIVERED_WORDS = {
+    "federated": "federated",
+    "fine_tuned": "federated and fine-tuned",
+    "mixture": "federated, half and half with alone",
+    "local_only": "alone, which the site keeps",
+}
 
 
 def summarise(

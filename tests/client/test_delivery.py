@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
+from crashes import dies_at_change
 from hospitals import FINDINGS, federation, hospital, site
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -149,6 +153,25 @@ def test_fine_tuning_is_done_once_and_anew_where_what_is_kept_is_damaged(
     kept.write_bytes(content)
     assert json.loads(SiteRound(settings).answer(task).report) == first
     assert trained == [1]
+
+
+def test_killed_while_it_hands_over_a_model_the_site_has_a_whole_one_when_asked_again(
+    films: Path, tmp_path: Path
+) -> None:
+    config = run_of("mixture")
+    runner = SiteRound(site(films, "A", state=tmp_path))
+    evaluated(config, site(films, "A", state=tmp_path))
+    task = Task(TaskKind.EVALUATE, 1, config.model_dump_json(), arrays=whole(sent(config)))
+    folder = delivered_folder(site(films, "A", state=tmp_path), config.name)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for change in count():
+        shutil.rmtree(folder)
+        died = dies_at_change(change, partial(runner.answer, task))
+        assert runner.answer(task).refusal == ""
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        if not died:
+            break
+    assert change > len(before)
 
 
 def films_of(labels: np.ndarray) -> FilmSet:

@@ -48,6 +48,18 @@ def test_every_card_says(said: str) -> None:
     assert said in card(federation())
 
 
+def test_the_card_says_what_each_site_has_in_the_end() -> None:
+    models = {
+        "federated": model(estimate(0.8), estimate(0.01)),
+        "mixture": model(estimate(0.9), estimate(0.25, 0.1)),
+    }
+    text = model_card(
+        federation(), metrics({"A": {**report(**models), "delivered": "mixture"}, "B": report(**models)})
+    )
+    assert "| A | federated, half and half with alone | +0.250 (+0.050 to +0.450) |" in text
+    assert "| B | federated | +0.010 (−0.190 to +0.210) |" in text
+
+
 def test_a_model_of_sites_with_their_own_normalisation_layers_says_so() -> None:
     assert "`client.adapt`" in card(federation())
     for shared in (
@@ -131,7 +143,7 @@ def test_the_answer_stands_in_the_card_as_in_the_metrics() -> None:
 def test_every_table_has_as_many_cells_in_each_row() -> None:
     text = card(federation())
     tables = [block.splitlines() for block in text.split("\n\n") if "\n| ---" in block]
-    assert len(tables) == 3
+    assert len(tables) == 4
     for rows in tables:
         cells = [row.count("|") for row in rows if row.startswith("|")]
         assert len(cells) >= 4
