@@ -1,10 +1,10 @@
 """The Gaussian mechanism without sampling, exactly: what any number of full-batch steps cost together.
 
-A step in which everybody takes part (q = 1) is a Gaussian mechanism of mean μ = 1/σ: it tells a unit's presence as well
-as one number tells N(0, 1) from N(μ, 1). Steps compose to one such mechanism with μ² = Σ 1/σ² (Dong, Roth and Su, JRSS-B
-2022, corollary 3.3), and its δ at each ε has a closed form (Balle and Wang, ICML 2018, theorem 8). That is no
-approximation. What under-reports is the central limit theorem for *sampled* steps, which also goes by "GDP" and is used
-nowhere here.
+A step in which everybody takes part (q = 1) is a Gaussian mechanism of mean μ = 1/σ: it tells a unit's presence as
+well as one number tells N(0, 1) from N(μ, 1). Steps compose to one such mechanism with μ² = Σ 1/σ² (Dong, Roth and Su,
+JRSS-B 2022, corollary 3.3), and its δ at each ε has a closed form (Balle and Wang, ICML 2018, theorem 8). That is no
+approximation. What under-reports is the central limit theorem for *sampled* steps, which also goes by "GDP" and is
+used nowhere here.
 """
 
 from __future__ import annotations
