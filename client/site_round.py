@@ -121,7 +121,7 @@ class SiteRound:
         model, at_site = self._global_model(task, config, kept, received)
         proximal = None
         if config.federation.proximal_mu > 0:
-            reference = {name: p.detach().clone() for name, p in model.named_parameters()}
+            reference = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
             proximal = Proximal(reference, config.federation.proximal_mu)
         log.info("round %d: training on %d films", task.round, len(films.train))
         if private is None:

@@ -65,6 +65,11 @@ class ModelConfig(Section):
     )
     image_size: int = Field(224, ge=32, le=4096, description="side of the square film in pixels")
     weights: Path | None = Field(None, description="local checkpoint to start from (.safetensors or .pt)")
+    trainable: Literal["all", "head", "norm", "last_stage"] = Field(
+        "all",
+        description="what training changes, and what travels after the first round; head: the findings' head alone; "
+        "norm: normalisation layers and head; last_stage: layer4 and head; the rest stays as weights has it",
+    )
 
 
 class TrainingConfig(Section):

@@ -9,6 +9,7 @@ from acm_core.nn.classifier import (
     finding_rows,
     normalisation_names,
     normalised,
+    trained_names,
     unfilled_classifier,
 )
 from acm_core.nn.context import ContextModule, NoContext
@@ -37,5 +38,6 @@ __all__ = [
     "load_weights",
     "normalisation_names",
     "normalised",
+    "trained_names",
     "unfilled_classifier",
 ]

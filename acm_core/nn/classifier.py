@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from acm_core.randomness import stream_seed
 
 # Films in [0, 1] to about zero mean and unit spread. Constants: a site's own statistics would leave with the model.
 _MEAN, _SPREAD = 0.5, 0.25
+_NORMALISATION = (nn.BatchNorm2d, nn.GroupNorm)
 
 
 def normalised(films: Tensor) -> Tensor:
@@ -35,6 +36,9 @@ class Classifier(ResNet):
     The head comes before the pooling, as in Kim et al., ECCV 2020: each finding has a score map, and with max
     pooling its logit is the score of its most suspicious position.
 
+    What `config.trainable` leaves out is frozen: its parameters require no gradient, and its modules stay in evaluation
+    mode in training, so that a frozen batch normalisation is the affine map that its start has.
+
     Args:
         config: the model section of a federation file; `config.weights` is for the caller to load
             (`load_weights`).
@@ -53,6 +57,31 @@ class Classifier(ResNet):
         # Kaiming fan-out would give a few findings weights of std √(2/F): logits in the tens at step 0.
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]  # built with a bias
+        self.requires_grad_(requires_grad=False)
+        for part in self._trainable_parts():
+            part.requires_grad_(requires_grad=True)
+        self.train()
+
+    def _trainable_parts(self) -> list[nn.Module]:
+        match self.config.trainable:
+            case "all":
+                return [self]
+            case "head":
+                return [self.head]
+            case "norm":
+                return [*(m for m in self.modules() if isinstance(m, _NORMALISATION)), self.head]
+            case "last_stage":
+                return [self.layer4, self.head]
+
+    def train(self, mode: bool = True) -> Self:
+        """Put what trains into training mode, or all into evaluation mode."""
+        super().train(mode)
+        if mode:
+            for module in self.modules():
+                parameters = list(module.parameters())
+                if parameters and not any(parameter.requires_grad for parameter in parameters):
+                    module.train(mode=False)
+        return self
 
     def forward(self, x: Tensor) -> ClassifierOutput:
         """Films B×1×H×W (normalised) → logits B×F and orthogonality B."""
@@ -148,9 +177,19 @@ def normalisation_names(model: nn.Module) -> frozenset[str]:
     return frozenset(
         f"{prefix}.{name}"
         for prefix, module in model.named_modules()
-        if isinstance(module, nn.BatchNorm2d | nn.GroupNorm)
+        if isinstance(module, _NORMALISATION)
         for name in module.state_dict()
     )
+
+
+def trained_names(model: nn.Module) -> frozenset[str]:
+    """state_dict names that training changes: parameters that require gradients, and the buffers beside them."""
+    names: set[str] = set()
+    for prefix, module in model.named_modules():
+        trained = [name for name, p in module.named_parameters(recurse=False) if p.requires_grad]
+        beside = [name for name, _ in module.named_buffers(recurse=False)] if trained else []
+        names.update(f"{prefix}.{name}".removeprefix(".") for name in (*trained, *beside))
+    return frozenset(names)
 
 
 def finding_rows(model: Classifier) -> frozenset[str]:

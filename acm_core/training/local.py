@@ -65,9 +65,10 @@ def autocast_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype 
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """The run's optimiser; norms and biases are not decayed."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    kept = [p for p in model.parameters() if p.ndim <= 1]
+    """The run's optimiser, of what trains; norms and biases are not decayed."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in trained if p.ndim > 1]
+    kept = [p for p in trained if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
     if config.optimizer == "sgd":
         return torch.optim.SGD(
