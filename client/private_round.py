@@ -187,7 +187,8 @@ class PrivateRound:
         if self._kept.load_gradient_check() == libraries:
             return
         log.info("comparing the gradients of each unit with passes of one unit each")
-        check_gradients(model, len(self._config.findings), self._config.training.orthogonality)
+        training = self._config.training
+        check_gradients(model, len(self._config.findings), training.orthogonality, training.loss)
         self._kept.save_gradient_check(libraries)
 
     def _plan(self) -> Plan:

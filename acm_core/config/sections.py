@@ -58,7 +58,14 @@ class ModelConfig(Section):
         False,
         description="weight standardisation of the trunk's convolutions; helps with group norm and privacy",
     )
-    head: Literal["max", "average"] = Field("max", description="global pooling of the findings' score maps")
+    head: Literal["max", "average", "projected"] = Field(
+        "max",
+        description="max, average: global pooling of the findings' score maps; projected: linear on the pooled "
+        "features, centred, cut to few axes as the start says, at unit length: for private training of the head alone",
+    )
+    dimensions: int = Field(
+        64, ge=1, description="axes that a projected head keeps; the start's have to be as many"
+    )
     groups: int = Field(32, ge=1, description="groups G of the attend-and-compare module")
     initialisation: Literal["kaiming", "identity"] = Field(
         "kaiming", description="of the context modules; identity keeps the residual branch as it is at step 0"
@@ -72,6 +79,9 @@ class ModelConfig(Section):
     )
 
 
+Loss = Literal["logistic", "least_squares"]
+
+
 class TrainingConfig(Section):
     """What a site does in one round."""
 
@@ -82,6 +92,10 @@ class TrainingConfig(Section):
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only")
     weight_decay: float = Field(1e-4, ge=0, description="of matrices and kernels; norms and biases have none")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="over the rounds of the whole run")
+    loss: Loss = Field(
+        "logistic",
+        description="where a film is labelled; least_squares: of a logit's distance from 1 (present) or −1 (absent)",
+    )
     orthogonality: float = Field(0.1, ge=0, description="weight of |mean orthogonality term| in the loss")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 autocast where the processor has it in hardware"

@@ -8,6 +8,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
+from acm_core.config.sections import Loss
 from acm_core.nn import Classifier
 from acm_core.privacy.gradients import UnitGradients
 from acm_core.privacy.layers import UnknownGradientError
@@ -20,7 +21,7 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-2}
 """Of a gradient's norm. In float32 a ReLU or a maximum on the verge tips over: up to 4e-3 without any fault."""
 
 
-def check_gradients(model: Classifier, findings: int, orthogonality: float) -> None:
+def check_gradients(model: Classifier, findings: int, orthogonality: float, loss: Loss = "logistic") -> None:
     """Compare clipped sums of random films with passes of one unit each, and unclipped ones with the summed gradient.
 
     In float64 both ways of clipping, then as training goes: in float32, its layout and whichever way is cheaper. The
@@ -30,6 +31,7 @@ def check_gradients(model: Classifier, findings: int, orthogonality: float) -> N
         model: as it is trained.
         findings: F.
         orthogonality: weight of the orthogonality term in the loss.
+        loss: `training.loss`.
 
     Raises:
         UnknownGradientError: they differ, films are mixed, or a layer is not known: such a model must not be trained.
@@ -45,14 +47,17 @@ def check_gradients(model: Classifier, findings: int, orthogonality: float) -> N
     for dtype, layout, choices in ways:
         copy = deepcopy(model).to(device, dtype).to(memory_format=layout).train()
         films = images.to(device, dtype, memory_format=layout)
-        check = _Check(copy, films, labels.to(device, dtype), orthogonality)
+        check = _Check(copy, films, labels.to(device, dtype), orthogonality, loss)
         for norms_first in choices:
             check.run(norms_first)
 
 
 class _Check:
-    def __init__(self, model: Classifier, films: Tensor, labels: Tensor, orthogonality: float) -> None:
-        self._model, self._films, self._labels, self._weight = model, films, labels, orthogonality
+    def __init__(
+        self, model: Classifier, films: Tensor, labels: Tensor, orthogonality: float, loss: Loss
+    ) -> None:
+        self._model, self._films, self._labels = model, films, labels
+        self._weight, self._loss = orthogonality, loss
         self._tolerance = _TOLERANCE[films.dtype]
         self._alone = [self._gradient(slice(start, end)) for start, end in _UNITS.bounds]
         self._norms = torch.stack([_norm(gradient) for gradient in self._alone])
@@ -89,7 +94,7 @@ class _Check:
 
     def _losses(self, films: slice) -> Tensor:
         output = self._model(self._films[films])
-        return film_losses(output.logits, self._labels[films], output.orthogonality, self._weight)
+        return film_losses(output.logits, self._labels[films], output.orthogonality, self._weight, self._loss)
 
     def _gradient(self, films: slice) -> dict[str, Tensor]:
         """Of the units' mean losses, added up."""
