@@ -27,6 +27,7 @@ from acm_core.privacy.training import Mechanism, PrivateTraining, Steps
 from acm_core.training.local import Proximal, predict
 from acm_core.training.weights import get_arrays
 from client.evaluation import Report
+from client.frozen_features import what_trains
 from client.kept_models import KeptModels, SiteRun
 from client.refusal import RefusedError
 from client.release import noised_model
@@ -133,9 +134,10 @@ class PrivateRound:
         ledger: Ledger,
         start: str,
     ) -> Arrays:
-        self._check_gradients(model)
+        trained, films = what_trains(model, self._films, self._config, self._kept, self._device)
+        self._check_gradients(trained)
         training = PrivateTraining(
-            model, self._films.train, self._config.training, self._mechanism(plan), self._device, proximal
+            trained, films.train, self._config.training, self._mechanism(plan), self._device, proximal
         )
         done = self._go_on(training, task.round, start)
         before = (task.round - 1) * plan.steps_per_round

@@ -31,6 +31,7 @@ from acm_core.training.local import (
 from acm_core.training.weights import ModelMismatchError, blank_arrays, get_arrays, set_arrays
 from client.device import use_device
 from client.evaluation import FEDERATED, evaluate_models
+from client.frozen_features import what_trains
 from client.kept_models import KeptModels, SiteRun
 from client.local_only import train_local_only
 from client.policy import expect_permitted, permitted_privacy
@@ -96,15 +97,17 @@ class SiteRound:
             if privacy is not None and not figures_leave(privacy[1]):
                 return Reply(self._site.site, task.round)  # nobody would learn how well it does
             model = self._model(config, self._received(task, config, kept))
+            trained, seen = what_trains(model, films, config, kept, self._device)
             train_local_only(
                 model,
                 config,
                 self._site.site,
-                films.train,
+                seen.train,
                 films.fingerprint,
                 kept,
                 self._device,
                 self._site.workers,
+                trained,
             )
             return Reply(self._site.site, task.round)
         return self._evaluate(task, config, films, kept)
@@ -125,7 +128,7 @@ class SiteRound:
             proximal = Proximal(reference, config.federation.proximal_mu)
         log.info("round %d: training on %d films", task.round, len(films.train))
         if private is None:
-            reply = self._train_openly(task, config, films, model, proximal)
+            reply = self._train_openly(task, config, films, kept, model, proximal)
         else:
             reply = self._train_privately(task, config, private, model, proximal)
         log.info("round %d: trained", task.round)
@@ -146,17 +149,19 @@ class SiteRound:
         task: Task,
         config: FederationConfig,
         films: SiteFilms,
+        kept: KeptModels,
         model: Classifier,
         proximal: Proximal | None,
     ) -> Reply:
+        trained, films = what_trains(model, films, config, kept, self._device)
         metrics: dict[str, float] = {}
         if len(films.validation):
             metrics["validation_loss"] = predict(
-                model, films.validation, config.training.batch_size, self._device
+                trained, films.validation, config.training.batch_size, self._device
             )[1]
         epochs = config.training.epochs
         metrics["train_loss"] = train(
-            model,
+            trained,
             films.train,
             config.training,
             Schedule((task.round - 1) * epochs, epochs, config.federation.rounds * epochs),

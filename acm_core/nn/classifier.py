@@ -155,6 +155,7 @@ class MeanHead(nn.Module):
             raise ValueError(
                 "expected model.head: average or projected, got max: its maximum needs whole maps"
             )
+        self.channels = model.channels
         self.head, self.projection = model.head, model.projection
 
     def forward(self, features: Tensor) -> ClassifierOutput:

@@ -6,10 +6,10 @@ import math
 from copy import deepcopy
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from acm_core.config.sections import Loss
-from acm_core.nn import Classifier
+from acm_core.nn import Classifier, MeanHead
 from acm_core.privacy.gradients import UnitGradients
 from acm_core.privacy.layers import UnknownGradientError
 from acm_core.privacy.units import Units
@@ -21,14 +21,16 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-2}
 """Of a gradient's norm. In float32 a ReLU or a maximum on the verge tips over: up to 4e-3 without any fault."""
 
 
-def check_gradients(model: Classifier, findings: int, orthogonality: float, loss: Loss = "logistic") -> None:
+def check_gradients(
+    model: Classifier | MeanHead, findings: int, orthogonality: float, loss: Loss = "logistic"
+) -> None:
     """Compare clipped sums of random films with passes of one unit each, and unclipped ones with the summed gradient.
 
     In float64 both ways of clipping, then as training goes: in float32, its layout and whichever way is cheaper. The
     model is not changed.
 
     Args:
-        model: as it is trained.
+        model: as it is trained; of a `MeanHead` the features are random.
         findings: F.
         orthogonality: weight of the orthogonality term in the loss.
         loss: `training.loss`.
@@ -37,7 +39,8 @@ def check_gradients(model: Classifier, findings: int, orthogonality: float, loss
         UnknownGradientError: they differ, films are mixed, or a layer is not known: such a model must not be trained.
     """
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(_UNITS.films, 1, _SIDE, _SIDE, generator=generator) * 4 - 2
+    shape = (model.channels, 1, 1) if isinstance(model, MeanHead) else (1, _SIDE, _SIDE)
+    images = torch.rand(_UNITS.films, *shape, generator=generator) * 4 - 2
     labels = torch.randint(0, 2, (_UNITS.films, findings), generator=generator).double()
     device = next(model.parameters()).device
     ways = (
@@ -54,7 +57,7 @@ def check_gradients(model: Classifier, findings: int, orthogonality: float, loss
 
 class _Check:
     def __init__(
-        self, model: Classifier, films: Tensor, labels: Tensor, orthogonality: float, loss: Loss
+        self, model: nn.Module, films: Tensor, labels: Tensor, orthogonality: float, loss: Loss
     ) -> None:
         self._model, self._films, self._labels = model, films, labels
         self._weight, self._loss = orthogonality, loss
