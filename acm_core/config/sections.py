@@ -113,7 +113,12 @@ class PrivacyConfig(Section):
     unit: PrivacyUnit = Field(
         "patient", description="whose presence is hidden; a patient's films count as one"
     )
-    epsilon: float = Field(gt=0, le=100, description="ε that the whole run may cost a site's units")
+    epsilon: float = Field(
+        gt=0,
+        le=1e6,
+        description="ε that the whole run may cost a site's units; above 100 it is no promise about membership, and was "
+        "found to stop reconstruction of films (Ziller et al. 2024)",
+    )
     delta: Delta = Field(1e-5, description="δ of the whole run; below 1/units")
     clipping_norm: float = Field(1.0, gt=0, description="C, bound on the L2 norm of a unit's gradient")
     expected_batch: int = Field(ge=1, description="units a step on average; the divisor, public")
@@ -126,6 +131,28 @@ class PrivacyConfig(Section):
     accountant: Literal["prv", "rdp"] = Field(
         "prv", description="prv: numerical composition, tight; rdp: Rényi, looser and faster"
     )
+
+    @property
+    def caveat(self) -> str | None:
+        """What has to be said of an ε that promises nobody that their presence stays hidden; None where it does."""
+        return no_promise_about_membership(self.epsilon)
+
+
+def no_promise_about_membership(epsilon: float) -> str | None:
+    """What to say of an ε above 100, or None.
+
+    At ε = 100 and δ = 1e-5 a full-batch mechanism already tells presence from absence at ten standard deviations. That
+    far larger ones stop reconstruction attacks was found by Ziller et al., Nature Machine Intelligence 2024.
+    """
+    if epsilon <= _LARGEST_PROMISE:
+        return None
+    return (
+        f"ε = {epsilon:g}: this is no promise about membership; it was found to stop reconstruction of films (Ziller et "
+        "al. 2024)"
+    )
+
+
+_LARGEST_PROMISE = 100.0
 
 
 def _privacy_off(value: object) -> object:
