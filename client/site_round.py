@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -15,10 +16,10 @@ from pydantic import ValidationError
 from acm_core.config.sections import FederationConfig, SiteConfig
 from acm_core.data.labels import LabelError
 from acm_core.data.site_films import SiteFilms, load_site
-from acm_core.federated.encoding import BaseMismatchError, EncodingError, decode, encode
+from acm_core.federated.encoding import BaseMismatchError, EncodingError, decode, encode, is_of
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
 from acm_core.federated.update import Arrays, overgrown
-from acm_core.nn import Classifier, normalisation_names, unfilled_classifier
+from acm_core.nn import Classifier, normalisation_names, trained_names, unfilled_classifier
 from acm_core.randomness import stream_seed
 from acm_core.training.local import (
     Proximal,
@@ -136,10 +137,10 @@ class SiteRound:
             raise TrainingDivergedError("expected finite weights after training")
         if at_site:
             kept.save_normalisation(task.round, {name: reply.arrays.pop(name) for name in at_site})
-        base = {name: received[name] for name in reply.arrays}
+        base = {name: received[name] for name in reply.arrays.keys() & trained_names(model)}
         encoding = config.federation.encoding
         residual = kept.load_residual(before=task.round) if encoding == "int8" else {}
-        encoded = encode(reply.arrays, base, encoding, residual)
+        encoded = encode({name: reply.arrays[name] for name in base}, base, encoding, residual)
         if encoded.residual:
             kept.save_residual(task.round, encoded.residual)
         return replace(reply, arrays=encoded.payload)
@@ -225,18 +226,31 @@ class SiteRound:
         return Reply(self._site.site, task.round, report=json.dumps(report))
 
     def _received(self, task: Task, config: FederationConfig, kept: KeptModels) -> Arrays:
-        """The weights sent, whole or as the difference to those that came last."""
+        """The weights sent: all, or what trains beside the rest that came before; as values, or as the difference to
+        those that came last.
+
+        The rest comes with round 1, or with the first task that the site gets, and stays as it is.
+        """
         try:
-            last = kept.load_received()
+            before = kept.load_received()
         except OSError:
-            last = None
-        last = last or blank_arrays(unfilled_classifier(config.model, len(config.findings)))
+            before = None
+        model = unfilled_classifier(config.model, len(config.findings))
+        last = before or blank_arrays(model)
+        trained = trained_names(model)
+        at_site = normalisation_names(model) if config.federation.local_norm else frozenset()
+        part = {name: last[name] for name in trained - at_site}
         try:
-            received = decode(task.arrays, last)
+            is_part = len(part) < len(last) and is_of(task.arrays, part)
+            received = {**last, **decode(task.arrays, part)} if is_part else decode(task.arrays, last)
         except BaseMismatchError as error:
             raise RefusedError(Refusal.BASE, str(error)) from error
         except EncodingError as error:
             raise RefusedError(Refusal.MODEL, str(error)) from error
+        if is_part and before is None:
+            raise RefusedError(Refusal.BASE, "expected the whole model first, got what trains of it")
+        if before and not (task.kind is TaskKind.TRAIN and task.round == 1):
+            _expect_same(received, before, sorted(last.keys() - trained))
         if wrong := overgrown(received, last):
             raise RefusedError(Refusal.MODEL, wrong)
         return received
@@ -260,6 +274,16 @@ class SiteRound:
     def _refuse(self, task: Task, refusal: Refusal, error: Exception) -> Reply:
         log.error("round %d: %s refused (%s): %s", task.round, task.kind, refusal, error)
         return Reply(self._site.site, task.round, refusal=refusal)
+
+
+def _expect_same(received: Arrays, before: Arrays, frozen: Sequence[str]) -> None:
+    for name in frozen:
+        if received[name].tobytes() != before[name].tobytes():
+            raise RefusedError(
+                Refusal.MODEL,
+                f"{name}: expected the values that came first, which model.trainable leaves as they are, got others: "
+                "begin the run anew, under another name",
+            )
 
 
 def _round_after_training(task: Task) -> int:

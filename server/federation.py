@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 from acm_core.audit_events import AnyEvent, RunFailed, RunFailure, RunFinished, RunResumed, RunStarted
@@ -12,7 +13,13 @@ from acm_core.federated.encoding import encode, fingerprint
 from acm_core.federated.messages import Reply, Task, TaskKind
 from acm_core.federated.report import read_report
 from acm_core.federated.update import Arrays
-from acm_core.nn import build_classifier, finding_rows, load_weights, normalisation_names
+from acm_core.nn import (
+    build_classifier,
+    finding_rows,
+    load_weights,
+    normalisation_names,
+    trained_names,
+)
 from acm_core.randomness import stream_seed
 from acm_core.training.weights import get_arrays, save_arrays
 from server.curves import Curves
@@ -20,7 +27,7 @@ from server.events import EventLog
 from server.mlflow_run import track
 from server.model_card import write_model_card
 from server.results import summarise
-from server.rounds import RoundLoop, RunFailedError
+from server.rounds import Outcome, RoundLoop, RunFailedError
 from server.run_folder import ResumeError, RunFolder
 from server.state import RoundState, StateStore
 from server.transport import Transport
@@ -53,8 +60,8 @@ class FederatedRun:
         at_site = normalisation_names(model) if config.federation.local_norm else frozenset()
         self._rounds_done = 0
         self._initial = get_arrays(model)
-        self._companions = {name: self._initial[name] for name in at_site}
-        self._loop = RoundLoop(transport, config, finding_rows(model), self._companions, self._events, audit)
+        self._trained = trained_names(model) - at_site
+        self._loop = RoundLoop(transport, config, finding_rows(model), self._events, audit)
 
     def execute(self, *, resume: bool) -> dict[str, Any]:
         """Run or continue, and return what stands in `metrics.json`; how it ended is the last event.
@@ -93,7 +100,7 @@ class FederatedRun:
         final = self._loop.run(state, save)
         curves.close()
         save_arrays(self._folder.model, final.final, {"model": self._config.model.model_dump_json()})
-        metrics = summarise(self._config, final, *self._evaluate(final.final))
+        metrics = summarise(self._config, final, *self._evaluate(final))
         self._folder.write_metrics(metrics)
         write_model_card(self._folder.model_card, self._config, metrics)
         tracked.end(metrics)
@@ -121,24 +128,39 @@ class FederatedRun:
         )
         federation = self._config.federation
         self._note(RunStarted(run=name, config=config, sites=len(federation.sites), rounds=federation.rounds))
-        shared = {name: array for name, array in self._initial.items() if name not in self._companions}
-        return RoundState(0, shared, ())
+        trained = self._what_trains(self._initial)
+        frozen = {name: array for name, array in self._initial.items() if name not in trained}
+        return RoundState(0, trained, (), frozen=frozen)
 
-    def _evaluate(self, arrays: Arrays) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, int]]]:
+    def _what_trains(self, arrays: Arrays) -> Arrays:
+        return {name: array for name, array in arrays.items() if name in self._trained}
+
+    def _evaluate(self, final: RoundState) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, int]]]:
         """Site → its report on the final model, and task → the bytes that it moved.
 
         A site that does not answer is left out and named in the events.
         """
         moved: dict[str, dict[str, int]] = {}
         federation, config = self._config.federation, self._config.model_dump_json()
+
+        def ask(kind: TaskKind, seconds: float, accept: Callable[[Reply], None], model: Arrays) -> Outcome:
+            """Whoever took part in the last round has the frozen part."""
+            return self._loop.ask(
+                Task(kind, federation.rounds, config),
+                seconds,
+                accept,
+                quorum=federation.quorum,
+                whole=lambda: _values(model),
+                short=_values(self._what_trains(model)) if final.frozen else None,
+            )
+
         if self._config.evaluation.local_only:
             self._events.write("local_only_started", sites=federation.sites)
-            outcome = self._loop.ask(
-                Task(TaskKind.LOCAL_ONLY, federation.rounds, config),
+            outcome = ask(
+                TaskKind.LOCAL_ONLY,
                 federation.round_deadline * federation.rounds,
                 lambda _: None,
-                quorum=federation.quorum,
-                whole=lambda: _whole(self._initial),
+                {**self._initial, **final.frozen},
             )
             moved["local_only"] = outcome.moved
         self._events.write("evaluation_started", sites=federation.sites)
@@ -148,13 +170,7 @@ class FederatedRun:
             report = read_report(reply.report, self._config.findings)
             reports[reply.site] = report.model_dump(mode="json")
 
-        outcome = self._loop.ask(
-            Task(TaskKind.EVALUATE, federation.rounds, config),
-            federation.round_deadline,
-            accept,
-            quorum=federation.quorum,
-            whole=lambda: _whole({**arrays, **self._companions}),
-        )
+        outcome = ask(TaskKind.EVALUATE, federation.round_deadline, accept, final.final)
         moved["evaluate"] = outcome.moved
         if not reports:
             raise RunFailedError(
@@ -164,5 +180,5 @@ class FederatedRun:
         return {site: reports[site] for site in federation.sites if site in reports}, moved
 
 
-def _whole(arrays: Arrays) -> Arrays:
+def _values(arrays: Arrays) -> Arrays:
     return encode(arrays, {}, "float32").payload

@@ -72,7 +72,6 @@ class RoundLoop:
         transport: the connection to the sites.
         config: the run.
         finding_rows: names of the arrays whose first axis is the finding.
-        companions: arrays sent along with the global model that every site keeps its own of (FedBN).
         events: where to say what happens.
         audit: where to write down what is asked and taken; a simulation has none.
     """
@@ -82,7 +81,6 @@ class RoundLoop:
         transport: Transport,
         config: FederationConfig,
         finding_rows: frozenset[str],
-        companions: Arrays,
         events: EventLog,
         audit: AuditLog | None = None,
     ) -> None:
@@ -91,7 +89,6 @@ class RoundLoop:
         self._sites = config.federation.sites
         self._quorum = config.federation.quorum
         self._finding_rows = finding_rows
-        self._companions = companions
         self._events, self._audit = events, audit
         self._here: set[str] = set()
         self._difference: Arrays | None = None
@@ -130,7 +127,7 @@ class RoundLoop:
         *,
         quorum: int,
         whole: Callable[[], Arrays] = dict,
-        difference: Arrays | None = None,
+        short: Arrays | None = None,
     ) -> Outcome:
         """Send `task` to every connected site and take replies until all have come or the time is up.
 
@@ -141,7 +138,7 @@ class RoundLoop:
         Args:
             accept: takes an answer in, or raises UpdateRefused, EncodingError or MessageError.
             whole: makes the model to send, encoded for a receiver that has none; called where a site needs it.
-            difference: what to send instead to the sites that have what it is a difference to.
+            short: what to send instead to the sites that have the last round's model, until they refuse a task.
         """
         outcome = Outcome()
         whole = cache(whole)
@@ -158,7 +155,7 @@ class RoundLoop:
                 and (site not in tickets or tickets[site].connection != connected[site])
                 and site not in outcome.answered
             }
-            for ticket in self._send(task, whole, difference, fresh, seconds) if fresh else ():
+            for ticket in self._send(task, whole, short, fresh, seconds) if fresh else ():
                 tickets[ticket.site] = ticket
                 working.add(ticket.site)
                 outcome.asked.add(ticket.site)
@@ -167,7 +164,8 @@ class RoundLoop:
             for answer in self._transport.receive([tickets[site] for site in sorted(working)]):
                 site = answer.ticket.site
                 working.discard(site)
-                self._have.discard(site)
+                if answer.reply.refusal:
+                    self._have.discard(site)
                 again = answer.reply.refusal in (Refusal.LOST, Refusal.BASE)
                 if again and lost[site] < _TRIES_OF_LOST:
                     lost[site] += 1
@@ -210,15 +208,15 @@ class RoundLoop:
         self,
         task: Task,
         whole: Callable[[], Arrays],
-        difference: Arrays | None,
+        short: Arrays | None,
         sites: dict[str, Connection],
         seconds: float,
     ) -> list[Ticket]:
-        short = {} if difference is None else {site: sites[site] for site in sites.keys() & self._have}
-        long = {site: connection for site, connection in sites.items() if site not in short}
-        tickets = self._send_noted(replace(task, arrays=whole()), long, seconds) if long else []
-        if difference is not None and short:
-            tickets += self._send_noted(replace(task, arrays=difference), short, seconds)
+        having = {} if short is None else {site: sites[site] for site in sites.keys() & self._have}
+        others = {site: connection for site, connection in sites.items() if site not in having}
+        tickets = self._send_noted(replace(task, arrays=whole()), others, seconds) if others else []
+        if short is not None and having:
+            tickets += self._send_noted(replace(task, arrays=short), having, seconds)
         return tickets
 
     def _send_noted(self, task: Task, sites: dict[str, Connection], seconds: float) -> list[Ticket]:
@@ -245,7 +243,6 @@ class RoundLoop:
     def _round(self, state: RoundState) -> RoundState:
         number = state.round + 1
         federation = self._config.federation
-        model = {**state.arrays, **self._companions}
         earlier: list[dict[str, Any]] = []
         for attempt in range(1, federation.round_attempts + 1):
             self._wait(lambda absent: len(self._sites) - len(absent) >= self._quorum)
@@ -259,13 +256,13 @@ class RoundLoop:
                 federation.round_deadline,
                 partial(self._add, average, state.arrays),
                 quorum=self._quorum,
-                whole=lambda: encode(model, {}, federation.encoding).payload,
-                difference=self._difference,
+                whole=lambda: encode({**state.arrays, **state.frozen}, {}, federation.encoding).payload,
+                short=self._difference,
             )
             record = self._record(number, attempt, outcome, begun, time.monotonic() - started)
             if len(outcome.answered) >= self._quorum:
                 record["earlier_attempts"] = earlier
-                return self._next(state, model, average.result(), record, set(outcome.answered))
+                return self._next(state, average.result(), record, set(outcome.answered))
             earlier.append(record)
             self._events.write(
                 "round_below_quorum", quorum=self._quorum, attempts=federation.round_attempts, **record
@@ -276,18 +273,17 @@ class RoundLoop:
             "saved: mend the cause and continue with --resume."
         )
 
-    def _next(
-        self, state: RoundState, model: Arrays, arrays: Arrays, record: dict[str, Any], have: set[str]
-    ) -> RoundState:
+    def _next(self, state: RoundState, arrays: Arrays, record: dict[str, Any], have: set[str]) -> RoundState:
         """The state after a round: its model is what the sites will have, once they have added the difference."""
         federation = self._config.federation
-        encoded = encode({**arrays, **self._companions}, model, federation.encoding, state.residual)
-        arrays = {name: encoded.decoded[name] for name in arrays}
+        encoded = encode(arrays, state.arrays, federation.encoding, state.residual)
+        arrays = encoded.decoded
         self._difference, self._have = encoded.payload, have
         smooth = {}
         if federation.average_decay > 0:
             smooth = moving_average(state.average, arrays, federation.average_decay)
-        return RoundState(state.round + 1, arrays, (*state.records, record), smooth, encoded.residual)
+        records = (*state.records, record)
+        return RoundState(state.round + 1, arrays, records, smooth, encoded.residual, state.frozen)
 
     def _add(self, average: FedAvg | AggregationRule, base: Arrays, reply: Reply) -> None:
         arrays = decode(reply.arrays, base)

@@ -17,7 +17,7 @@ from acm_core.training.weights import load_arrays, save_arrays
 from server.run_folder import expect_same_run, run_identity
 
 _KEPT_ROUNDS = 2
-_AVERAGE, _RESIDUAL = "average/", "residual/"
+_FROZEN, _AVERAGE, _RESIDUAL = "frozen/", "average/", "residual/"
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class RoundState:
     """The global model after `round` rounds and the record of each of them.
 
     Attributes:
+        arrays: what trains of it.
+        frozen: the rest of it, the same in every round.
         average: the moving average of the models, where one is kept.
         residual: what rounding has kept from the sites so far, see `encode`.
     """
@@ -34,11 +36,12 @@ class RoundState:
     records: tuple[dict[str, Any], ...]
     average: Arrays = field(default_factory=dict)
     residual: Arrays = field(default_factory=dict)
+    frozen: Arrays = field(default_factory=dict)
 
     @property
     def final(self) -> Arrays:
-        """The model that the run gives if this is its last round."""
-        return self.average or self.arrays
+        """The whole model that the run gives if this is its last round."""
+        return {**(self.average or self.arrays), **self.frozen}
 
 
 class StateStore:
@@ -54,7 +57,11 @@ class StateStore:
         model, description = self._paths(state.round)
         beside = {
             prefix + name: array
-            for prefix, arrays in ((_AVERAGE, state.average), (_RESIDUAL, state.residual))
+            for prefix, arrays in (
+                (_FROZEN, state.frozen),
+                (_AVERAGE, state.average),
+                (_RESIDUAL, state.residual),
+            )
             for name, array in arrays.items()
         }
         save_arrays(model, {**state.arrays, **beside})
@@ -88,8 +95,10 @@ class StateStore:
                 model = description.with_suffix(".safetensors")
                 whole = file_sha256(model) == saved["sha256"]
                 arrays = load_arrays(model)
-                average, residual = (_taken(arrays, prefix) for prefix in (_AVERAGE, _RESIDUAL))
-                state = RoundState(saved["round"], arrays, tuple(saved["records"]), average, residual)
+                frozen, average, residual = (
+                    _taken(arrays, prefix) for prefix in (_FROZEN, _AVERAGE, _RESIDUAL)
+                )
+                state = RoundState(saved["round"], arrays, tuple(saved["records"]), average, residual, frozen)
                 identity = saved["run"]
             except (OSError, ValueError, KeyError, TypeError, SafetensorError):
                 whole = False

@@ -180,6 +180,18 @@ def decode(payload: Arrays, reference: Arrays) -> Arrays:
     return decoded
 
 
+def is_of(payload: Arrays, reference: Arrays) -> bool:
+    """Whether the payload says that it is of a model of the names, shapes and dtypes of `reference`.
+
+    Raises:
+        EncodingError: it is no payload of `encode`.
+    """
+    content = _content(payload)
+    if len(content) < _HEADER.size:
+        raise EncodingError(f"expected a header of {_HEADER.size} bytes, got {len(content)}: it is cut off")
+    return bool(_HEADER.unpack_from(content)[3] == _layout_digest(reference))
+
+
 def _content(payload: Arrays) -> memoryview:
     content = payload.get(_NAME)
     if (

@@ -134,7 +134,7 @@ def _serve(folder: Path, sites: int, weights: int, rounds: int, arrival: Arrival
     state = RoundState(0, _model(weights, 0), ())
     model_bytes = sum(array.nbytes for array in state.arrays.values())
     transport = FlowerTransport(cast(Grid, _Grid(folder / "reply.npy", names, arrival)), names)
-    loop = RoundLoop(transport, config, frozenset(), {}, EventLog(folder / "events.jsonl"))
+    loop = RoundLoop(transport, config, frozenset(), EventLog(folder / "events.jsonl"))
     idle = peak_resident_bytes()
     state = loop.run(state, StateStore(folder, config).save)
     return {

@@ -68,7 +68,7 @@ def loop(
 ) -> tuple[RoundLoop, EventReader]:
     path = folder / "events.jsonl"
     return (
-        RoundLoop(transport, settings, frozenset({"head.weight"}), {}, EventLog(path)),
+        RoundLoop(transport, settings, frozenset({"head.weight"}), EventLog(path)),
         EventReader(path),
     )
 
@@ -252,7 +252,7 @@ def test_a_resumed_run_gives_the_same_model_in_every_encoding(tmp_path: Path, en
                 update={"federation": settings.federation.model_copy(update={"rounds": stop})}
             )
             rounds = RoundLoop(
-                transport, changed, frozenset({"head.weight"}), {}, EventLog(folder / "events.jsonl")
+                transport, changed, frozenset({"head.weight"}), EventLog(folder / "events.jsonl")
             )
             state = rounds.run(state, StateStore(folder / "state", settings).save)
             loaded = StateStore(folder / "state", settings).load(lambda _: None)
