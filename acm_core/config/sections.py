@@ -116,8 +116,8 @@ class PrivacyConfig(Section):
     epsilon: float = Field(
         gt=0,
         le=1e6,
-        description="ε that the whole run may cost a site's units; above 100 it is no promise about membership, and was "
-        "found to stop reconstruction of films (Ziller et al. 2024)",
+        description="ε that the whole run may cost a site's units; above 100 it is no promise about membership, and "
+        "was found to stop reconstruction of films (Ziller et al. 2024)",
     )
     delta: Delta = Field(1e-5, description="δ of the whole run; below 1/units")
     clipping_norm: float = Field(1.0, gt=0, description="C, bound on the L2 norm of a unit's gradient")
@@ -147,8 +147,8 @@ def no_promise_about_membership(epsilon: float) -> str | None:
     if epsilon <= _LARGEST_PROMISE:
         return None
     return (
-        f"ε = {epsilon:g}: this is no promise about membership; it was found to stop reconstruction of films (Ziller et "
-        "al. 2024)"
+        f"ε = {epsilon:g}: this is no promise about membership; it was found to stop reconstruction of films "
+        "(Ziller et al. 2024)"
     )
 
 
