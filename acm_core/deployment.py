@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from acm_core.config.sections import ModelConfig, RunName
 from acm_core.federated.update import Arrays
 from acm_core.files import file_sha256, write_text_atomically
-from acm_core.nn import Classifier, unfilled_classifier
+from acm_core.nn import Classifier, Origin, unfilled_classifier
 from acm_core.training.weights import load_arrays, save_arrays, set_arrays
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -65,7 +65,10 @@ class Deployment(Description):
 
 def write_deployment(folder: Path, description: Description, arrays: Arrays) -> Deployment:
     """Write both files into a folder that is there."""
-    save_arrays(folder / WEIGHTS, arrays)
+    origin = Origin(
+        findings=description.findings, model=description.model, made_from=f"run {description.run}"
+    )
+    save_arrays(folder / WEIGHTS, arrays, origin.metadata())
     deployment = Deployment(**dict(description), sha256=file_sha256(folder / WEIGHTS))
     write_text_atomically(folder / CONFIG, deployment.model_dump_json(indent=1) + "\n")
     return deployment

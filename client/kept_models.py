@@ -37,8 +37,8 @@ class SiteRun:
 
     @classmethod
     def of(cls, config: FederationConfig) -> Self:
-        """The run that `config` describes."""
-        settings = config.model_dump(
+        """The run that `config` describes; its start is told by content, not by path."""
+        settings = config.shared().model_dump(
             mode="json", include={"seed", "findings", "privacy", "model", "training"}
         )
         settings["rounds"] = config.federation.rounds

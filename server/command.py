@@ -40,13 +40,29 @@ def add_state_option(parser: argparse.ArgumentParser) -> None:
 
 def load_run(options: argparse.Namespace, kind: type[Config]) -> Config | None:
     """The run's configuration; None where it is wrong, which stderr then explains."""
-    from acm_core.config.loading import ConfigError, load_config
+    from acm_core.config.loading import ConfigError
 
     try:
-        return load_config(options.config, kind)
+        return load_run_file(options.config, kind)
     except ConfigError as error:
         print(error, file=sys.stderr)  # noqa: T201  # the command's own output
         return None
+
+
+def load_run_file(path: Path, kind: type[Config]) -> Config:
+    """A run's configuration, its start pinned by content.
+
+    Raises:
+        ConfigError: the file cannot be used, or the start that it names.
+    """
+    from acm_core.config.loading import load_config
+
+    config = load_config(path, kind)
+    if config.model.weights is None and config.model.weights_sha256 is None:
+        return config
+    from server.starts import pinned  # with torch, which takes a second
+
+    return pinned(config, path)
 
 
 def open_run(options: argparse.Namespace, config: FederationConfig) -> RunFolder | None:

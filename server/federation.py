@@ -14,9 +14,9 @@ from acm_core.federated.messages import Reply, Task, TaskKind
 from acm_core.federated.report import read_report
 from acm_core.federated.update import Arrays
 from acm_core.nn import (
+    Origin,
     build_classifier,
     finding_rows,
-    load_weights,
     normalisation_names,
     trained_names,
 )
@@ -29,6 +29,7 @@ from server.model_card import write_model_card
 from server.results import summarise
 from server.rounds import Outcome, RoundLoop, RunFailedError
 from server.run_folder import ResumeError, RunFolder
+from server.starts import described, load_start
 from server.state import RoundState, StateStore
 from server.transport import Transport
 
@@ -54,9 +55,9 @@ class FederatedRun:
         self._folder = folder
         self._events = EventLog(folder.events)
         model = build_classifier(config.model, len(config.findings), seed=stream_seed(config.seed, "model"))
-        if config.model.weights is not None:
-            report = load_weights(model, config.model.weights)
-            self._events.write("weights_loaded", report=report.summary)
+        self._start_report = None if config.model.weights is None else load_start(model, config)
+        if self._start_report is not None:
+            self._events.write("weights_loaded", report=self._start_report.summary)
         at_site = normalisation_names(model) if config.federation.local_norm else frozenset()
         self._rounds_done = 0
         self._initial = get_arrays(model)
@@ -99,8 +100,14 @@ class FederatedRun:
         self._loop.wait_for_sites()
         final = self._loop.run(state, save)
         curves.close()
-        save_arrays(self._folder.model, final.final, {"model": self._config.model.model_dump_json()})
-        metrics = summarise(self._config, final, *self._evaluate(final))
+        origin = Origin(
+            findings=self._config.findings,
+            model=self._config.model.shared(),
+            made_from=f"run {self._config.name}",
+        )
+        save_arrays(self._folder.model, final.final, origin.metadata())
+        start = None if self._start_report is None else described(self._start_report)
+        metrics = summarise(self._config, final, *self._evaluate(final), start)
         self._folder.write_metrics(metrics)
         write_model_card(self._folder.model_card, self._config, metrics)
         tracked.end(metrics)
@@ -113,7 +120,7 @@ class FederatedRun:
 
     def _start(self, store: StateStore, resume: bool) -> RoundState:
         name = self._config.name
-        config = hashlib.sha256(self._config.model_dump_json().encode()).hexdigest()
+        config = hashlib.sha256(self._config.shared().model_dump_json().encode()).hexdigest()
         if resume:
             saved = store.load(lambda number: self._events.write("state_damaged", round=number))
             if saved is not None:
@@ -141,7 +148,7 @@ class FederatedRun:
         A site that does not answer is left out and named in the events.
         """
         moved: dict[str, dict[str, int]] = {}
-        federation, config = self._config.federation, self._config.model_dump_json()
+        federation, config = self._config.federation, self._config.shared().model_dump_json()
 
         def ask(kind: TaskKind, seconds: float, accept: Callable[[Reply], None], model: Arrays) -> Outcome:
             """Whoever took part in the last round has the frozen part."""

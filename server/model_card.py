@@ -8,7 +8,15 @@ from typing import Any
 
 from acm_core.config.sections import FederationConfig
 from acm_core.files import write_text_atomically
-from server.results import as_of, interval_text, not_proved, nothing_known, privacy_statement, rounded_counts
+from server.results import (
+    as_of,
+    interval_text,
+    not_proved,
+    nothing_known,
+    privacy_statement,
+    rounded_counts,
+    start_sentence,
+)
 
 _HEADINGS = {"local_only": "local-only", "federated": "federated (this model)", "pooled": "pooled"}
 
@@ -43,6 +51,8 @@ def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
         f"- {strategy}, {metrics['rounds']} rounds of {config.training.epochs} local epochs, seed {config.seed}, "
         f"acm-fed {metrics['software']['acm-fed']}",
     ]
+    if start := start_sentence(metrics.get("start")):
+        lines.append(f"- {start}")
     if federation.local_norm:
         lines.append(
             "- normalisation layers stayed at the sites (FedBN): `model.safetensors` lacks them, and a new site has to "

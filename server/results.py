@@ -22,12 +22,14 @@ def summarise(
     state: RoundState,
     reports: Mapping[str, Any],
     moved: Mapping[str, Mapping[str, int]],
+    start: Metrics | None = None,
 ) -> Metrics:
     """Put the sites' reports together.
 
     Args:
         reports: site → its report, see `client.evaluation`.
         moved: task after the rounds → the bytes that it `sent` and `received`.
+        start: what the run began from, see `server.starts.described`; None: drawn weights.
     """
     tries = [attempt for record in state.records for attempt in attempts(record)]
     return _with_means(
@@ -40,6 +42,7 @@ def summarise(
             "architecture": config.model.architecture,
             "encoding": config.federation.encoding,
             "findings": list(config.findings),
+            "start": start,
             "privacy": {
                 "short": privacy_in_short(config),
                 "statement": privacy_statement(config),
@@ -68,6 +71,16 @@ def add_pooled(metrics: Metrics, pooled: Mapping[str, Any]) -> Metrics:
         for site, report in metrics["sites"].items()
     }
     return _with_means({**metrics, "sites": sites})
+
+
+def start_sentence(start: Mapping[str, Any] | None) -> str:
+    """For the model card and the report; empty for a run that began with drawn weights."""
+    if start is None:
+        return ""
+    made = f", made from {start['made_from']}" if start["made_from"] else ""
+    rows = ", ".join(start["findings"])
+    head = f"its rows of the head for {rows}" if rows else "no row of its head"
+    return f"started from {start['file']} (sha256 {start['sha256']}){made}, with {head}"
 
 
 def privacy_in_short(config: FederationConfig) -> str:

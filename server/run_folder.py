@@ -37,10 +37,14 @@ class FinishedRun(NamedTuple):
 
 
 def run_identity(config: FederationConfig) -> dict[str, Any]:
-    """What has to stay the same for a run to go on: waiting times, addresses and the site list may change."""
-    settings = config.model_dump(mode="json")
+    """What has to stay the same for a run to go on: waiting times, addresses and the site list may change.
+
+    The start is told by its content, whatever it is called and wherever it lies.
+    """
+    settings = config.shared().model_dump(mode="json")
     federation = settings["federation"]
     return {
+        "the content of model.weights": settings["model"].pop("weights_sha256"),
         **{key: settings[key] for key in ("name", "seed", "findings", "privacy", "model", "training")},
         **{
             key: federation[key]

@@ -78,13 +78,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="Markdown file for the tables; default: the terminal")
     options = parser.parse_args(arguments)
 
-    from acm_core.config.loading import ConfigError, load_config
+    from acm_core.config.loading import ConfigError
     from acm_core.files import write_text_atomically
     from acm_core.processes import interruptible
+    from server.command import load_run_file
     from simulations.settings import SimulationConfig
 
     try:
-        base = load_config(options.config, SimulationConfig)
+        base = load_run_file(options.config, SimulationConfig)
         cells = [
             variant(base, context, seed, _names(options.without), epsilon, encoding)
             for seed in options.seeds
@@ -259,12 +260,12 @@ def _finished(folder: RunFolder, config: SimulationConfig) -> dict[str, Any] | N
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the figures depend on: not where films lie, how long is waited or how many sites run at a time."""
+    """What the figures depend on: not where films or a start lie, how long is waited, how many sites run at a time."""
     federation, simulation = config["federation"], config["simulation"]
+    model = {key: value for key, value in config["model"].items() if key != "weights"}
     return {
-        **{
-            key: config.get(key) for key in ("seed", "findings", "privacy", "model", "training", "evaluation")
-        },
+        **{key: config.get(key) for key in ("seed", "findings", "privacy", "training", "evaluation")},
+        "model": model,
         **{key: federation.get(key) for key in _ROUNDS},
         "hospitals": simulation.get("hospitals"),
     }

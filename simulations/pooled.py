@@ -9,13 +9,14 @@ import torch
 
 from acm_core.config.sections import FederationConfig, SiteConfig
 from acm_core.data.site_films import SiteFilms, concatenate, load_site
-from acm_core.nn import build_classifier, load_weights
+from acm_core.nn import build_classifier
 from acm_core.randomness import stream_seed
 from acm_core.training.weights import set_arrays
 from client.device import best_device
 from client.evaluation import evaluate_models
 from client.kept_models import KeptModels, SiteRun
 from client.local_only import train_local_only
+from server.starts import load_start
 
 _POOL = "pooled"
 
@@ -34,7 +35,7 @@ def evaluate_pooled(config: FederationConfig, sites: dict[str, SiteConfig]) -> d
     }
     model = build_classifier(config.model, len(config.findings), seed=stream_seed(config.seed, "model"))
     if config.model.weights is not None:
-        load_weights(model, config.model.weights)
+        load_start(model, config)
     model = model.to(device).to(memory_format=torch.channels_last)
     kept = KeptModels(next(iter(sites.values())).state.parent / _POOL, SiteRun.of(config))
     pooled = concatenate([site.train for site in films.values()])

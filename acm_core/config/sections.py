@@ -71,12 +71,24 @@ class ModelConfig(Section):
         "kaiming", description="of the context modules; identity keeps the residual branch as it is at step 0"
     )
     image_size: int = Field(224, ge=32, le=4096, description="side of the square film in pixels")
-    weights: Path | None = Field(None, description="local checkpoint to start from (.safetensors or .pt)")
+    weights: Path | None = Field(
+        None,
+        description="local file to start from (.safetensors or .pt): of simulations.pretrain, of a run, or with "
+        "torchvision's names",
+    )
+    weights_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None,
+        description="SHA-256 that the file of `weights` must have; null: any, and the run writes down which it was",
+    )
     trainable: Literal["all", "head", "norm", "last_stage"] = Field(
         "all",
         description="what training changes, and what travels after the first round; head: the findings' head alone; "
         "norm: normalisation layers and head; last_stage: layer4 and head; the rest stays as weights has it",
     )
+
+    def shared(self) -> ModelConfig:
+        """As others may see it: the start by its content's hash, not by where it lies."""
+        return self.model_copy(update={"weights": None})
 
 
 Loss = Literal["logistic", "least_squares"]
@@ -310,6 +322,10 @@ class FederationConfig(Section):
     federation: FederationSection
     evaluation: EvaluationConfig = EvaluationConfig()
     server: ServerSection = ServerSection()
+
+    def shared(self) -> FederationConfig:
+        """As sites and other readers see it, without the operator's path of the start."""
+        return self.model_copy(update={"model": self.model.shared()})
 
     @field_validator("findings")
     @classmethod

@@ -20,11 +20,21 @@ from acm_core.nn.classifier import normalised
 with without_warnings():  # MONAI's optional dependencies announce themselves
     from monai.networks.layers.spatial_transforms import AffineTransform
 
-_ROTATION = radians(7.0)
-_SHIFT = 0.05  # of the film's half side
-_SCALE = 0.1
-_GAMMA = 0.2
-_CONTRAST = 0.1
+
+class _Range(NamedTuple):
+    """How far a film is changed. shift: at most, of its half side. From scale on: lowest and highest, less 1."""
+
+    rotation: float
+    shift: float
+    scale: tuple[float, float]
+    gamma: tuple[float, float]
+    contrast: tuple[float, float]
+
+
+_SMALL = _Range(radians(7.0), 0.05, (-0.1, 0.1), (-0.2, 0.2), (-0.1, 0.1))
+# A part of the film at random is what matters most for views of chest films (van der Sluijs et al., MIDL 2023,
+# arXiv 2301.12636).
+_VIEW = _Range(radians(15.0), 0.3, (-0.45, 0.0), (-0.5, 0.8), (-0.4, 0.4))
 
 Batch = tuple[Tensor, Tensor]
 
@@ -43,15 +53,29 @@ def training_batches(
         Images float32 B×1×S×S, normalised; labels float32 B×F with NaN for "not labelled".
     """
     rng = np.random.default_rng(seed)
-    order = rng.permutation(len(films))
-    bounds = [*range(0, len(order), batch_size), len(order)]
-    if len(order) > batch_size and len(order) % batch_size == 1:
-        del bounds[-2]
-    shares = (order[start:end] for start, end in pairwise(bounds))
-    plans = [_Plan(rows, _Change.draw(rng, len(rows)) if augment else None) for rows in shares]
-    # Its own generator: the loader would draw from torch's global one, which models are seeded by.
-    own = torch.Generator()
-    yield from DataLoader(_Batches(films), batch_size=None, sampler=plans, num_workers=workers, generator=own)
+    plans = [
+        _Plan(rows, _Change.draw(rng, len(rows), _SMALL) if augment else None)
+        for rows in _shares(rng, len(films), batch_size)
+    ]
+    yield from _loaded(films, plans, workers)
+
+
+def view_batches(
+    films: FilmSet, batch_size: int, seed: int, workers: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch in random order as two views of each film, for learning without labels; otherwise `training_batches`.
+
+    Yields:
+        Two tensors float32 B×1×S×S, normalised: other parts of the same films, turned, with other grey levels.
+    """
+    rng = np.random.default_rng(seed)
+    plans = [
+        _Plan(rows, _Change.draw(rng, len(rows), _VIEW))
+        for rows in _shares(rng, len(films), batch_size)
+        for _ in range(2)
+    ]
+    views = (images for images, _ in _loaded(films, plans, workers))
+    yield from zip(views, views, strict=True)
 
 
 def evaluation_batches(films: FilmSet, batch_size: int) -> Iterator[Batch]:
@@ -63,11 +87,26 @@ def evaluation_batches(films: FilmSet, batch_size: int) -> Iterator[Batch]:
 
 def batch_of(films: FilmSet, rows: NDArray[np.int64], rng: np.random.Generator | None) -> Batch:
     """The films of these rows, in this order, augmented by draws from `rng` (None: as they are)."""
-    return _Batches(films)[_Plan(rows, None if rng is None else _Change.draw(rng, len(rows)))]
+    return _Batches(films)[_Plan(rows, None if rng is None else _Change.draw(rng, len(rows), _SMALL))]
+
+
+def _shares(rng: np.random.Generator, films: int, batch_size: int) -> list[NDArray[np.int64]]:
+    """The rows of each batch."""
+    order = rng.permutation(films)
+    bounds = [*range(0, films, batch_size), films]
+    if films > batch_size and films % batch_size == 1:
+        del bounds[-2]
+    return [order[start:end] for start, end in pairwise(bounds)]
+
+
+def _loaded(films: FilmSet, plans: list[_Plan], workers: int) -> Iterator[Batch]:
+    # Its own generator: the loader would draw from torch's global one, which models are seeded by.
+    own = torch.Generator()
+    yield from DataLoader(_Batches(films), batch_size=None, sampler=plans, num_workers=workers, generator=own)
 
 
 class _Change(NamedTuple):
-    """Small rotation, shift, scale, gamma and contrast, one draw a film (B). No flips: the side matters."""
+    """Rotation, shift, scale, gamma and contrast, one draw a film (B). No flips: the side matters."""
 
     angle: NDArray[np.float64]
     scale: NDArray[np.float64]
@@ -76,13 +115,13 @@ class _Change(NamedTuple):
     contrast: NDArray[np.float64]
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, films: int) -> Self:
+    def draw(cls, rng: np.random.Generator, films: int, within: _Range) -> Self:
         return cls(
-            rng.uniform(-_ROTATION, _ROTATION, films),
-            1 + rng.uniform(-_SCALE, _SCALE, films),
-            rng.uniform(-_SHIFT, _SHIFT, (films, 2)),
-            1 + rng.uniform(-_GAMMA, _GAMMA, films),
-            1 + rng.uniform(-_CONTRAST, _CONTRAST, films),
+            rng.uniform(-within.rotation, within.rotation, films),
+            1 + rng.uniform(*within.scale, films),
+            rng.uniform(-within.shift, within.shift, (films, 2)),
+            1 + rng.uniform(*within.gamma, films),
+            1 + rng.uniform(*within.contrast, films),
         )
 
     def apply(self, images: Tensor) -> Tensor:

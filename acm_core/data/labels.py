@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acm_core.config.sections import LabelMap
-from acm_core.data.vocabulary import FINDINGS, NO_FINDING, REMARKS, canonical, is_device, plain, stated
+from acm_core.vocabulary import FINDINGS, NO_FINDING, REMARKS, canonical, is_device, plain, stated
 
 _NOT_LABELLED = float("nan")
 _POLICIES = {"positive": 1.0, "negative": 0.0, "ignore": _NOT_LABELLED}

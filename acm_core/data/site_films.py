@@ -80,7 +80,7 @@ def load_site(
     """Read a site's labels and films: what is new is taken in first, and prepared films are kept in its state folder.
 
     Args:
-        findings: F, the order of the label columns.
+        findings: F, the order of the label columns; none: every film that the label file names, labelled or not.
         image_size: S, pixels a side.
         progress: called with (films done, films in all) while films are decoded.
 
@@ -91,7 +91,8 @@ def load_site(
     taken = take_in(site, image_size=image_size, progress=progress)
     table = read_labels(site.labels, findings, site.label_map)
     by_film = {row.film: row for row in taken.rows}
-    labelled = np.flatnonzero(~np.isnan(table.labels).all(axis=1)).tolist()
+    wanted = ~np.isnan(table.labels).all(axis=1) if findings else np.ones(len(table.labels), np.bool_)
+    labelled = np.flatnonzero(wanted).tolist()
     reasons = Counter(by_film[taken.images[index]].reason for index in labelled)
     usable = [index for index in labelled if by_film[taken.images[index]].reason is None]
     names = [taken.names[taken.images[index]] for index in usable]

@@ -19,7 +19,8 @@ from acm_core.nn.deployed import DeployedClassifier
 from acm_core.nn.projection import Projection, fit_projection
 from acm_core.nn.self_attention import SelfAttention
 from acm_core.nn.squeeze_excitation import SqueezeExcitation
-from acm_core.nn.weights import LoadReport, WeightsError, load_weights
+from acm_core.nn.weight_file import Origin, WeightsError
+from acm_core.nn.weights import LoadReport, load_weights
 
 __all__ = [
     "AttendAndCompare",
@@ -32,6 +33,7 @@ __all__ = [
     "LoadReport",
     "MeanHead",
     "NoContext",
+    "Origin",
     "Projection",
     "SelfAttention",
     "SqueezeExcitation",

@@ -15,13 +15,13 @@ from acm_core.nn.resnet import ResNet
 from acm_core.randomness import stream_seed
 
 # Films in [0, 1] to about zero mean and unit spread. Constants: a site's own statistics would leave with the model.
-_MEAN, _SPREAD = 0.5, 0.25
+FILM_MEAN, FILM_SPREAD = 0.5, 0.25
 _NORMALISATION = (nn.BatchNorm2d, nn.GroupNorm)
 
 
 def normalised(films: Tensor) -> Tensor:
     """Films in [0, 1] as the classifier takes them."""
-    return (films - _MEAN) / _SPREAD
+    return (films - FILM_MEAN) / FILM_SPREAD
 
 
 class ClassifierOutput(NamedTuple):

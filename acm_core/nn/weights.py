@@ -1,137 +1,239 @@
-"""Starting weights from a local file: torchvision's ImageNet weights or a site's own checkpoint."""
+"""Starting weights from a local file: a model of this project, torchvision's ImageNet weights, or a checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
+
+from acm_core.config.sections import ModelConfig
+from acm_core.nn.classifier import FILM_MEAN, FILM_SPREAD, Classifier, finding_rows
+from acm_core.nn.weight_file import WeightFile, WeightsError, read_weight_file
+from acm_core.vocabulary import canonical, plain
 
 _SHOWN = 4
-
-
-class WeightsError(ValueError):
-    """A weight file that cannot be used; the message says what to do."""
+_SHORT = 12
+# Of red, green and blue, as torchvision's models take their pictures.
+_IMAGENET_MEAN, _IMAGENET_SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_OF_THE_TRUNK = ("context", "norm", "standardise_weights")
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a weight file gave to a model, by state_dict name, sorted.
+    """What a weight file gave to a model. Names are those of the state_dict without the head's, sorted.
 
     Attributes:
+        file, sha256: the file's name and its content's hash.
+        made_from: what the file says it was made from; None where it does not say.
         loaded: taken from the file, the folded ones included.
         missing: the model has it, the file does not; it keeps its initial value.
-        unexpected: the file has it, the model does not (a classifier for other classes, say).
+        unexpected: the file has it, the model does not (a classifier of ImageNet's classes, say).
         mismatched: both have it, but in another shape or kind of number; the model keeps its initial value.
-        folded: three input channels summed to one.
+        folded: recomputed for one grey channel in place of three.
+        rows: the run's findings whose rows of the head came from the file, by their names.
+        new_rows: the others, whose rows keep their initial values.
+        unnamed_head: the file has a head and does not say whose rows they are, so that none was taken.
+        differing: settings of the trunk that are others in the file: `context none, here acm`.
     """
 
+    file: str
+    sha256: str
+    made_from: str | None
     loaded: tuple[str, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     mismatched: tuple[str, ...]
     folded: tuple[str, ...]
+    rows: tuple[str, ...]
+    new_rows: tuple[str, ...]
+    unnamed_head: bool
+    differing: tuple[str, ...]
 
     @property
     def summary(self) -> str:
-        """How much of the model came from the file, and what did not: `120 of 122 arrays; not head.bias, …`."""
+        """What came from where, in a line: `start.safetensors (sha256 …), made from …: 122 of 122 arrays; …`."""
         left = sorted((*self.missing, *self.mismatched))
-        more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
-        names = f"; not {', '.join(left[:_SHOWN])}{more}" if left else ""
-        return f"{len(self.loaded)} of {len(self.loaded) + len(left)} arrays{names}"
+        arrays = f"{len(self.loaded)} of {len(self.loaded) + len(left)} arrays"
+        parts = [f"{arrays}, not {_some(left)}" if left else arrays]
+        if self.folded:
+            parts.append("three colours folded to one grey, for pictures normalised as ImageNet's")
+        if self.rows:
+            parts.append(
+                f"head: {', '.join(self.rows)} from the start, {', '.join(self.new_rows) or 'none'} new"
+            )
+        elif self.unnamed_head:
+            parts.append("head: new, since the file does not say whose findings its rows are")
+        else:
+            parts.append("head: new")
+        if self.unexpected:
+            parts.append(f"not taken: {_some(self.unexpected)}")
+        if self.differing:
+            parts.append(f"made with {', '.join(self.differing)}")
+        made = f", made from {self.made_from}" if self.made_from else ""
+        return f"{self.file} (sha256 {self.sha256[:_SHORT]}…){made}: {'; '.join(parts)}"
 
 
-def load_weights(model: nn.Module, path: Path) -> LoadReport:
-    """Load what fits from `path` into `model`, in place, and report the rest.
+def load_weights(
+    model: Classifier, path: Path, findings: Sequence[str], sha256: str | None = None
+) -> LoadReport:
+    """Load the trunk from `path` into `model`, in place, and of the head what is known to be the same findings'.
 
-    Read as safetensors if the name ends so, else with `torch.load(weights_only=True)`: a state_dict, or a
-    dictionary that has one under "state_dict"; a common prefix "module." (DataParallel) is dropped. Numbers
-    are converted to the model's dtype. A convolution for three input channels is folded to one by summing
-    over them: on a grey film the three channels are equal, so the sum gives exactly the response that the
-    original gives to the film repeated three times.
+    A file of this project names its head's findings. The rows of those that the run has too are copied, whatever
+    their order; names are compared by the vocabulary, so that `Effusion` is `Pleural Effusion`. No row comes from a
+    file that names none: a head of the same shape may be another model's.
+
+    Convolutions for three colours are recomputed for one grey channel as `_grey` says. Numbers are converted to the
+    model's dtype.
+
+    Args:
+        findings: the model's, in the order of its outputs.
+        sha256: that the file's content must have; None: any.
 
     Raises:
-        WeightsError: the file is absent, unreadable, holds no state_dict, or nothing in it fits; the model is
-            unchanged.
+        WeightsError: see `read_weight_file`; or the file holds nothing for this model, or another architecture's
+            trunk. The model is unchanged.
     """
-    path = Path(path)
-    source = _without_prefix(_read(path))
-    target = model.state_dict()
-    fitting: dict[str, Tensor] = {}
-    mismatched: list[str] = []
-    folded: list[str] = []
-    for name in sorted(source.keys() & target.keys()):
-        tensor, own = source[name], target[name]
-        if _is_foldable(tensor, own):
-            tensor = tensor.sum(1, keepdim=True)
-            folded.append(name)
-        if tensor.shape == own.shape and tensor.is_floating_point() == own.is_floating_point():
-            fitting[name] = tensor
-        else:
-            mismatched.append(name)
-    if not fitting:
-        raise WeightsError(
-            f"expected weights with names such as {', '.join(list(target)[:3])} in {path.name}, got "
-            f"{', '.join(list(source)[:3]) or 'none'}: nothing fits this model"
-        )
-    model.load_state_dict(fitting, strict=False)
+    file = read_weight_file(path, sha256)
+    target, head = model.state_dict(), finding_rows(model)
+    own = {name: tensor for name, tensor in target.items() if name not in head}
+    source = {name: tensor for name, tensor in file.tensors.items() if name not in head}
+    _expect_same_trunk(file, source, own)
+    grey = _grey(source, own)
+    source |= grey
+    fitting = {
+        name: tensor
+        for name, tensor in source.items()
+        if name in own
+        and tensor.shape == own[name].shape
+        and tensor.is_floating_point() == own[name].is_floating_point()
+    }
+    rows = _matched(file, findings)
+    model.load_state_dict(
+        {**fitting, **_head(file, rows, {name: target[name] for name in head})}, strict=False
+    )
     return LoadReport(
-        loaded=tuple(fitting),
-        missing=tuple(sorted(target.keys() - source.keys())),
-        unexpected=tuple(sorted(source.keys() - target.keys())),
-        mismatched=tuple(mismatched),
-        folded=tuple(folded),
+        file=file.name,
+        sha256=file.sha256,
+        made_from=None if file.origin is None else file.origin.made_from,
+        loaded=tuple(sorted(fitting)),
+        missing=tuple(sorted(own.keys() - source.keys())),
+        unexpected=tuple(sorted(source.keys() - own.keys())),
+        mismatched=tuple(sorted((source.keys() & own.keys()) - fitting.keys())),
+        folded=tuple(sorted(grey)),
+        rows=tuple(findings[row] for row in rows),
+        new_rows=tuple(finding for row, finding in enumerate(findings) if row not in rows),
+        unnamed_head=file.origin is None and not head.isdisjoint(file.tensors),
+        differing=_differing(file, model.config),
     )
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
+def _expect_same_trunk(file: WeightFile, source: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """A part of another network's trunk would fit by its names, and would be no start."""
+    theirs, ours = _kernels(source), _kernels(own)
+    if not theirs & ours:
         raise WeightsError(
-            f"expected a weight file {path.name}, found none there: check the model's weights setting"
+            f"expected weights with names such as {', '.join(list(own)[:3])} in {file.name}, got "
+            f"{', '.join(list(file.tensors)[:3]) or 'none'}: nothing fits this model"
         )
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise WeightsError(
-                f"expected {path.name} in safetensors format, but it is damaged: {error}"
-            ) from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises whatever the bytes lead it to
-        # Not chained: torch's message advises weights_only=False, which runs code from the file.
+    shapes = {name for name in theirs & ours if source[name].shape != own[name].shape}
+    if _has_colours(source, own):
+        shapes.discard("conv1.weight")
+    if others := sorted((theirs ^ ours) | shapes):
         raise WeightsError(
-            f"expected {path.name} to hold tensors only, but torch could not read it so "
-            f"({type(error).__name__}): save model.state_dict() with torch.save, or use safetensors"
-        ) from None
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    return _tensors(content, path)
+            f"expected the trunk of this model in {file.name}, got that of another architecture ({_some(others)}): "
+            "set model.architecture to the file's, or take another start"
+        )
 
 
-def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
-    if not isinstance(content, Mapping):
-        raise WeightsError(f"expected a state_dict in {path.name}, got {type(content).__name__}")
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
+def _kernels(tensors: Mapping[str, Tensor]) -> set[str]:
+    """Names of the trunk's convolutions, context modules left out."""
+    return {name for name, tensor in tensors.items() if tensor.ndim == 4 and ".context." not in name}
+
+
+def _has_colours(source: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+    """The first convolution is O×3×k×k where the model's own is O×1×k×k."""
+    outputs, _, *kernel = own["conv1.weight"].shape
+    return source["conv1.weight"].shape == (outputs, 3, *kernel)
+
+
+def _grey(source: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The first convolution, and the mean that its norm expects, for this project's grey films in place of colours.
+
+    A model trained on ImageNet takes colour c as (x − m_c)/s_c, this project's take the film as n = (x − m)/s. With
+    the film in all three colours the response of kernel W is, where the kernel lies within the film,
+
+        Σ_c W_c * (x − m_c)/s_c = (Σ_c W_c·s/s_c) * n + Σ_c (m − m_c)/s_c · ΣW_c.
+
+    The first term is a kernel for n; the second, one number a channel, is taken off the running mean of the batch norm
+    behind it. In training mode batch norm subtracts it by itself. Where the kernel reaches over the film's edge, the
+    padding stands for the grey m in place of the colours' means, and the outermost two rows and columns of the
+    responses differ. Group norm has no running mean, and no such model comes with these weights: there the kernel
+    alone is recomputed.
+    """
+    if not _has_colours(source, own):
+        return {}
+    weight = source["conv1.weight"]
+    colours = weight.double()
+    mean, spread = torch.tensor([_IMAGENET_MEAN, _IMAGENET_SPREAD], dtype=torch.float64)[
+        :, None, :, None, None
+    ]
+    folded = {"conv1.weight": (colours * (FILM_SPREAD / spread)).sum(1, keepdim=True).to(weight.dtype)}
+    running = source.get("bn1.running_mean")
+    if running is not None and "bn1.running_mean" in own:
+        constant = (colours * ((FILM_MEAN - mean) / spread)).sum((1, 2, 3))
+        folded["bn1.running_mean"] = (running.double() - constant).to(running.dtype)
+    return folded
+
+
+def _matched(file: WeightFile, findings: Sequence[str]) -> dict[int, int]:
+    """Row of the run's head → row of the file's: of the exact name, else of the only one that means the same."""
+    theirs = () if file.origin is None else file.origin.findings
+    exact = {finding: row for row, finding in enumerate(theirs)}
+    known = {_key(finding): row for row, finding in enumerate(theirs)}
+    ambiguous = {key for key, count in Counter(map(_key, theirs)).items() if count > 1}
+    rows = {}
+    for row, finding in enumerate(findings):
+        found = exact.get(finding, None if _key(finding) in ambiguous else known.get(_key(finding)))
+        if found is not None:
+            rows[row] = found
+    return rows
+
+
+def _key(finding: str) -> str:
+    return canonical(finding) or plain(finding)
+
+
+def _head(file: WeightFile, rows: Mapping[int, int], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The model's head with the rows that the file gives."""
+    if file.origin is None or not rows:
+        return {}
+    head = {}
+    for name, tensor in own.items():
+        theirs = file.tensors.get(name)
+        if theirs is None or theirs.shape != (len(file.origin.findings), *tensor.shape[1:]):
             raise WeightsError(
-                f"expected a state_dict in {path.name}, names and tensors only, got {type(value).__name__} "
-                f"under {name!r}: save model.state_dict(), alone or under the key state_dict"
+                f"expected {name} of {len(file.origin.findings)} findings in {file.name}, as it says of itself, got "
+                f"{'none' if theirs is None else tuple(theirs.shape)}: the file is not whole; make it anew"
             )
-    return dict(content)
+        head[name] = tensor.clone()
+        head[name][list(rows)] = theirs[list(rows.values())].to(tensor.dtype)
+    return head
 
 
-def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    if state and all(name.startswith("module.") for name in state):
-        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    return state
+def _differing(file: WeightFile, config: ModelConfig) -> tuple[str, ...]:
+    if file.origin is None:
+        return ()
+    theirs = {name: getattr(file.origin.model, name) for name in _OF_THE_TRUNK}
+    ours = {name: getattr(config, name) for name in _OF_THE_TRUNK}
+    return tuple(
+        f"{name} {value}, here {ours[name]}" for name, value in theirs.items() if value != ours[name]
+    )
 
 
-def _is_foldable(tensor: Tensor, own: Tensor) -> bool:
-    """tensor is O×3×k×k and the model's own O×1×k×k."""
-    return tensor.ndim == own.ndim == 4 and tensor.shape[1] == 3 and own.shape[1] == 1
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}"

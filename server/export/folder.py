@@ -48,7 +48,7 @@ def export(folder: RunFolder, *, attention_maps: bool) -> Iterator[Path]:
         run=run.config.name,
         version=run.metrics["software"]["acm-fed"],
         findings=run.config.findings,
-        model=run.config.model.model_copy(update={"weights": None}),
+        model=run.config.model.shared(),
         input=_INPUT,
         operating_points=_operating_points(run),
     )

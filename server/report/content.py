@@ -26,6 +26,7 @@ from server.results import (
     not_proved,
     privacy_in_short,
     privacy_statement,
+    start_sentence,
 )
 from server.run_folder import FinishedRun, RunFolder
 
@@ -69,6 +70,7 @@ def report_content(folder: RunFolder, state: ServerState | None) -> Content:
         "security": None if state is None else _security(config, state),
         "config": _without_paths(folder.config.read_text(encoding="utf-8")),
         "seed": config.seed,
+        "start": start_sentence(metrics.get("start")),
     }
 
 

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from acm_core.config.sections import LabelMap
 from acm_core.data.labels import LabelError, LabelTable, read_labels
-from acm_core.data.vocabulary import FINDINGS as FINDING_NAMES
-from acm_core.data.vocabulary import stated
+from acm_core.vocabulary import FINDINGS as FINDING_NAMES
+from acm_core.vocabulary import stated
 
 FINDINGS = ["Pneumonia", "Effusion"]
 NAN = float("nan")

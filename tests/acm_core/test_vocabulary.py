@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acm_core.data.vocabulary import FINDINGS, KINDS, REMARKS, canonical, is_device, plain, stated
+from acm_core.vocabulary import FINDINGS, KINDS, REMARKS, canonical, is_device, plain, stated
 
 EVERY_NAME = [(finding, name) for finding, aliases in FINDINGS.items() for name in (finding, *aliases)]
 
