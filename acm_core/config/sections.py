@@ -335,6 +335,19 @@ class FederationConfig(Section):
         return findings
 
     @model_validator(mode="after")
+    def _projected_from_a_start(self) -> FederationConfig:
+        if (
+            self.model.head == "projected"
+            and self.model.weights is None
+            and self.model.weights_sha256 is None
+        ):
+            raise ValueError(
+                "expected model.weights with model.head: projected, got none: the axes come with the start "
+                "(python -m simulations.pretrain)"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _trainable_privately(self) -> FederationConfig:
         if self.privacy is None:
             return self
