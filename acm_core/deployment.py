@@ -1,21 +1,36 @@
-"""A trained model as a folder that can be handed on: `config.json` and `model.safetensors`."""
+"""A trained model as a folder that can be handed on: `config.json` and `model.safetensors`.
+
+A mixture of two models has the second one's weights in `own.safetensors`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from acm_core.config.sections import ModelConfig, RunName
+from acm_core.config.sections import Delivered, ModelConfig, RunName, SiteName
 from acm_core.federated.update import Arrays
 from acm_core.files import file_sha256, write_text_atomically
 from acm_core.nn import Classifier, Origin, unfilled_classifier
 from acm_core.training.weights import load_arrays, save_arrays, set_arrays
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, OWN_WEIGHTS = "config.json", "model.safetensors", "own.safetensors"
+_INPUT = (
+    "frontal chest X-ray as grey levels from 0 to 1, dense tissue bright; the whole film, its longer side shrunk to "
+    "that of the square by averaging areas, the shorter one padded evenly with black (0)"
+)
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+_IN_WORDS: dict[Delivered, str] = {
+    "federated": "the shared model with the site's own normalisation layers",
+    "fine_tuned": "the shared model, fine-tuned on the site's films",
+    "mixture": "the mean of the scores of the shared model and of the model that the site trained alone",
+    "local_only": "the model that the site trained alone",
+}
 
 
 class DeploymentError(Exception):
@@ -27,7 +42,10 @@ class _Strict(BaseModel):
 
 
 class OperatingPoint(_Strict):
-    """A threshold on all sites' test films together; sensitivity and specificity are those it had there."""
+    """A threshold, chosen on all sites' test films together or on one site's validation films.
+
+    Sensitivity and specificity are those it had there.
+    """
 
     specificity: Share
     threshold: Share
@@ -45,6 +63,10 @@ class Description(_Strict):
         run, version: where the model comes from: the run's name and the release that trained it.
         input: what the model takes, in words.
         operating_points: finding → points; none where the sites withheld their figures.
+        site: whose own model this is, with its normalisation layers; None: the shared one, with the average of the
+            sites' layers.
+        delivered: how the site's model was formed. A `mixture` averages the scores of two models: the shared one and
+            the site's own.
     """
 
     format: Literal["acm-fed.model/1"] = "acm-fed.model/1"
@@ -53,58 +75,84 @@ class Description(_Strict):
     version: str
     findings: Annotated[tuple[str, ...], Field(min_length=1)]
     model: ModelConfig
-    input: str
+    input: str = _INPUT
     operating_points: dict[str, tuple[OperatingPoint, ...]]
+    site: SiteName | None = None
+    delivered: Delivered = "federated"
 
 
 class Deployment(Description):
-    """A description with the hash of the file of weights that it is of."""
+    """A description with the hashes of the files of weights that it is of."""
 
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Sha256
+    own_sha256: Sha256 | None = None
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Name of each file of weights → its hash: one, or two in a mixture."""
+        own = {} if self.own_sha256 is None else {OWN_WEIGHTS: self.own_sha256}
+        return {WEIGHTS: self.sha256, **own}
+
+    @property
+    def summary(self) -> str:
+        """Which model this is, in a line."""
+        if self.site is None:
+            return f"run {self.run}: the shared model, with the average of the sites' normalisation layers"
+        return f"run {self.run}, site {self.site}: {_IN_WORDS[self.delivered]}"
 
 
-def write_deployment(folder: Path, description: Description, arrays: Arrays) -> Deployment:
-    """Write both files into a folder that is there."""
+def write_deployment(folder: Path, description: Description, members: Sequence[Arrays]) -> Deployment:
+    """Write the files into a folder that is there; of two members the scores are averaged."""
     origin = Origin(
         findings=description.findings, model=description.model, made_from=f"run {description.run}"
     )
-    save_arrays(folder / WEIGHTS, arrays, origin.metadata())
-    deployment = Deployment(**dict(description), sha256=file_sha256(folder / WEIGHTS))
+    hashes = []
+    for name, arrays in zip((WEIGHTS, OWN_WEIGHTS), members, strict=False):
+        save_arrays(folder / name, arrays, origin.metadata())
+        hashes.append(file_sha256(folder / name))
+    if len(members) == 1:
+        (folder / OWN_WEIGHTS).unlink(missing_ok=True)  # an earlier mixture's
+    deployment = Deployment(**dict(description), sha256=hashes[0], own_sha256=(*hashes, None)[1])
     write_text_atomically(folder / CONFIG, deployment.model_dump_json(indent=1) + "\n")
     return deployment
 
 
-def read_deployment(folder: Path) -> tuple[Deployment, Arrays]:
-    """What `write_deployment` wrote.
+def read_deployment(folder: Path) -> tuple[Deployment, tuple[Arrays, ...]]:
+    """What `write_deployment` wrote: the description and each member's weights.
 
     Raises:
         DeploymentError: a file is missing, another version's, or damaged.
     """
     try:
         deployment = Deployment.model_validate_json((folder / CONFIG).read_text(encoding="utf-8"))
-        digest = file_sha256(folder / WEIGHTS)
+        found = {name: file_sha256(folder / name) for name in deployment.files}
     except (OSError, ValidationError, UnicodeDecodeError) as error:
         raise DeploymentError(
             f"{folder}: expected a folder that server.export wrote, with {CONFIG} and {WEIGHTS}: {_what(error)}"
         ) from error
-    if digest != deployment.sha256:
-        raise DeploymentError(
-            f"{folder / WEIGHTS}: expected the weights that {CONFIG} names, got others: export or copy the folder again"
-        )
-    return deployment, load_arrays(folder / WEIGHTS)
+    for name, digest in deployment.files.items():
+        if found[name] != digest:
+            raise DeploymentError(
+                f"{folder / name}: expected the weights that {CONFIG} names, got others: export or copy the folder "
+                "again"
+            )
+    return deployment, tuple(load_arrays(folder / name) for name in deployment.files)
 
 
-def load_model(folder: Path) -> tuple[Deployment, Classifier]:
-    """What `read_deployment` gives, as a model on the CPU in evaluation mode.
+def load_model(folder: Path) -> tuple[Deployment, tuple[Classifier, ...]]:
+    """What `read_deployment` gives, as models on the CPU in evaluation mode, whose probabilities are averaged.
 
     Raises:
         DeploymentError: as `read_deployment`.
         ModelMismatchError: the weights are not those of the model described.
     """
-    deployment, arrays = read_deployment(folder)
-    model = unfilled_classifier(deployment.model, len(deployment.findings))
-    set_arrays(model, arrays)
-    return deployment, model.eval()
+    deployment, members = read_deployment(folder)
+    models = []
+    for arrays in members:
+        model = unfilled_classifier(deployment.model, len(deployment.findings))
+        set_arrays(model, arrays)
+        models.append(model.eval())
+    return deployment, tuple(models)
 
 
 def _what(error: Exception) -> str:

@@ -6,16 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from acm_core.config.sections import FederationConfig, SiteConfig
 from acm_core.data.site_films import FilmSet, SiteFilms
-from acm_core.nn import Classifier
 from acm_core.randomness import stream_seed
 from acm_core.training.calibration import calibrate
 from acm_core.training.histograms import ScoreHistogram
-from acm_core.training.local import predict
 from acm_core.training.metrics import (
     Estimate,
     evaluate_findings,
@@ -24,6 +21,8 @@ from acm_core.training.metrics import (
     paired_difference,
 )
 from acm_core.training.subgroups import evaluate_groups
+from client.kept_models import KeptModels, KeptScores
+from client.shortcuts import report_shortcuts
 
 Report = dict[str, Any]
 
@@ -31,13 +30,17 @@ FEDERATED = "federated"
 
 
 def evaluate_models(
-    models: Mapping[str, Classifier],
+    scores: Mapping[str, NDArray[np.float32]],
     films: SiteFilms,
     config: FederationConfig,
     site: SiteConfig,
-    device: torch.device,
+    kept: KeptModels,
 ) -> Report:
     """How well each model does on the test films, with patient-bootstrap intervals.
+
+    Args:
+        scores: model → its probabilities for the test films, N×F.
+        kept: where the scores stay, so that any two models of the run can be compared at the site afterwards.
 
     Returns:
         JSON-ready, see `SiteReport`. The same resamples stand behind every figure. A finding without both classes
@@ -52,14 +55,14 @@ def evaluate_models(
         "fingerprint": films.fingerprint,
         "smallest_group": site.policy.smallest_group,
         "models": {},
+        "shortcuts": {},
     }
     if len(test) == 0:
         return report
     seed = stream_seed(config.seed, site.site, "bootstrap")
     resamples = config.evaluation.bootstrap
-    scores = {
-        name: predict(model, test, config.training.batch_size, device)[0] for name, model in models.items()
-    }
+    if scores:
+        kept.save_scores(films.fingerprint, KeptScores(test.labels, test.patients, dict(scores)))
     for name, values in scores.items():
         arguments = (test.labels, test.patients, config.findings)
         gain = None
@@ -85,6 +88,15 @@ def evaluate_models(
                 }
                 for attribute, groups in films.test_groups.items()
             }
+    if FEDERATED in scores:
+        report["shortcuts"] = report_shortcuts(
+            films,
+            {name: values for name, values in scores.items() if name != "local_only"},
+            config.findings,
+            smallest=site.policy.smallest_group,
+            resamples=resamples,
+            seed=seed,
+        )
     return report
 
 

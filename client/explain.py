@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from acm_core.files import keep_files_private
-from client.site_arguments import add_site_arguments
+from client.site_arguments import add_model_argument, add_site_arguments
 
 OK, NO_FILM, WRONG = 0, 1, 2
 
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
         "films: it lies in the site's state folder and stays at the site.",
     )
     add_site_arguments(parser)
-    parser.add_argument("--model", type=Path, required=True, help="the folder that server.export wrote")
+    add_model_argument(parser)
     parser.add_argument("--film", type=Path, help="one film: DICOM, PNG or JPEG")
     parser.add_argument(
         "--finding", action="append", default=[], help="only this one; may be given again (default: all)"

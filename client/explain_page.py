@@ -48,7 +48,7 @@ def write_page(
         NoFilmsError: the site has no test film that is labelled for these findings.
         DeploymentError, ModelMismatchError, LabelError, OSError: as the functions that read these.
     """
-    deployment, network = load_model(model)
+    deployment, (network, *_) = load_model(model)
     if unknown := [name for name in findings if name not in deployment.findings]:
         raise ValueError(f"--finding: expected some of {', '.join(deployment.findings)}, got {unknown[0]}")
     shown = list(findings or deployment.findings)

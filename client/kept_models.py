@@ -1,4 +1,4 @@
-"""What a site keeps of a run: its normalisation layers (FedBN), the model it trained alone, where training stands, what
+"""What a site keeps of a run: optimiser, normalisation layers, the model it trained alone, where training stands, what
 a frozen trunk says of its films.
 
 Every file has its SHA-256 with it. One that is damaged is named in the site's log and taken for one that is not there;
@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from acm_core.config.sections import FederationConfig
 from acm_core.federated.update import Arrays
@@ -26,6 +28,9 @@ from acm_core.training.weights import load_sealed_arrays, save_sealed_arrays
 log = logging.getLogger("acm_fed.client")
 
 Kept = TypeVar("Kept")
+
+_OPTIMIZER = "optimizer/"
+_SCORES = "scores/"  # before the name of a model
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,21 @@ class SiteRun:
         return cls(config.name, digest[:12])
 
 
+@dataclass(frozen=True)
+class KeptScores:
+    """What models said of a site's N test films with F findings; it stays at the site.
+
+    Attributes:
+        labels: float32 N×F; 1 present, 0 absent, NaN not labelled.
+        patients: int64 N; films of one patient share a number.
+        models: name → float32 N×F, higher means more likely.
+    """
+
+    labels: NDArray[np.float32]
+    patients: NDArray[np.int64]
+    models: dict[str, NDArray[np.float32]]
+
+
 class KeptModels:
     """The models of one run under the site's state folder."""
 
@@ -54,18 +74,22 @@ class KeptModels:
 
     def save_normalisation(self, number: int, arrays: Arrays) -> None:
         """Keep the normalisation layers after round `number`; the round before stays, in case this one is retried."""
-        save_sealed_arrays(self._folder / f"normalisation-{number:05d}.safetensors", arrays)
-        self._forget("normalisation", number)
+        self._save_of_round("normalisation", number, arrays)
 
-    def load_normalisation(self, *, before: int) -> Arrays | None:
-        """The newest normalisation layers of a round earlier than `before`, or None.
+    def load_normalisation(self, *, before: int) -> Arrays:
+        """The newest normalisation layers of a round earlier than `before`; {} for none.
 
         Where they are damaged the round before has the next best: as for a site that missed a round.
         """
-        for path in self._newest_first("normalisation", before):
-            if (arrays := _load(path, load_sealed_arrays)) is not None:
-                return arrays
-        return None
+        return self._load_newest("normalisation", before)
+
+    def save_optimizer(self, number: int, arrays: Arrays) -> None:
+        """Keep the optimiser's state after round `number`; the round before stays, as above."""
+        self._save_of_round("optimizer", number, arrays)
+
+    def load_optimizer(self, *, before: int) -> Arrays:
+        """The newest optimiser state of a round earlier than `before`, as above; {}: the optimiser begins anew."""
+        return self._load_newest("optimizer", before)
 
     def save_received(self, arrays: Arrays) -> None:
         """Keep the global model that came last: the next may come as a difference to it."""
@@ -78,8 +102,7 @@ class KeptModels:
 
     def save_residual(self, number: int, arrays: Arrays) -> None:
         """Keep what rounding left out of the update of round `number`; the round before stays, as above."""
-        save_sealed_arrays(self._folder / f"residual-{number:05d}.safetensors", arrays)
-        self._forget("residual", number)
+        self._save_of_round("residual", number, arrays)
 
     def load_residual(self, *, before: int) -> Arrays:
         """What rounding left out of the newest update of a round earlier than `before`; {} for none.
@@ -90,12 +113,12 @@ class KeptModels:
         return (newest and _load(newest, load_sealed_arrays)) or {}
 
     def forget_rounds_from(self, number: int) -> None:
-        """Remove normalisation layers and residuals of round `number` and later, which is about to be trained.
+        """Remove what rounds leave for the next one, of round `number` and later, which is about to be trained.
 
         They are of a former run of this name, or of this round's earlier attempt: neither is looked for any more. What
         private training gave stays, for who asks for it again.
         """
-        for what in ("normalisation", "residual"):
+        for what in ("normalisation", "optimizer", "residual"):
             for path, at in self._rounds(what).items():
                 if at >= number:
                     path.unlink()
@@ -116,6 +139,22 @@ class KeptModels:
         """The finished local-only model of this dataset, or None: then it is trained when it is asked for again."""
         return _load(self._local_only(films), load_sealed_arrays)
 
+    def save_fine_tuned(self, of: str, arrays: Arrays) -> None:
+        """Keep the fine-tuned model; another's goes.
+
+        Args:
+            of: what it was made of: dataset, shared model and settings.
+        """
+        kept = self._fine_tuned(of)
+        save_sealed_arrays(kept, arrays)
+        for path in self._folder.glob("fine_tuned-*"):
+            if path != kept:
+                path.unlink()
+
+    def load_fine_tuned(self, of: str) -> Arrays | None:
+        """The fine-tuned model that was made of this, or None: then it is made anew."""
+        return _load(self._fine_tuned(of), load_sealed_arrays)
+
     def save_checkpoint(self, films: str, checkpoint: dict[str, Any]) -> None:
         """Keep where local-only training on a dataset stands."""
         _save_checkpoint(self._checkpoint(films), checkpoint)
@@ -124,18 +163,55 @@ class KeptModels:
         """Where local-only training on this dataset stood, or None: then it begins anew."""
         return _load(self._checkpoint(films), _load_checkpoint)
 
-    def save_update(self, number: int, request: str, arrays: Arrays) -> None:
+    def save_scores(self, films: str, scores: KeptScores) -> None:
+        """Keep what models said of a dataset's test films, beside what others said before; other datasets' goes.
+
+        Args:
+            films: fingerprint of the dataset.
+        """
+        before = self.load_scores(films)
+        models = scores.models if before is None else before.models | scores.models
+        named = {f"{_SCORES}{model}": values for model, values in models.items()}
+        kept = self._scores(films)
+        save_sealed_arrays(kept, {"labels": scores.labels, "patients": scores.patients, **named})
+        for path in self._folder.glob("scores-*"):
+            if path != kept:
+                path.unlink()
+
+    def load_scores(self, films: str) -> KeptScores | None:
+        """What models said of this dataset's test films, or None where nothing was kept."""
+        arrays = _load(self._scores(films), load_sealed_arrays)
+        if arrays is None:
+            return None
+        models = {
+            name.removeprefix(_SCORES): values for name, values in arrays.items() if name.startswith(_SCORES)
+        }
+        return KeptScores(arrays["labels"], arrays["patients"], models)
+
+    def save_update(self, number: int, request: str, arrays: Arrays, optimizer: Arrays) -> None:
         """Keep what private training gave to a request of round `number`, and drop its checkpoint.
 
         Whoever asks again gets the same weights: training again would cost privacy.
+
+        Args:
+            optimizer: the optimiser's state after it.
         """
-        save_sealed_arrays(self._update(number, request), arrays)
+        beside = {f"{_OPTIMIZER}{name}": array for name, array in optimizer.items()}
+        save_sealed_arrays(self._update(number, request), {**arrays, **beside})
         self._forget("update", number)
         self._private_checkpoint.unlink(missing_ok=True)
 
-    def load_update(self, number: int, request: str) -> Arrays | None:
-        """What was given to the same request before, or None: then it is trained, and counted in the ledger, anew."""
-        return _load(self._update(number, request), load_sealed_arrays)
+    def load_update(self, number: int, request: str) -> tuple[Arrays, Arrays] | None:
+        """What was given to the same request before, and the optimiser's state after it.
+
+        None: then it is trained, and counted in the ledger, anew.
+        """
+        kept = _load(self._update(number, request), load_sealed_arrays)
+        if kept is None:
+            return None
+        names = [name for name in kept if name.startswith(_OPTIMIZER)]
+        optimizer = {name.removeprefix(_OPTIMIZER): kept.pop(name) for name in names}
+        return kept, optimizer
 
     def save_private_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep where a round of private training stands."""
@@ -179,6 +255,15 @@ class KeptModels:
         content = _load(self._folder / "gradients_checked", read_sealed)
         return None if content is None else content.decode()
 
+    def _save_of_round(self, what: str, number: int, arrays: Arrays) -> None:
+        save_sealed_arrays(self._folder / f"{what}-{number:05d}.safetensors", arrays)
+        self._forget(what, number)
+
+    def _load_newest(self, what: str, before: int) -> Arrays:
+        """Of the newest undamaged file of a kind from rounds earlier than `before`; {} for none."""
+        loaded = (_load(path, load_sealed_arrays) for path in self._newest_first(what, before))
+        return next((arrays for arrays in loaded if arrays is not None), {})
+
     def _newest_first(self, what: str, before: int) -> Iterator[Path]:
         """The files of a kind from rounds earlier than `before`."""
         rounds = {number: path for path, number in self._rounds(what).items() if number < before}
@@ -205,8 +290,14 @@ class KeptModels:
     def _local_only(self, films: str) -> Path:
         return self._folder / f"local_only-{films[:16]}.safetensors"
 
+    def _fine_tuned(self, of: str) -> Path:
+        return self._folder / f"fine_tuned-{hashlib.sha256(of.encode()).hexdigest()[:16]}.safetensors"
+
     def _checkpoint(self, films: str) -> Path:
         return self._folder / f"local_only-{films[:16]}.checkpoint.pt"
+
+    def _scores(self, films: str) -> Path:
+        return self._folder / f"scores-{films[:16]}.safetensors"
 
     @property
     def _private_checkpoint(self) -> Path:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from acm_core.files import keep_files_private
-from client.site_arguments import add_site_arguments
+from client.site_arguments import add_model_argument, add_site_arguments
 
 OK, SET_ASIDE, WRONG, INTERRUPTED = 0, 1, 2, 130
 
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         "interrupted, the next run goes on",
     )
     add_site_arguments(parser)
-    parser.add_argument("--model", type=Path, required=True, help="the folder that server.export wrote")
+    add_model_argument(parser)
     parser.add_argument(
         "--specificity",
         type=float,
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         site = load_site_file(options.sites, options.site)
         with interruptible():
-            answered, aside = predict_folder(
+            deployment, answered, aside = predict_folder(
                 site, options.model, options.films, options.table, options.specificity, _progress
             )
     except (
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(str(error), WRONG)
     except KeyboardInterrupt:
         return _fail("interrupted; what was answered is kept, run it again to go on", INTERRUPTED)
-    print(f"{options.table}: {answered} films answered, {aside} files not used")  # noqa: T201  # the command's output
+    print(f"{deployment.summary}\n{options.table}: {answered} films answered, {aside} files not used")  # noqa: T201
     return SET_ASIDE if aside else OK
 
 

@@ -37,38 +37,42 @@ class PredictionError(Exception):
 
 def predict_folder(
     site: SiteConfig, model: Path, films: Path, table: Path, specificity: float, progress: Progress
-) -> tuple[int, int]:
+) -> tuple[Deployment, int, int]:
     """Write `table`: a row a file of `films`, by name.
 
     Columns: `file`; `not_used`, why (see `SetAside`), or empty; for each finding its probability under the finding's
     name, and under `… at specificity …` present or absent, empty where the model has no threshold for it.
 
     Args:
-        model: folder that server.export wrote.
+        model: folder that server.export wrote, or the site's own under its state folder.
         progress: called with (files done, files in all).
 
     Returns:
-        Films answered, files that could not be used.
+        Which model it was, films answered, files that could not be used.
 
     Raises:
         DeploymentError, ModelMismatchError: the model's folder cannot be used.
         PredictionError: no film there, or no threshold for that specificity.
         OSError: the films cannot be read or the table cannot be written.
     """
-    deployment, network = load_model(model)
+    deployment, members = load_model(model)
     points = _operating_points(deployment, specificity)
     kept = _Kept(table)
     files = find_files(films, without=[table, kept.path])
     if not files:
         raise PredictionError(f"{films}: expected films in the folder, found no file")
     device = use_device(site)
-    network = network.to(device).to(memory_format=torch.channels_last)
-    about = {"model": deployment.sha256, "specificity": specificity, "unknown_view": site.unknown_view}
+    members = tuple(one.to(device).to(memory_format=torch.channels_last) for one in members)
+    about = {
+        "model": list(deployment.files.values()),
+        "specificity": specificity,
+        "unknown_view": site.unknown_view,
+    }
     with kept.opened(about):
         waiting = [file for file in files if not kept.has(file)]
         said = time.monotonic()
         for file, reason, film in _films(site, waiting, deployment.model.image_size):
-            scores = None if film is None else _probabilities(network, film, device)
+            scores = None if film is None else _probabilities(members, film, device)
             kept.add(file, _row(deployment, points, specificity, file, reason, scores))
             if time.monotonic() - said >= _PROGRESS_SECONDS:
                 said = time.monotonic()
@@ -78,7 +82,7 @@ def predict_folder(
     kept.path.unlink()
     progress(len(files), len(files))
     aside = sum(bool(row["not_used"]) for row in rows)
-    return len(files) - aside, aside
+    return deployment, len(files) - aside, aside
 
 
 def _operating_points(deployment: Deployment, specificity: float) -> dict[str, OperatingPoint]:
@@ -108,11 +112,14 @@ def _films(
 
 
 @torch.no_grad()
-def _probabilities(network: Classifier, film: NDArray[np.float16], device: torch.device) -> list[float]:
-    """Of one film by itself: in a batch the last digits would depend on the films beside it."""
+def _probabilities(
+    members: Sequence[Classifier], film: NDArray[np.float16], device: torch.device
+) -> list[float]:
+    """The members' mean for one film by itself: in a batch the last digits would depend on the films beside it."""
     image = torch.from_numpy(film.astype(np.float32))[None, None]
     image = image.to(device, memory_format=torch.channels_last)
-    row: list[float] = torch.sigmoid(network(normalised(image)).logits)[0].cpu().tolist()
+    of_each = torch.stack([torch.sigmoid(one(normalised(image)).logits)[0] for one in members])
+    row: list[float] = of_each.mean(0).cpu().tolist()
     return row
 
 

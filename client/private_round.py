@@ -25,6 +25,7 @@ from acm_core.privacy.ledger import BudgetExceededError, Ledger, ledger_folder
 from acm_core.privacy.scores import noised_aurocs
 from acm_core.privacy.training import Mechanism, PrivateTraining, Steps
 from acm_core.training.local import Proximal, predict
+from acm_core.training.optimizer_state import get_optimizer_arrays, set_optimizer_arrays
 from acm_core.training.weights import get_arrays
 from client.evaluation import Report
 from client.frozen_features import what_trains
@@ -74,8 +75,8 @@ class PrivateRound:
     @_refusals()
     def train(
         self, task: Task, model: Classifier, proximal: Proximal | None
-    ) -> tuple[Arrays, dict[str, float]]:
-        """The noised weights for `task`, whose model is `model`, and the figures that go with them.
+    ) -> tuple[Arrays, Arrays, dict[str, float]]:
+        """The noised weights for `task`, whose model is `model`, the optimiser's state after it, and the figures.
 
         A request that was answered before gets the same weights again and costs nothing; one that was interrupted goes
         on from its last checkpoint.
@@ -87,16 +88,16 @@ class PrivateRound:
         start = fingerprint(get_arrays(model))
         with self._ledger() as ledger:
             plan = ledger.admit(self._plan())
-            arrays = self._kept.load_update(task.round, start)
-            if arrays is None:
-                arrays = self._trained(task, model, proximal, plan, ledger, start)
-                self._kept.save_update(task.round, start, arrays)
+            given = self._kept.load_update(task.round, start)
+            if given is None:
+                given = self._trained(task, model, proximal, plan, ledger, start)
+                self._kept.save_update(task.round, start, *given)
             else:
                 log.info("round %d: asked again; the same weights, at no cost", task.round)
             own = ledger.steps_of(plan.run, plan.settings)
         spent = epsilon([step.noised for step in own], plan.delta, plan.accountant)
         log.info("round %d: the run has cost ε = %.3f of %.3g", task.round, spent, plan.epsilon)
-        return arrays, {"epsilon": round(spent, 6), "noise_multiplier": plan.sigma}
+        return *given, {"epsilon": round(spent, 6), "noise_multiplier": plan.sigma}
 
     @_refusals()
     def report(self, number: int, model: Classifier) -> Report:
@@ -133,12 +134,13 @@ class PrivateRound:
         plan: Plan,
         ledger: Ledger,
         start: str,
-    ) -> Arrays:
+    ) -> tuple[Arrays, Arrays]:
         trained, films = what_trains(model, self._films, self._config, self._kept, self._device)
         self._check_gradients(trained)
         training = PrivateTraining(
             trained, films.train, self._config.training, self._mechanism(plan), self._device, proximal
         )
+        set_optimizer_arrays(training.optimizer, model, self._kept.load_optimizer(before=task.round))
         done = self._go_on(training, task.round, start)
         before = (task.round - 1) * plan.steps_per_round
         permit = ledger.begin_round(plan, task.round, steps=plan.steps_per_round - done, model=start)
@@ -146,7 +148,7 @@ class PrivateRound:
         training.run(
             steps, permit.record, self._checkpoints(training, task.round, start, before, steps.last - 1)
         )
-        return get_arrays(model)
+        return get_arrays(model), get_optimizer_arrays(training.optimizer, model)
 
     def _go_on(self, training: PrivateTraining, number: int, start: str) -> int:
         """Put a checkpoint of the same request in place; the steps it has behind it."""

@@ -44,7 +44,12 @@ def released(report: Report, policy: SitePrivacy) -> Report:
     if policy.counts != "exact":
         kept["fingerprint"] = None  # it changes with every film
     if not figures_leave(policy):
-        kept["models"] = {}
+        kept["models"], kept["shortcuts"], kept["delivered"] = {}, {}, None
+    if not (policy.counts == policy.metrics == "exact"):
+        kept["shortcuts"].pop("view", None)  # films could be counted from it
+    for finding in (one for shortcut in kept["shortcuts"].values() for one in shortcut.values()):
+        finding["auroc"] = _figure(finding["auroc"], policy)
+        finding["margins"] = {name: _figure(margin, policy) for name, margin in finding["margins"].items()}
     for model in kept["models"].values():
         if not (policy.counts == policy.metrics == "exact"):
             model["subgroups"] = {}

@@ -15,3 +15,13 @@ def add_site_arguments(parser: argparse.ArgumentParser) -> None:
         default=Path("configs/sites"),
         help="folder of site files (default: configs/sites)",
     )
+
+
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--model`, the argument of `acm_core.deployment.load_model`."""
+    parser.add_argument(
+        "--model",
+        type=Path,
+        required=True,
+        help="the site's own model of a run, STATE/models/RUN, or the folder that server.export wrote",
+    )

@@ -26,10 +26,13 @@ from acm_core.training.local import (
     Schedule,
     TrainingDivergedError,
     deterministic_kernels,
+    make_optimizer,
     predict,
     train,
 )
+from acm_core.training.optimizer_state import get_optimizer_arrays, set_optimizer_arrays
 from acm_core.training.weights import ModelMismatchError, blank_arrays, get_arrays, set_arrays
+from client.delivery import Delivery
 from client.device import use_device
 from client.evaluation import FEDERATED, evaluate_models
 from client.frozen_features import what_trains
@@ -95,7 +98,8 @@ class SiteRound:
             return self._train(task, config, films, kept)
         if task.kind is TaskKind.LOCAL_ONLY:
             privacy = permitted_privacy(config, self._site)
-            if privacy is not None and not figures_leave(privacy[1]):
+            mixed = config.deliver.rule == "mixture"
+            if privacy is not None and not mixed and not figures_leave(privacy[1]):
                 return Reply(self._site.site, task.round)  # nobody would learn how well it does
             model = self._model(config, self._received(task, config, kept))
             trained, seen = what_trains(model, films, config, kept, self._device)
@@ -122,22 +126,25 @@ class SiteRound:
             )
         received = self._received(task, config, kept)
         kept.save_received(received)
-        model, at_site = self._global_model(task, config, kept, received)
+        model = self._site_model(task, config, kept, received)
         proximal = None
         if config.federation.proximal_mu > 0:
             reference = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
             proximal = Proximal(reference, config.federation.proximal_mu)
         log.info("round %d: training on %d films", task.round, len(films.train))
         if private is None:
-            reply = self._train_openly(task, config, films, kept, model, proximal)
+            reply, optimizer = self._train_openly(task, config, films, kept, model, proximal)
         else:
-            reply = self._train_privately(task, config, private, model, proximal)
+            reply, optimizer = self._train_privately(task, config, private, model, proximal)
         log.info("round %d: trained", task.round)
         if not all(np.isfinite(array).all() for array in reply.arrays.values()):
             raise TrainingDivergedError("expected finite weights after training")
-        if at_site:
-            kept.save_normalisation(task.round, {name: reply.arrays.pop(name) for name in at_site})
-        base = {name: received[name] for name in reply.arrays.keys() & trained_names(model)}
+        kept.save_optimizer(task.round, optimizer)
+        trained = trained_names(model)
+        if config.federation.normalisation == "site":
+            own = {name: reply.arrays[name] for name in normalisation_names(model) & trained}
+            kept.save_normalisation(task.round, own)
+        base = {name: received[name] for name in trained}
         encoding = config.federation.encoding
         residual = kept.load_residual(before=task.round) if encoding == "int8" else {}
         encoded = encode({name: reply.arrays[name] for name in base}, base, encoding, residual)
@@ -153,7 +160,8 @@ class SiteRound:
         kept: KeptModels,
         model: Classifier,
         proximal: Proximal | None,
-    ) -> Reply:
+    ) -> tuple[Reply, Arrays]:
+        """The trained weights, and the optimiser's state after the round."""
         trained, films = what_trains(model, films, config, kept, self._device)
         metrics: dict[str, float] = {}
         if len(films.validation):
@@ -161,8 +169,11 @@ class SiteRound:
                 trained, films.validation, config.training.batch_size, self._device
             )[1]
         epochs = config.training.epochs
+        optimizer = make_optimizer(model, config.training)
+        set_optimizer_arrays(optimizer, model, kept.load_optimizer(before=task.round))
         metrics["train_loss"] = train(
             trained,
+            optimizer,
             films.train,
             config.training,
             Schedule((task.round - 1) * epochs, epochs, config.federation.rounds * epochs),
@@ -171,7 +182,7 @@ class SiteRound:
             proximal=proximal,
             workers=self._site.workers,
         )
-        return Reply(
+        reply = Reply(
             self._site.site,
             task.round,
             films=len(films.train),
@@ -179,6 +190,7 @@ class SiteRound:
             metrics=metrics,
             arrays=get_arrays(model),
         )
+        return reply, get_optimizer_arrays(optimizer, model)
 
     def _train_privately(
         self,
@@ -187,10 +199,10 @@ class SiteRound:
         private: PrivateRound,
         model: Classifier,
         proximal: Proximal | None,
-    ) -> Reply:
+    ) -> tuple[Reply, Arrays]:
         """Noised weights, and besides them only numbers that are the same whatever films there are."""
-        arrays, metrics = private.train(task, model, proximal)
-        return Reply(
+        arrays, optimizer, metrics = private.train(task, model, proximal)
+        reply = Reply(
             self._site.site,
             task.round,
             films=private.policy.population,
@@ -198,6 +210,7 @@ class SiteRound:
             metrics=metrics,
             arrays=arrays,
         )
+        return reply, optimizer
 
     def _private(self, config: FederationConfig, films: SiteFilms, kept: KeptModels) -> PrivateRound | None:
         """What trains under differential privacy, or None for a run without it."""
@@ -213,16 +226,17 @@ class SiteRound:
         log.info("evaluating on %d test films", len(films.test))
         private = self._private(config, films, kept)
         received = self._received(task, config, kept)
-        models = {FEDERATED: self._global_model(task, config, kept, received)[0]}
-        alone = kept.load_local_only(films.fingerprint)
-        if config.evaluation.local_only and alone is not None:
-            models["local_only"] = self._model(config, alone)
-        measured = models if private is None or figures_leave(private.policy) else {}
-        report = evaluate_models(measured, films, config, self._site, self._device)
+        shared = self._site_model(task, config, kept, received)
+        delivery = Delivery(config, self._site, films, kept, self._device)
+        formed = delivery.form(shared)
+        measured = formed.members if private is None or figures_leave(private.policy) else {}
+        scores = {str(name): delivery.scores(members, films.test) for name, members in measured.items()}
+        report = evaluate_models(scores, films, config, self._site, kept)
+        report["delivered"] = formed.delivered
         if private is not None:
             report = released(report, private.policy)
             if private.policy.metrics == "noised":
-                report["models"] = {FEDERATED: private.report(task.round, models[FEDERATED])}
+                report["models"] = {FEDERATED: private.report(task.round, shared)}
         return Reply(self._site.site, task.round, report=json.dumps(report))
 
     def _received(self, task: Task, config: FederationConfig, kept: KeptModels) -> Arrays:
@@ -238,8 +252,7 @@ class SiteRound:
         model = unfilled_classifier(config.model, len(config.findings))
         last = before or blank_arrays(model)
         trained = trained_names(model)
-        at_site = normalisation_names(model) if config.federation.local_norm else frozenset()
-        part = {name: last[name] for name in trained - at_site}
+        part = {name: last[name] for name in trained}
         try:
             is_part = len(part) < len(last) and is_of(task.arrays, part)
             received = {**last, **decode(task.arrays, part)} if is_part else decode(task.arrays, last)
@@ -255,16 +268,14 @@ class SiteRound:
             raise RefusedError(Refusal.MODEL, wrong)
         return received
 
-    def _global_model(
+    def _site_model(
         self, task: Task, config: FederationConfig, kept: KeptModels, received: Arrays
-    ) -> tuple[Classifier, frozenset[str]]:
-        """The model sent, with what stays at this site in its place, and the names of that."""
+    ) -> Classifier:
+        """The model sent, with this site's own normalisation layers where it goes on with them."""
         own: Arrays = {}
-        if config.federation.local_norm:
-            own = kept.load_normalisation(before=_round_after_training(task)) or {}
-        model = self._model(config, {**received, **own})
-        at_site = normalisation_names(model) if config.federation.local_norm else frozenset()
-        return model, at_site
+        if config.federation.normalisation == "site":
+            own = kept.load_normalisation(before=_round_after_training(task))
+        return self._model(config, {**received, **own})
 
     def _model(self, config: FederationConfig, arrays: Arrays) -> Classifier:
         model = unfilled_classifier(config.model, len(config.findings))

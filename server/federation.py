@@ -13,13 +13,7 @@ from acm_core.federated.encoding import encode, fingerprint
 from acm_core.federated.messages import Reply, Task, TaskKind
 from acm_core.federated.report import read_report
 from acm_core.federated.update import Arrays
-from acm_core.nn import (
-    Origin,
-    build_classifier,
-    finding_rows,
-    normalisation_names,
-    trained_names,
-)
+from acm_core.nn import Origin, build_classifier, finding_rows, trained_names
 from acm_core.randomness import stream_seed
 from acm_core.training.weights import get_arrays, save_arrays
 from server.curves import Curves
@@ -58,10 +52,9 @@ class FederatedRun:
         self._start_report = None if config.model.weights is None else load_start(model, config)
         if self._start_report is not None:
             self._events.write("weights_loaded", report=self._start_report.summary)
-        at_site = normalisation_names(model) if config.federation.local_norm else frozenset()
         self._rounds_done = 0
         self._initial = get_arrays(model)
-        self._trained = trained_names(model) - at_site
+        self._trained = trained_names(model)
         self._loop = RoundLoop(transport, config, finding_rows(model), self._events, audit)
 
     def execute(self, *, resume: bool) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from acm_core.config.sections import FederationConfig
 from acm_core.files import write_text_atomically
 from server.results import (
     as_of,
+    delivered,
     interval_text,
     not_proved,
     nothing_known,
@@ -17,8 +18,15 @@ from server.results import (
     rounded_counts,
     start_sentence,
 )
+from server.shortcuts import NAMES, shortcut_sentences, shortcuts_beside_model
 
-_HEADINGS = {"local_only": "local-only", "federated": "federated (this model)", "pooled": "pooled"}
+_HEADINGS = {
+    "local_only": "local-only",
+    "federated": "federated (this model)",
+    "fine_tuned": "fine-tuned at the site",
+    "mixture": "federated and local-only, half and half",
+    "pooled": "pooled",
+}
 
 
 def write_model_card(path: Path, config: FederationConfig, metrics: dict[str, Any]) -> None:
@@ -53,10 +61,10 @@ def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
     ]
     if start := start_sentence(metrics.get("start")):
         lines.append(f"- {start}")
-    if federation.local_norm:
+    if federation.normalisation == "site" and model.norm == "batch":
         lines.append(
-            "- normalisation layers stayed at the sites (FedBN): `model.safetensors` lacks them, and a new site has to "
-            "train its own"
+            "- each site goes on with normalisation layers of its own (FedBN) and its figures below are with these; "
+            "`model.safetensors` has their average, and a new hospital estimates its own with `client.adapt`"
         )
     lines += [
         "",
@@ -89,6 +97,7 @@ def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
         "sites with a defined AUROC, each counted once; its interval speaks of other patients of these sites, not of "
         "other hospitals.",
         "",
+        *_shortcuts(metrics),
         *_by_group(metrics),
         "",
         "## Limits",
@@ -120,6 +129,34 @@ def _results(metrics: dict[str, Any]) -> list[str]:
     means = " | ".join(interval_text(metrics["mean_over_sites"][name]) for name in names)
     rows.append(f"| **mean over sites** | | | {means} |")
     return rows
+
+
+def _shortcuts(metrics: dict[str, Any]) -> list[str]:
+    """Empty where no site reports shortcuts."""
+    reported = {site: report for site, report in metrics["sites"].items() if shortcuts_beside_model(report)}
+    if not reported:
+        return []
+    rows = []
+    for site, report in reported.items():
+        shortcuts = report["shortcuts"]
+        for finding, figures in report["models"][delivered(report)]["findings"].items():
+            alone = [shortcuts[name][finding]["auroc"] if name in shortcuts else None for name in NAMES]
+            if any(alone):
+                cells = " | ".join("–" if auroc is None else interval_text(auroc) for auroc in alone)
+                rows.append(f"| {site} | {finding} | {interval_text(figures['auroc'])} | {cells} |")
+    return [
+        "## What needs no medicine: AUROC of a film's brightness, size, border or view alone",
+        "",
+        f"| site | finding | the site's model | {' | '.join(f'{name} alone' for name in NAMES.values())} |",
+        "| --- " * (3 + len(NAMES)) + "|",
+        *rows,
+        "",
+        *(f"- {site}: {' '.join(shortcut_sentences(report))}" for site, report in reported.items()),
+        "",
+        '"–": the films are alike in it, a class is missing, or a view has too few patients to be shown. A model that '
+        "is not above these may have learnt nothing else.",
+        "",
+    ]
 
 
 def _by_group(metrics: dict[str, Any]) -> list[str]:

@@ -14,7 +14,8 @@ from server.state import RoundState
 
 Metrics = dict[str, Any]
 
-MODELS = ("local_only", "federated", "pooled")
+MODELS = ("local_only", "federated", "fine_tuned", "mixture", "pooled")
+DELIVERED = "delivered"
 
 
 def summarise(
@@ -155,6 +156,17 @@ def federated_findings(metrics: Mapping[str, Any], finding: str) -> dict[str, Ma
     }
 
 
+def delivered(report: Mapping[str, Any]) -> str:
+    """The name of the model that a site has in the end; `federated` where it does not say."""
+    return report.get(DELIVERED) or "federated"
+
+
+def delivered_model(report: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Its figures, or None where the site reports none."""
+    model: Mapping[str, Any] | None = report["models"].get(delivered(report))
+    return model
+
+
 def federated_histograms(metrics: Mapping[str, Any], finding: str) -> dict[str, ScoreHistogram]:
     """Site → its test films by the federated model's score, of the sites that let that leave."""
     return {
@@ -212,20 +224,26 @@ def signed(difference: float) -> str:
 def _with_means(metrics: Metrics) -> Metrics:
     reports = metrics["sites"].values()
     measured = [name for name in MODELS if any(name in report["models"] for report in reports)]
-    means = {name: _mean(reports, name) for name in measured}
-    gains = [
-        (gain["value"], gain["standard_error"])
-        for report in reports
-        if (gain := report["models"].get("federated", {}).get("gain")) is not None
+    means = {name: _mean([report["models"].get(name) for report in reports]) for name in measured}
+    in_the_end = [delivered_model(report) for report in reports]
+    if any(in_the_end):
+        means[DELIVERED] = _mean(in_the_end)
+    gains = {
+        site: gain
+        for site, report in metrics["sites"].items()
+        if (gain := (delivered_model(report) or {}).get("gain")) is not None
         and gain["standard_error"] is not None
-    ]
-    gain = _estimate(gains)
-    return {**metrics, "mean_over_sites": means, "federated_gain": gain, "answer": _answer(gain, len(gains))}
+    }
+    gain = _estimate([(one["value"], one["standard_error"]) for one in gains.values()])
+    return {**metrics, "mean_over_sites": means, "gain": gain, "answer": _answer(gain, gains)}
 
 
-def _mean(reports: Collection[Any], model: str) -> Metrics | None:
-    """None where no site has a defined AUROC; the interval ends where an AUROC does."""
-    estimates = [report["models"][model]["mean_auroc"] for report in reports if model in report["models"]]
+def _mean(models: Collection[Any]) -> Metrics | None:
+    """Of a model at each site, None where the site lacks it.
+
+    None where no site has a defined AUROC; the interval ends where an AUROC does.
+    """
+    estimates = [model["mean_auroc"] for model in models if model]
     mean = _estimate(
         [
             (estimate["value"], estimate["standard_error"])
@@ -243,7 +261,8 @@ def _estimate(estimates: list[tuple[float, float]]) -> Metrics | None:
     return {"value": value, "low": low, "high": high, "sites": len(estimates)}
 
 
-def _answer(gain: Metrics | None, sites: int) -> str:
+def _answer(gain: Metrics | None, gains: Mapping[str, Metrics]) -> str:
+    """How much the sites gained, on average and each, and what the interval makes of it."""
     if gain is None:
         return ""
     if gain["low"] > 0:
@@ -252,7 +271,8 @@ def _answer(gain: Metrics | None, sites: int) -> str:
         verdict = "Training together hurts"
     else:
         verdict = "These films do not settle whether training together helps"
+    each = ", ".join(f"{site} {signed(one['value'])}" for site, one in gains.items())
     return (
-        f"{verdict}: federated less local-only mean AUROC over {sites} sites "
-        f"{signed(gain['value'])} (95 % interval {signed(gain['low'])} to {signed(gain['high'])})."
+        f"{verdict}: mean AUROC {signed(gain['value'])} against training alone, on average over {len(gains)} sites "
+        f"(95 % interval {signed(gain['low'])} to {signed(gain['high'])}); {each}."
     )

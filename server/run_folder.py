@@ -48,7 +48,7 @@ def run_identity(config: FederationConfig) -> dict[str, Any]:
         **{key: settings[key] for key in ("name", "seed", "findings", "privacy", "model", "training")},
         **{
             key: federation[key]
-            for key in ("rounds", "aggregation", "proximal_mu", "local_norm", "encoding", "average_decay")
+            for key in ("rounds", "aggregation", "proximal_mu", "normalisation", "encoding", "average_decay")
         },
     }
 

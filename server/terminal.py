@@ -20,7 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from server.events import Event
-from server.results import nothing_known, rounded_counts
+from server.results import DELIVERED, delivered_model, nothing_known, rounded_counts
+from server.shortcuts import shortcuts_in_short
 from server.time_left import in_words, seconds_left
 
 
@@ -132,7 +133,7 @@ def _finished(event: Event) -> str:
     )
 
 
-_COLUMNS = {"local_only": "local-only", "federated": "federated", "pooled": "pooled"}
+_COLUMNS = {"local_only": "alone", DELIVERED: "together", "pooled": "pooled"}
 
 
 def results_table(metrics: dict[str, Any]) -> Table:
@@ -156,7 +157,8 @@ def results_table(metrics: dict[str, Any]) -> Table:
         table.add_column(_COLUMNS[name], no_wrap=True)
     for site, report in metrics["sites"].items():
         for finding in metrics["findings"]:
-            rows = {name: model["findings"][finding] for name, model in report["models"].items()}
+            models = {**report["models"], DELIVERED: delivered_model(report)}
+            rows = {name: models[name]["findings"][finding] for name in names if models.get(name)}
             if all(map(nothing_known, rows.values())):
                 continue
             first = next(iter(rows.values()))
@@ -193,6 +195,8 @@ def print_results(console: Console, metrics: dict[str, Any], folder: Path) -> No
     console.print(metrics["privacy"]["short"], highlight=False, markup=False)
     if metrics["answer"]:
         console.print(metrics["answer"], highlight=False, markup=False)
+    if short := shortcuts_in_short(metrics):
+        console.print(short, highlight=False, markup=False)
     for name in (
         "report.html",
         "metrics.json",

@@ -23,7 +23,7 @@ _ROUNDS = (
     "quorum",
     "aggregation",
     "proximal_mu",
-    "local_norm",
+    "normalisation",
     "encoding",
     "average_decay",
 )

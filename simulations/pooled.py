@@ -11,6 +11,7 @@ from acm_core.config.sections import FederationConfig, SiteConfig
 from acm_core.data.site_films import SiteFilms, concatenate, load_site
 from acm_core.nn import build_classifier
 from acm_core.randomness import stream_seed
+from acm_core.training.local import predict
 from acm_core.training.weights import set_arrays
 from client.device import best_device
 from client.evaluation import evaluate_models
@@ -24,7 +25,7 @@ _POOL = "pooled"
 def evaluate_pooled(config: FederationConfig, sites: dict[str, SiteConfig]) -> dict[str, dict[str, Any]]:
     """Train on the pooled training films, with the epochs and the start of the federated model.
 
-    Training goes on where an interrupted call stopped.
+    Training goes on where an interrupted call stopped. The scores stay beside those of each site's own models.
 
     Returns:
         site → its report (see `evaluate_models`) with the one model "pooled".
@@ -37,7 +38,8 @@ def evaluate_pooled(config: FederationConfig, sites: dict[str, SiteConfig]) -> d
     if config.model.weights is not None:
         load_start(model, config)
     model = model.to(device).to(memory_format=torch.channels_last)
-    kept = KeptModels(next(iter(sites.values())).state.parent / _POOL, SiteRun.of(config))
+    run = SiteRun.of(config)
+    kept = KeptModels(next(iter(sites.values())).state.parent / _POOL, run)
     pooled = concatenate([site.train for site in films.values()])
     fingerprint = hashlib.sha256("".join(site.fingerprint for site in films.values()).encode()).hexdigest()
     train_local_only(model, config, _POOL, pooled, fingerprint, kept, device)
@@ -46,6 +48,12 @@ def evaluate_pooled(config: FederationConfig, sites: dict[str, SiteConfig]) -> d
         return {}
     set_arrays(model, arrays)
     return {
-        name: evaluate_models({_POOL: model}, films[name], config, site, device)
+        name: evaluate_models(
+            {_POOL: predict(model, films[name].test, config.training.batch_size, device)[0]},
+            films[name],
+            config,
+            site,
+            KeptModels(site.state, run),
+        )
         for name, site in sites.items()
     }

@@ -52,7 +52,8 @@ class ModelConfig(Section):
         description="module in every block: attend-and-compare, squeeze-and-excitation, CBAM, self-attention",
     )
     norm: Literal["batch", "group"] = Field(
-        "batch", description="normalisation layers; group with differential privacy"
+        "batch",
+        description="normalisation layers; group with differential privacy, unless the head alone trains",
     )
     standardise_weights: bool = Field(
         False,
@@ -99,7 +100,9 @@ class TrainingConfig(Section):
 
     epochs: int = Field(1, ge=1, description="local epochs a round")
     batch_size: int = Field(32, ge=1, description="films a step")
-    optimizer: Literal["sgd", "adamw"] = Field("adamw", description="begins anew each round")
+    optimizer: Literal["sgd", "adamw"] = Field(
+        "adamw", description="its state stays at the site from round to round"
+    )
     learning_rate: float = Field(1e-3, gt=0, description="at the start of the schedule")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only")
     weight_decay: float = Field(1e-4, ge=0, description="of matrices and kernels; norms and biases have none")
@@ -257,7 +260,11 @@ class FederationSection(Section):
     )
     aggregation: AggregationConfig = AggregationConfig()
     proximal_mu: float = Field(0.0, ge=0, description="FedProx: weight of μ/2·‖w − w_global‖²; 0 is FedAvg")
-    local_norm: bool = Field(False, description="FedBN: normalisation layers stay at the site")
+    normalisation: Literal["site", "shared"] = Field(
+        "site",
+        description="site: each site goes on with its own normalisation layers (FedBN), their average is for the model "
+        "that is handed on; shared: all go on with the average",
+    )
     encoding: Literal["float32", "float16", "int8"] = Field(
         "float32",
         description="how weights travel, as differences to those that both sides have: float32 exactly, float16 in "
@@ -281,11 +288,31 @@ class FederationSection(Section):
         return self
 
 
+Delivered = Literal["federated", "fine_tuned", "mixture", "local_only"]
+"""Which of the models that a site can have after a run."""
+
+
+class DeliverConfig(Section):
+    """The model that each site has in the end, formed at the site from its own films."""
+
+    rule: Literal["shared", "fine_tuned", "mixture"] = Field(
+        "shared",
+        description="shared: the shared model with the site's own normalisation; fine_tuned: that, trained on at the "
+        "site; mixture: the mean of its scores and those of the model that the site trained alone. A site departs from "
+        "the rule where its validation films show another to be clearly better",
+    )
+    epochs: int = Field(2, ge=1, description="of fine-tuning")
+    learning_rate: float = Field(1e-4, gt=0, description="at the start of fine-tuning")
+
+
 class EvaluationConfig(Section):
     """What is reported about the model."""
 
     local_only: bool = Field(
         True, description="each site also trains alone, for as many epochs, so that the benefit is known"
+    )
+    fine_tuned: bool = Field(
+        False, description="each site also fine-tunes the shared model and reports it, whatever is delivered"
     )
     bootstrap: int = Field(
         1000, ge=100, le=100_000, description="patient-bootstrap resamples behind each interval"
@@ -320,6 +347,7 @@ class FederationConfig(Section):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     federation: FederationSection
+    deliver: DeliverConfig = DeliverConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     server: ServerSection = ServerSection()
 
@@ -333,6 +361,20 @@ class FederationConfig(Section):
         if len(set(findings)) != len(findings):
             raise ValueError(f"expected each finding once, got {', '.join(findings)}")
         return findings
+
+    @property
+    def fine_tunes(self) -> bool:
+        """Whether each site forms a fine-tuned model."""
+        return self.evaluation.fine_tuned or self.deliver.rule == "fine_tuned"
+
+    @model_validator(mode="after")
+    def _deliverable(self) -> FederationConfig:
+        if self.deliver.rule == "mixture" and not self.evaluation.local_only:
+            raise ValueError(
+                "expected evaluation.local_only: true with deliver.rule: mixture, got false: it mixes the shared model "
+                "with the one that the site trains alone"
+            )
+        return self
 
     @model_validator(mode="after")
     def _projected_from_a_start(self) -> FederationConfig:
@@ -351,10 +393,11 @@ class FederationConfig(Section):
     def _trainable_privately(self) -> FederationConfig:
         if self.privacy is None:
             return self
-        if self.model.norm != "group":
+        if self.model.norm != "group" and self.model.trainable != "head":
             raise ValueError(
                 f"expected model.norm: group with differential privacy, got {self.model.norm}: batch normalisation "
-                "mixes the films of a batch, so that no film's part can be bounded"
+                "that trains mixes the films of a batch, so that no film's part can be bounded; with model.trainable: "
+                "head it is frozen and may be"
             )
         if self.training.precision == "bfloat16":
             raise ValueError("expected training.precision: float32 or auto with differential privacy")

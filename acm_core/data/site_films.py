@@ -53,10 +53,24 @@ class FeatureSet(FilmSet):
 
 
 @dataclass(frozen=True)
+class FilmFacts:
+    """What the manifest says of the films of one split.
+
+    Attributes:
+        shapes: int64 N×2, rows and columns of the film before it was prepared.
+        views: N, "PA", "AP" or "unknown".
+    """
+
+    shapes: NDArray[np.int64] = field(repr=False)
+    views: NDArray[np.str_] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class SiteFilms:
     """All of a site's films that are labelled for at least one of the run's findings.
 
     Attributes:
+        facts: of the films of each split.
         test_groups: attribute → each test film's group.
         set_aside: reason code → number of files that cannot be used.
         fingerprint: of the dataset: the hash of the site's manifest.
@@ -65,6 +79,7 @@ class SiteFilms:
     train: FilmSet
     validation: FilmSet
     test: FilmSet
+    facts: Mapping[Split, FilmFacts]
     test_groups: Mapping[Attribute, NDArray[np.str_]] = field(repr=False)
     set_aside: Mapping[str, int]
     fingerprint: str
@@ -111,6 +126,7 @@ def load_site(
         chosen(Split.TRAIN),
         chosen(Split.VALIDATION),
         chosen(Split.TEST),
+        {split: _facts([row for row in rows if row.split == split]) for split in Split},
         _groups([row for row in rows if row.split == Split.TEST]),
         dict(sorted((reason.value, count) for reason, count in reasons.items() if reason is not None)),
         taken.fingerprint,
@@ -121,8 +137,17 @@ def _groups(rows: Sequence[Row]) -> dict[Attribute, NDArray[np.str_]]:
     return {
         "sex": np.array([row.sex or "unknown" for row in rows], np.str_),
         "age": np.array([age_band(row.age) for row in rows], np.str_),
-        "view": np.array([row.view or "unknown" for row in rows], np.str_),
+        "view": _views(rows),
     }
+
+
+def _facts(rows: Sequence[Row]) -> FilmFacts:
+    shapes = np.array([(row.rows, row.columns) for row in rows], np.int64).reshape(len(rows), 2)
+    return FilmFacts(shapes, _views(rows))
+
+
+def _views(rows: Sequence[Row]) -> NDArray[np.str_]:
+    return np.array([row.view or "unknown" for row in rows], np.str_)
 
 
 def concatenate(sets: Sequence[FilmSet]) -> FilmSet:

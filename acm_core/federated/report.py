@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from acm_core.config.sections import Release
+from acm_core.config.sections import Delivered, Release
 from acm_core.federated.messages import MessageError
 from acm_core.groups import Attribute, GroupName
 from acm_core.training.histograms import BINS
+from acm_core.training.shortcuts import Shortcut
 
 MAX_BYTES = 4 * 2**20
 COUNT_STEP = 50
@@ -33,7 +34,7 @@ Pairs = Annotated[
     tuple[tuple[Annotated[int, Field(ge=0, lt=BINS)], Annotated[int, Field(ge=1, le=10_000_000)]], ...],
     AfterValidator(_ascending),
 ]
-ModelName = Literal["federated", "local_only", "pooled"]
+ModelName = Literal["federated", "fine_tuned", "mixture", "local_only", "pooled"]
 
 
 class _Declared(BaseModel):
@@ -124,6 +125,16 @@ class ModelReport(_Declared):
     subgroups: dict[Attribute, dict[GroupName, GroupReport]] = Field(default_factory=dict)
 
 
+class ShortcutReport(_Declared):
+    """One finding by something that is no medicine, such as the film's brightness; None: withheld, or not defined.
+
+    `margins`: model → its AUROC less the shortcut's, over the same resamples.
+    """
+
+    auroc: EstimateReport | None
+    margins: dict[ModelName, EstimateReport]
+
+
 class SiteReport(_Declared):
     """One site.
 
@@ -132,8 +143,10 @@ class SiteReport(_Declared):
         set_aside: reason code → files that cannot be used; those that are withheld are missing.
         metrics, counts: how the site lets its figures, and its numbers of films and patients, leave under differential
             privacy.
+        delivered: the model that the site has in the end; None: withheld.
         fingerprint: of the site's dataset; None: withheld.
         smallest_group: patients below which the site withholds a group's figures.
+        shortcuts: shortcut → finding → figures; empty where they are withheld.
     """
 
     films: Count | None
@@ -143,8 +156,10 @@ class SiteReport(_Declared):
     models: dict[ModelName, ModelReport]
     metrics: Literal["withheld", "coarsened", "noised", "exact"] = "exact"
     counts: Release = "exact"
+    delivered: Delivered | None = None
     fingerprint: Sha256 | None = None
     smallest_group: Count | None = None
+    shortcuts: dict[Shortcut, dict[str, ShortcutReport]] = Field(default_factory=dict)
 
 
 def read_report(text: str, findings: Sequence[str]) -> SiteReport:
@@ -162,15 +177,31 @@ def read_report(text: str, findings: Sequence[str]) -> SiteReport:
         raise MessageError(
             f"expected a site's report: {first['type']} at depth {len(first['loc'])}"
         ) from None
-    figures: list[ModelReport | GroupReport] = [
-        *report.models.values(),
-        *(
-            group
-            for model in report.models.values()
-            for groups in model.subgroups.values()
-            for group in groups.values()
-        ),
+    groups = (
+        group
+        for model in report.models.values()
+        for by_name in model.subgroups.values()
+        for group in by_name.values()
+    )
+    figures: list[Collection[str]] = [
+        *(model.findings for model in report.models.values()),
+        *(group.findings for group in groups),
+        *report.shortcuts.values(),
     ]
-    if any(set(some.findings) != set(findings) for some in figures):
+    if any(set(some) != set(findings) for some in figures):
         raise MessageError(f"expected figures for {', '.join(findings)} of each model")
+    if not _comparable(report):
+        raise MessageError("expected margins over a shortcut of models that the report has AUROCs of")
     return report
+
+
+def _comparable(report: SiteReport) -> bool:
+    """Whether each margin lies between two AUROCs of the report."""
+    return all(
+        figures.auroc is not None
+        and (of_model := report.models.get(model)) is not None
+        and of_model.findings[finding].auroc is not None
+        for by_finding in report.shortcuts.values()
+        for finding, figures in by_finding.items()
+        for model in figures.margins
+    )

@@ -1,4 +1,6 @@
-"""Before any film is touched: are this model's gradients by unit what one backward pass a unit gives?"""
+"""Before any film is touched: are this model's gradients by unit what one backward pass a unit gives, and does training
+change nothing besides?
+"""
 
 from __future__ import annotations
 
@@ -27,16 +29,18 @@ def check_gradients(
     """Compare clipped sums of random films with passes of one unit each, and unclipped ones with the summed gradient.
 
     In float64 both ways of clipping, then as training goes: in float32, its layout and whichever way is cheaper. The
-    model is not changed.
+    model is not changed. What is frozen is seen to be so by running it: no buffer moves, and a batch normalisation is
+    refused that is in training mode or trains (`UnitGradients`).
 
     Args:
-        model: as it is trained; of a `MeanHead` the features are random.
+        model: as it is trained; what does not require gradients is frozen. Of a `MeanHead` the features are random.
         findings: F.
         orthogonality: weight of the orthogonality term in the loss.
         loss: `training.loss`.
 
     Raises:
-        UnknownGradientError: they differ, films are mixed, or a layer is not known: such a model must not be trained.
+        UnknownGradientError: they differ, films are mixed, a buffer moves, or a layer is not known: such a model must
+            not be trained.
     """
     generator = torch.Generator().manual_seed(0)
     shape = (model.channels, 1, 1) if isinstance(model, MeanHead) else (1, _SIDE, _SIDE)
@@ -53,6 +57,7 @@ def check_gradients(
         check = _Check(copy, films, labels.to(device, dtype), orthogonality, loss)
         for norms_first in choices:
             check.run(norms_first)
+        check.expect_still()
 
 
 class _Check:
@@ -62,6 +67,7 @@ class _Check:
         self._model, self._films, self._labels = model, films, labels
         self._weight, self._loss = orthogonality, loss
         self._tolerance = _TOLERANCE[films.dtype]
+        self._buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
         self._alone = [self._gradient(slice(start, end)) for start, end in _UNITS.bounds]
         self._norms = torch.stack([_norm(gradient) for gradient in self._alone])
 
@@ -77,6 +83,15 @@ class _Check:
             },
         )
         self._expect(math.inf, norms_first, self._gradient(slice(None)))
+
+    def expect_still(self) -> None:
+        """Whatever was run, every buffer is as it was."""
+        for name, buffer in self._model.named_buffers():
+            if not torch.equal(buffer, self._buffers[name]):
+                raise UnknownGradientError(
+                    f"{name}: expected a buffer that stays as it is, got one that moves in training: what a film "
+                    "changes there is not bounded; nothing was trained"
+                )
 
     def _expect(self, clipping_norm: float, norms_first: bool | None, expected: dict[str, Tensor]) -> None:
         recorder = UnitGradients(self._model, norms_first=norms_first)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -32,6 +33,7 @@ _HARMLESS_METHODS = frozenset(
     {Tensor.size, Tensor.dim, Tensor.numel, Tensor.stride, Tensor.is_floating_point, Tensor.is_contiguous}
 )
 _MIXING = frozenset({F.batch_norm, torch.batch_norm, torch.native_batch_norm})
+_BATCH_NORM = signature(F.batch_norm)
 
 _STRETCH = 1024
 """Numbers whose squares are added in float32."""
@@ -83,7 +85,8 @@ class UnitGradients:
         """Run the forward pass of a batch of `units` inside; the backward pass after it.
 
         Raises:
-            UnknownGradientError: a parameter is used in an unknown way or twice, or films are mixed by a batch norm.
+            UnknownGradientError: a parameter is used in an unknown way or twice, or films are mixed by a batch norm
+                that is not frozen.
         """
         if any(parameter.grad is not None for parameter in self._parameters.values()):
             raise UnknownGradientError("expected no gradients before a pass: set them to None")
@@ -221,10 +224,7 @@ class _Interception(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func in _MIXING:
-            raise UnknownGradientError(
-                "expected no batch normalisation, which mixes the films of a batch in every mode: set model.norm "
-                "to group"
-            )
+            self._expect_frozen(func, args, kwargs)
         managed = next(
             (tensor for tensor in _tensors((args, kwargs)) if self._recorder.manages(tensor)), None
         )
@@ -236,6 +236,19 @@ class _Interception(TorchFunctionMode):
         else:
             return layer(self._recorder, *args, **kwargs)
         return None
+
+    def _expect_frozen(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        """By fixed statistics and by parameters that do not train, it is an affine map of each film."""
+        if func is F.batch_norm:
+            given = _BATCH_NORM.bind(*args, **kwargs).arguments
+            fixed = given["running_mean"] is not None and given["running_var"] is not None
+            trains = any(self._recorder.manages(tensor) for tensor in _tensors(given))
+            if fixed and not trains and not given.get("training", False):
+                return
+        raise UnknownGradientError(
+            "expected no batch normalisation but a frozen one in evaluation mode: any other mixes the films of a "
+            "batch; set model.norm to group, or model.trainable to head"
+        )
 
 
 def _tensors(values: object) -> Iterator[Tensor]:

@@ -135,6 +135,7 @@ def train_epoch(
 
 def train(
     model: Classifier,
+    optimizer: torch.optim.Optimizer,
     films: FilmSet,
     config: TrainingConfig,
     schedule: Schedule,
@@ -144,13 +145,13 @@ def train(
     proximal: Proximal | None = None,
     workers: int = 0,
 ) -> float:
-    """Train `schedule.epochs` epochs with a fresh optimiser; the mean loss of the last one is returned.
+    """Train `schedule.epochs` epochs; the mean loss of the last one is returned.
 
     Args:
+        optimizer: of `model`; goes on from the state that it has.
         seeds: epoch index → seed of that epoch.
         workers: as in `train_epoch`.
     """
-    optimizer = make_optimizer(model, config)
     loss = 0.0
     for epoch in range(schedule.first, schedule.first + schedule.epochs):
         loss = train_epoch(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from acm_core.training.metrics import Estimate, FindingMetrics, Floats, Ints, evaluate_findings
+from acm_core.training.metrics import Estimate, Floats, Ints, evaluate_findings
 from acm_core.training.rounding import rounded_outward
 
 _DIGITS = 3
@@ -80,10 +80,7 @@ def evaluate_groups(
         name: [_patients_of_both(labels[rows, f], patients[rows], smallest) for f in range(len(findings))]
         for name, rows in chosen.items()
     }
-    shown = [
-        countable and all(_unlabelled(measured[name][finding]) or large[name][f] for name in chosen)
-        for f, finding in enumerate(findings)
-    ]
+    shown = countable_findings(labels, patients, groups, smallest=smallest)
     return {
         name: Group(
             seen[name] if countable else None,
@@ -101,12 +98,27 @@ def evaluate_groups(
     }
 
 
+def countable_findings(
+    labels: Floats, patients: Ints, groups: npt.NDArray[np.str_], *, smallest: int
+) -> list[bool]:
+    """For each finding, whether its films may be counted by group (F): no group has a small cell of it.
+
+    Arguments as in `evaluate_groups`.
+    """
+    chosen = [np.flatnonzero(groups == name) for name in np.unique(groups)]
+    if any(len(np.unique(patients[rows])) < smallest for rows in chosen):
+        return [False] * labels.shape[1]
+    return [
+        all(
+            np.isnan(labels[rows, f]).all() or _patients_of_both(labels[rows, f], patients[rows], smallest)
+            for rows in chosen
+        )
+        for f in range(labels.shape[1])
+    ]
+
+
 def _rounded(estimate: Estimate | None) -> Estimate | None:
     return None if estimate is None else rounded_outward(estimate, _DIGITS)
-
-
-def _unlabelled(metrics: FindingMetrics) -> bool:
-    return metrics.positives == metrics.negatives == 0
 
 
 def _patients_of_both(labels: Floats, patients: Ints, smallest: int) -> bool:

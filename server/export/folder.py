@@ -11,15 +11,10 @@ from acm_core.nn import DeployedClassifier, unfilled_classifier
 from acm_core.training.histograms import ScoreHistogram
 from acm_core.training.weights import load_arrays, set_arrays
 from server.export.bundle import PROGRAM, write_bundle
-from server.export.formats import ExportError, Traced, write_onnx, write_program
+from server.export.formats import Traced, write_onnx, write_program
 from server.model_card import model_card
 from server.results import federated_histograms
 from server.run_folder import FinishedRun, RunFolder
-
-_INPUT = (
-    "frontal chest X-ray as grey levels from 0 to 1, dense tissue bright; the whole film, its longer side shrunk to "
-    "that of the square by averaging areas, the shorter one padded evenly with black (0)"
-)
 
 
 def export(folder: RunFolder, *, attention_maps: bool) -> Iterator[Path]:
@@ -27,16 +22,11 @@ def export(folder: RunFolder, *, attention_maps: bool) -> Iterator[Path]:
 
     Raises:
         NoResultsError: the folder holds no finished run.
-        ExportError: the model lacks layers that stayed at the sites, or a file does not compute what the model does.
+        ExportError: a file does not compute what the model does.
         ModelMismatchError: the weights do not fit the run's configuration.
         OSError: the disk does not take a file.
     """
     run = folder.finished()
-    if run.config.federation.local_norm:
-        raise ExportError(
-            f"{folder.folder}: expected a whole model; with federation.local_norm the normalisation layers stay at the "
-            "sites, and each site has its own model"
-        )
     model = unfilled_classifier(run.config.model, len(run.config.findings))
     arrays = load_arrays(folder.model)
     set_arrays(model, arrays)
@@ -49,10 +39,9 @@ def export(folder: RunFolder, *, attention_maps: bool) -> Iterator[Path]:
         version=run.metrics["software"]["acm-fed"],
         findings=run.config.findings,
         model=run.config.model.shared(),
-        input=_INPUT,
         operating_points=_operating_points(run),
     )
-    deployment = write_deployment(to, description, arrays)
+    deployment = write_deployment(to, description, [arrays])
     yield to / "config.json"
     yield to / "model.safetensors"
     card = model_card(run.config, run.metrics)

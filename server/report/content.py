@@ -19,6 +19,8 @@ from server.registry import Registry
 from server.results import (
     MODELS,
     as_of,
+    delivered,
+    delivered_model,
     difference_text,
     federated_findings,
     federated_histograms,
@@ -29,9 +31,16 @@ from server.results import (
     start_sentence,
 )
 from server.run_folder import FinishedRun, RunFolder
+from server.shortcuts import shortcut_sentences, shortcuts_beside_model, shortcuts_in_short
 
 Content = dict[str, Any]
 
+_DELIVERED_WORDS = {
+    "federated": "Federated",
+    "fine_tuned": "Federated and fine-tuned",
+    "mixture": "Federated, half and half with alone",
+    "local_only": "Alone, which the site keeps",
+}
 _SILENCES = {"withheld": "withholds its figures", "no test films": "has no test films"}
 
 
@@ -54,7 +63,8 @@ def report_content(folder: RunFolder, state: ServerState | None) -> Content:
         "software": metrics["software"],
         "findings": list(config.findings),
         "answer": metrics["answer"],
-        "gain": metrics["federated_gain"],
+        "shortcuts": shortcuts_in_short(metrics),
+        "gain": metrics["gain"],
         "mean_over_sites": metrics["mean_over_sites"],
         "sites": {site: _site(report) for site, report in metrics["sites"].items()},
         "not_evaluated": metrics["not_evaluated"],
@@ -76,8 +86,8 @@ def report_content(folder: RunFolder, state: ServerState | None) -> Content:
 
 def _site(report: Mapping[str, Any]) -> Content:
     models = report["models"]
-    federated = models.get("federated")
-    subgroups = (federated or {}).get("subgroups", {})
+    subgroups = models.get("federated", {}).get("subgroups", {})
+    in_the_end = delivered_model(report)
     return {
         **{
             name: report[name]
@@ -87,9 +97,12 @@ def _site(report: Mapping[str, Any]) -> Content:
         "counts": report.get("counts", "exact"),
         "sentence": site_sentence(report),
         "silence": _silence(report),
-        "gain": federated and federated["gain"],
+        "delivered": delivered(report),
+        "gain": in_the_end and in_the_end["gain"],
         "mean_auroc": {name: models[name]["mean_auroc"] for name in MODELS if name in models},
         "findings": {name: models[name]["findings"] for name in MODELS if name in models},
+        "shortcuts": shortcuts_beside_model(report),
+        "shortcut_sentences": shortcut_sentences(report),
         "subgroups": subgroups,
         "alike": ", ".join(
             f"{attribute} {name}"
@@ -102,10 +115,10 @@ def _site(report: Mapping[str, Any]) -> Content:
 
 def site_sentence(report: Mapping[str, Any]) -> str:
     """What training together gave a site, in plain words and no more than its figures show."""
-    federated = report["models"].get("federated")
-    if federated is None:
+    model = delivered_model(report)
+    if model is None:
         return f"The site {_SILENCES[_silence(report)]}."
-    mean, gain = federated["mean_auroc"], federated["gain"]
+    mean, gain = model["mean_auroc"], model["gain"]
     if mean is None and report["metrics"] == "noised":
         return (
             "The site's noised counts do not prove for any finding that there are films with and without it: nothing "
@@ -115,7 +128,7 @@ def site_sentence(report: Mapping[str, Any]) -> str:
         return (
             "No finding has films with and without it among this site's test films: nothing can be said here."
         )
-    text = f"Federated, mean AUROC {_with_interval(mean)}"
+    text = f"{_DELIVERED_WORDS[delivered(report)]}, mean AUROC {_with_interval(mean)}"
     if gain is None:
         return f"{text}. The site did not train alone: whether it gained is not known."
     alone = report["models"]["local_only"]["mean_auroc"]

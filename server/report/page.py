@@ -10,9 +10,16 @@ from acm_core.groups import GROUPS
 from server.pages import pages
 from server.report import charts
 from server.report.content import Content
-from server.results import MODELS, attempts, interval_text
+from server.results import MODELS, attempts, difference_text, interval_text
+from server.shortcuts import NAMES
 
-HEADINGS = {"local_only": "alone", "federated": "federated", "pooled": "pooled"}
+HEADINGS = {
+    "local_only": "alone",
+    "federated": "federated",
+    "fine_tuned": "fine-tuned",
+    "mixture": "mixture",
+    "pooled": "pooled",
+}
 _MERGED = "all sites together"
 
 
@@ -20,11 +27,17 @@ def render(content: Content) -> str:
     """The page of what `report_content` gave."""
     environment = pages()
     tries = [attempt for record in content["rounds"] for attempt in attempts(record)]
-    environment.filters |= {"interval": _interval, "count": _count, "megabytes": _megabytes}
+    environment.filters |= {
+        "interval": _interval,
+        "difference": difference_text,
+        "count": _count,
+        "megabytes": _megabytes,
+    }
     return environment.get_template("report.html").render(
         **content,
         headings={model: HEADINGS[model] for model in MODELS if model in content["mean_over_sites"]},
         groups=GROUPS,
+        shortcut_names=NAMES,
         count_step=COUNT_STEP,
         forest=_forest(content),
         losses={title: _losses(content, name) for title, name in charts.LOSSES.items()},

@@ -18,7 +18,7 @@ from acm_core.data.site_films import load_site
 from acm_core.federated.encoding import Encoding, decode, encode
 from acm_core.federated.update import Arrays
 from acm_core.nn import build_classifier
-from acm_core.training.local import Schedule, train
+from acm_core.training.local import Schedule, make_optimizer, train
 from acm_core.training.weights import get_arrays
 from simulations.benchmark.measurement import Timing, machine, take_turns
 from simulations.phantoms import HospitalSpec, write_hospital
@@ -102,7 +102,13 @@ def _before_and_after_an_epoch(patients: int) -> tuple[Arrays, Arrays]:
         base = get_arrays(model)
         config = TrainingConfig(batch_size=16, precision="float32")
         train(
-            model, training_films, config, Schedule(0, 1, 10), seeds=lambda _: 0, device=torch.device("cpu")
+            model,
+            make_optimizer(model, config),
+            training_films,
+            config,
+            Schedule(0, 1, 10),
+            seeds=lambda _: 0,
+            device=torch.device("cpu"),
         )
         return base, get_arrays(model)
 

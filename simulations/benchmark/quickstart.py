@@ -28,7 +28,7 @@ from acm_core.config.loading import load_config
 from acm_core.config.sections import SiteConfig
 from acm_core.data.site_films import load_site
 from acm_core.nn import Classifier, build_classifier
-from acm_core.training.local import Schedule, predict, train
+from acm_core.training.local import Schedule, make_optimizer, predict, train
 from simulations.settings import SimulationConfig
 from simulations.sites import prepare_sites
 
@@ -85,6 +85,7 @@ def _train(
     metrics = {"validation_loss": predict(model, films.validation, config.training.batch_size, CPU)[1]}
     metrics["train_loss"] = train(
         model,
+        make_optimizer(model, config.training),
         films.train,
         config.training,
         Schedule((number - 1) * epochs, epochs, config.federation.rounds * epochs),

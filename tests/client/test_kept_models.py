@@ -14,7 +14,7 @@ import torch
 from crashes import dies_at_change
 
 from acm_core.federated.update import Arrays
-from client.kept_models import KeptModels, SiteRun
+from client.kept_models import KeptModels, KeptScores, SiteRun
 
 RUN = SiteRun("test", "0" * 12)
 FILMS = "f" * 64
@@ -28,14 +28,33 @@ def value_of(kept: Arrays | None) -> int | None:
     return int(kept["weight"][0, 0]) if kept and (kept["weight"] == kept["weight"][0, 0]).all() else None
 
 
+def value_of_update(kept: KeptModels, number: int) -> int | None:
+    """Of its weights, where the optimiser's state beside them is of the same round."""
+    given = kept.load_update(number, "f" * 64)
+    return None if given is None or value_of(given[0]) != value_of(given[1]) else value_of(given[0])
+
+
 def checkpoint_of(kept: dict[str, Any] | None) -> int | None:
     return None if kept is None else int(kept["steps"])
+
+
+def scores(value: int, *models: str) -> KeptScores:
+    said = {model: np.full((4, 2), value, np.float32) for model in models}
+    return KeptScores(np.zeros((4, 2), np.float32), np.arange(4), said)
+
+
+def value_of_scores(kept: KeptScores | None) -> int | None:
+    return None if kept is None else int(kept.models["federated"][0, 0])
 
 
 SAVES: dict[str, tuple[Callable[[KeptModels, int], None], Callable[[KeptModels], int | None]]] = {
     "normalisation": (
         lambda kept, number: kept.save_normalisation(number, arrays(number)),
         lambda kept: value_of(kept.load_normalisation(before=5)),
+    ),
+    "optimizer": (
+        lambda kept, number: kept.save_optimizer(number, arrays(number)),
+        lambda kept: value_of(kept.load_optimizer(before=5)),
     ),
     "residual": (
         lambda kept, number: kept.save_residual(number, arrays(number)),
@@ -49,9 +68,13 @@ SAVES: dict[str, tuple[Callable[[KeptModels, int], None], Callable[[KeptModels],
         lambda kept, number: kept.save_local_only(FILMS, arrays(number)),
         lambda kept: value_of(kept.load_local_only(FILMS)),
     ),
+    "scores": (
+        lambda kept, number: kept.save_scores(FILMS, scores(number, "federated")),
+        lambda kept: value_of_scores(kept.load_scores(FILMS)),
+    ),
     "update": (
-        lambda kept, number: kept.save_update(number, "f" * 64, arrays(number)),
-        lambda kept: value_of(kept.load_update(4, "f" * 64) or kept.load_update(3, "f" * 64)),
+        lambda kept, number: kept.save_update(number, "f" * 64, arrays(number), arrays(number)),
+        lambda kept: value_of_update(kept, 4) or value_of_update(kept, 3),
     ),
     "checkpoint": (
         lambda kept, number: kept.save_checkpoint(FILMS, {"steps": number, "weight": torch.ones(3)}),
@@ -107,14 +130,14 @@ def changed_at(content: bytes, place: int) -> bytes:
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize(
     ("what", "instead"),
-    [(what, 3 if what == "normalisation" else None) for what in (*SAVES, "gradient check")],
+    [(what, 3 if what in ("normalisation", "optimizer") else None) for what in (*SAVES, "gradient check")],
 )
 def test_what_is_damaged_is_said_and_not_taken(
     tmp_path: Path, what: str, instead: int | None, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     save, load = {
         **SAVES,
-        "update": (SAVES["update"][0], lambda kept: value_of(kept.load_update(4, "f" * 64))),
+        "update": (SAVES["update"][0], lambda kept: value_of_update(kept, 4)),
         "gradient check": (
             lambda kept, number: kept.save_gradient_check(f"torch {number}"),
             lambda kept: int((kept.load_gradient_check() or "0").split()[-1]) or None,
@@ -143,16 +166,46 @@ def test_a_run_begun_anew_keeps_its_own_rounds_and_not_those_of_the_former(
     for number in (*range(1, former + 1), 1, 2, 3):
         kept.save_normalisation(number, arrays(10 + number))
         kept.save_residual(number, arrays(20 + number))
-        kept.save_update(number, f"{number:064x}", arrays(30 + number))
+        kept.save_update(number, f"{number:064x}", arrays(30 + number), arrays(number))
         assert value_of(kept.load_normalisation(before=number + 1)) == 10 + number
         assert value_of(kept.load_residual(before=number + 1)) == 20 + number
-        assert value_of(kept.load_update(number, f"{number:064x}")) == 30 + number
-    assert len(list(tmp_path.rglob("*.safetensors"))) == 3 * 2
+        kept.save_optimizer(number, arrays(40 + number))
+        given = kept.load_update(number, f"{number:064x}")
+        assert given is not None
+        assert [value_of(one) for one in given] == [30 + number, number]
+        assert value_of(kept.load_optimizer(before=number + 1)) == 40 + number
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 4 * 2
 
 
 def test_every_update_of_a_round_is_kept_whoever_asks_for_it_again(tmp_path: Path) -> None:
     kept = KeptModels(tmp_path, RUN)
     requests = ["f" * 64, "e" * 64, "0" * 64]
     for number, request in enumerate(requests):
-        kept.save_update(1, request, arrays(number))
-    assert [value_of(kept.load_update(1, request)) for request in requests] == [0, 1, 2]
+        kept.save_update(1, request, arrays(number), {})
+    given = [kept.load_update(1, request) for request in requests]
+    assert [one and value_of(one[0]) for one in given] == [0, 1, 2]
+
+
+def test_scores_of_models_measured_later_stand_beside_those_before(tmp_path: Path) -> None:
+    kept = KeptModels(tmp_path, RUN)
+    kept.save_scores(FILMS, scores(1, "federated", "local_only"))
+    kept.save_scores(FILMS, scores(2, "federated", "pooled"))
+    loaded = kept.load_scores(FILMS)
+    assert loaded is not None
+    assert {model: int(values[0, 0]) for model, values in loaded.models.items()} == {
+        "federated": 2,
+        "local_only": 1,
+        "pooled": 2,
+    }
+    assert loaded.patients.tolist() == [0, 1, 2, 3]
+
+
+def test_scores_are_of_one_dataset(tmp_path: Path) -> None:
+    kept = KeptModels(tmp_path, RUN)
+    kept.save_scores(FILMS, scores(1, "local_only"))
+    kept.save_scores("e" * 64, scores(2, "federated"))
+    assert kept.load_scores(FILMS) is None
+    loaded = kept.load_scores("e" * 64)
+    assert loaded is not None
+    assert list(loaded.models) == ["federated"]
+    assert len(list(tmp_path.rglob("scores-*"))) == 1

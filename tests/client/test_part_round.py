@@ -149,3 +149,20 @@ def test_a_part_for_a_model_of_which_all_trains_is_refused(films: Path, tmp_path
     assert runner.answer(task(config, whole(head), 2)).refusal == Refusal.MODEL
     cut_off = {"encoded": whole(everything)["encoded"][:20]}
     assert runner.answer(replace(task(training("head"), cut_off), round=2)).refusal == Refusal.MODEL
+
+
+def test_a_head_on_frozen_batch_normalisation_trains_privately(films: Path, tmp_path: Path) -> None:
+    config = federation(
+        privacy={"epsilon": 8.0, "delta": 1e-3, "expected_batch": 10},
+        model={"trainable": "head", "norm": "batch", "context": "acm"},
+    )
+    everything, head = start(config)
+    policy = {"epsilon": 8.0, "delta": 1e-3, "population": 40}
+    runner = SiteRound(site(films, "A", state=tmp_path, privacy=policy))
+    reply = runner.answer(task(config, whole(everything)))
+    assert reply.refusal == ""
+    assert 0 < reply.metrics["epsilon"] < 8
+    moved = trained(reply, head)  # nothing else can be decoded
+    assert all(not np.array_equal(moved[name], head[name]) for name in head)
+    again = runner.answer(task(config, whole(everything)))
+    assert again.arrays["encoded"].tobytes() == reply.arrays["encoded"].tobytes()

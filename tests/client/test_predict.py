@@ -65,7 +65,10 @@ def test_every_file_has_a_row_with_the_models_answer_or_the_reason(
     given: Path, network: torch.nn.Module, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert predict(given) == 1
-    assert capsys.readouterr().out == f"{given / 'out.csv'}: 20 films answered, 2 files not used\n"
+    assert capsys.readouterr().out.splitlines() == [
+        "run test: the shared model, with the average of the sites' normalisation layers",
+        f"{given / 'out.csv'}: 20 films answered, 2 files not used",
+    ]
     table = rows(given)
     assert [row["file"] for row in table] == sorted(row["file"] for row in table)
     aside = {row["file"]: row for row in table if row["not_used"]}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from hospitals import FINDINGS
-from reports import estimate, metrics, model, report
+from reports import estimate, metrics, model, report, shortcuts
 
 from acm_core.config.sections import SitePrivacy
 from acm_core.federated.report import read_report
@@ -24,6 +24,7 @@ REPORT: dict[str, Any] = {
     "patients": 99,
     "training_films": 512,
     "set_aside": {"blank": 3, "lateral": 77},
+    "shortcuts": shortcuts({"grey": 0.71234, "view": 0.61234}, estimate(0.1012, 0.0345)),
 }
 
 
@@ -39,10 +40,12 @@ def test_by_default_nothing_leaves() -> None:
         "training_films": None,
         "set_aside": {},
         "models": {},
+        "delivered": None,
         "metrics": "withheld",
         "counts": "withheld",
         "fingerprint": None,
         "smallest_group": 10,
+        "shortcuts": {},
     }
     assert read_report(json.dumps(kept), FINDINGS).films is None
 
@@ -55,6 +58,30 @@ def test_coarsened_counts_are_rounded_down() -> None:
     figure = kept["models"]["federated"]["findings"][FINDINGS[0]]
     assert (figure["positives"], figure["negatives"]) == (0, 0)
     assert figure["auroc"] == {"value": 0.81, "low": 0.74, "high": 0.89, "standard_error": 0.04, "dropped": 0}
+
+
+@pytest.mark.parametrize("metrics", ["withheld", "noised"])
+@pytest.mark.parametrize("counts", ["withheld", "coarsened", "exact"])
+def test_shortcuts_which_training_films_made_stay_at_home_unless_figures_leave_without_noise(
+    counts: str, metrics: str
+) -> None:
+    assert released(REPORT, policy(counts=counts, metrics=metrics))["shortcuts"] == {}
+
+
+@pytest.mark.parametrize(
+    ("counts", "metrics", "digits"),
+    [("coarsened", "coarsened", 2), ("exact", "coarsened", 2), ("withheld", "exact", 3)],
+)
+def test_shortcuts_are_as_coarse_as_the_models_figures_and_views_cannot_be_counted(
+    counts: str, metrics: str, digits: int
+) -> None:
+    kept = released(REPORT, policy(counts=counts, metrics=metrics))["shortcuts"]
+    assert list(kept) == ["grey"]
+    figures = kept["grey"][FINDINGS[0]]
+    assert figures["auroc"]["value"] == round(0.71234, digits)
+    margin = figures["margins"]["federated"]
+    assert margin["low"] == {2: 0.03, 3: 0.032}[digits]  # outward from 0.0322
+    assert margin["high"] == {2: 0.18, 3: 0.171}[digits]
 
 
 def test_coarsening_does_not_make_a_verdict_certain() -> None:

@@ -20,7 +20,9 @@ from acm_core.federated.update import Arrays
 from acm_core.nn import build_classifier, normalisation_names
 from acm_core.randomness import stream_seed
 from acm_core.training.histograms import ScoreHistogram
+from acm_core.training.metrics import paired_difference
 from acm_core.training.weights import get_arrays
+from client.kept_models import KeptModels, SiteRun
 from client.site_round import SiteRound
 
 pytestmark = pytest.mark.usefixtures("narrow")
@@ -76,19 +78,42 @@ def test_a_strong_proximal_term_keeps_the_weights_near_the_global_model(films: P
     assert distance(100.0) < 0.5 * distance(0.0)
 
 
-def test_local_norm_stays_at_the_site_and_belongs_to_the_round_before(films: Path, tmp_path: Path) -> None:
-    config = federation(federation={"local_norm": True})
-    model = build_classifier(config.model, len(FINDINGS), seed=0)
-    norms = normalisation_names(model)
-    runner = SiteRound(site(films, "A", state=tmp_path))
-    first = runner.answer(train_task(config, 1))
-    shared = {name: array for name, array in initial(config).items() if name not in norms}
-    assert set(trained(first, shared)) | norms == set(initial(config))  # nothing else can be decoded
-    second = runner.answer(train_task(config, 2))
-    # Asked for round 2 once more, the site starts from its layers after round 1, not after round 2.
-    assert same(runner.answer(train_task(config, 2)).arrays, second.arrays)
-    fresh = SiteRound(site(films, "A", state=tmp_path / "fresh")).answer(train_task(config, 2))
-    assert not same(fresh.arrays, second.arrays)
+def test_a_site_goes_on_with_its_own_normalisation_layers(films: Path, tmp_path: Path) -> None:
+    """Of the round before: neither those that come nor those of an earlier attempt at the round."""
+    own, shared = (federation(federation={"normalisation": choice}) for choice in ("site", "shared"))
+    runner = SiteRound(site(films, "A", state=tmp_path / "own"))
+    first = trained(runner.answer(train_task(own, 1)), initial(own))
+    assert set(first) == set(initial(own))  # their average is for the model that is handed on
+    second = runner.answer(train_task(own, 2))
+    assert same(runner.answer(train_task(own, 2)).arrays, second.arrays)
+    # With the layers of round 1 sent along, a site that shares them does the same from the same place.
+    norms = normalisation_names(build_classifier(own.model, len(FINDINGS), seed=0))
+    sent = {name: first[name] if name in norms else array for name, array in initial(own).items()}
+    other = SiteRound(site(films, "A", state=tmp_path / "shared"))
+    assert other.answer(train_task(shared, 1)).refusal == ""
+    again = other.answer(replace(train_task(shared, 2), arrays=whole(sent)))
+    assert same(trained(again, sent), trained(second, initial(own)))
+    assert not same(trained(other.answer(train_task(shared, 2)), initial(own)), trained(second, initial(own)))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_site_goes_on_with_the_optimisers_state_of_the_round_before(
+    films: Path, tmp_path: Path, optimizer: str
+) -> None:
+    """Two rounds of one epoch without anybody else are one round of two epochs, bit for bit."""
+    settings = {"training": {"optimizer": optimizer, "schedule": "constant", "learning_rate": 0.01}}
+    config = federation(**settings, federation={"normalisation": "shared"})
+    twice = federation(**{"training": {**settings["training"], "epochs": 2}}, federation={"rounds": 1})
+    runner = SiteRound(site(films, "A", state=tmp_path / "two rounds"))
+    first = trained(runner.answer(train_task(config, 1)), initial(config))
+    for _ in range(2):  # asked for round 2 once more, it starts from the state after round 1
+        second = trained(runner.answer(replace(train_task(config, 2), arrays=whole(first))), first)
+        whole_run = SiteRound(site(films, "A", state=tmp_path / "one round")).answer(train_task(twice))
+        assert same(second, trained(whole_run, initial(config)))
+    forgetful = SiteRound(site(films, "A", state=tmp_path / "fresh"))
+    assert not same(
+        trained(forgetful.answer(replace(train_task(config, 2), arrays=whole(first))), first), second
+    )
 
 
 def test_evaluation_reports_models_side_by_side(films: Path) -> None:
@@ -102,12 +127,48 @@ def test_evaluation_reports_models_side_by_side(films: Path) -> None:
     )
     reply = runner.answer(Task(TaskKind.EVALUATE, 2, config.model_dump_json(), arrays=whole(initial(config))))
     report = json.loads(reply.report)
-    assert set(report["models"]) == {"federated", "local_only"}
+    assert set(report["models"]) == {"federated", "local_only", "mixture"}
     for model in report["models"].values():
         assert set(model["findings"]) == set(FINDINGS)
     assert report["models"]["federated"]["gain"] is not None
     assert report["patients"] <= report["films"]
+    assert set(report["shortcuts"]) == {"grey", "size", "border", "view"}
+    brightness = report["shortcuts"]["grey"]
+    assert set(brightness) == set(FINDINGS)
+    for finding, figures in brightness.items():
+        assert set(figures["margins"]) == (set() if figures["auroc"] is None else {"federated", "mixture"})
+        if figures["auroc"] is not None:
+            above = (
+                report["models"]["federated"]["findings"][finding]["auroc"]["value"]
+                - figures["auroc"]["value"]
+            )
+            assert figures["margins"]["federated"]["value"] == pytest.approx(above, abs=1.1e-3)
+    assert any(figures["auroc"] for figures in brightness.values())
     assert reply.arrays == {}
+
+
+def test_scores_stay_at_the_site_and_give_the_reported_gain(films: Path) -> None:
+    config, settings = federation(), site(films, "A")
+    for kind in (TaskKind.LOCAL_ONLY, TaskKind.EVALUATE):
+        task = Task(kind, 2, config.model_dump_json(), arrays=whole(initial(config)))
+        reply = SiteRound(settings).answer(task)
+        assert reply.refusal == ""
+    report = json.loads(reply.report)
+    kept = KeptModels(settings.state, SiteRun.of(config)).load_scores(report["fingerprint"])
+    assert kept is not None
+    assert set(kept.models) == set(report["models"])
+    gain = paired_difference(
+        kept.models["federated"],
+        kept.models["local_only"],
+        kept.labels,
+        kept.patients,
+        FINDINGS,
+        resamples=config.evaluation.bootstrap,
+        seed=stream_seed(config.seed, "A", "bootstrap"),
+    )
+    assert gain is not None
+    assert gain.to_dict() == report["models"]["federated"]["gain"]
+    assert "scores" not in reply.report
 
 
 def test_evaluation_reports_curves_calibration_and_groups(films: Path) -> None:
@@ -149,7 +210,7 @@ def test_a_run_begun_anew_with_another_encoding_has_nothing_of_what_int8_left(
 
 
 def test_a_run_begun_anew_has_nothing_of_the_rounds_of_the_former(films: Path, tmp_path: Path) -> None:
-    config = federation(model={"context": "se"}, federation={"local_norm": True, "encoding": "int8"})
+    config = federation(model={"context": "se"}, federation={"encoding": "int8"})
     rerun, fresh = (SiteRound(site(films, "A", state=tmp_path / name)) for name in ("rerun", "fresh"))
     assert rerun.answer(train_task(config)).refusal == ""
     # Of the run begun anew, the site is asked for round 1 and does not get through it.
@@ -225,10 +286,10 @@ def damage(state: Path, pattern: str) -> None:
 
 
 def test_a_round_goes_on_where_what_the_site_kept_is_damaged(films: Path, tmp_path: Path) -> None:
-    config = federation(model={"context": "se"}, federation={"local_norm": True, "encoding": "int8"})
+    config = federation(model={"context": "se"}, federation={"encoding": "int8"})
     runner = SiteRound(site(films, "A", state=tmp_path))
     assert runner.answer(train_task(config)).refusal == ""
-    for pattern in ("normalisation-*", "residual-*", "received.*"):
+    for pattern in ("normalisation-*", "optimizer-*", "residual-*", "received.*"):
         damage(tmp_path, pattern)
     reply = runner.answer(train_task(config, 2))
     fresh = SiteRound(site(films, "A", state=tmp_path / "fresh")).answer(train_task(config, 2))

@@ -48,9 +48,13 @@ def test_every_card_says(said: str) -> None:
     assert said in card(federation())
 
 
-def test_a_model_without_its_normalisation_layers_says_so() -> None:
-    assert "(FedBN): `model.safetensors` lacks them" in card(federation(federation={"local_norm": True}))
-    assert "FedBN" not in card(federation())
+def test_a_model_of_sites_with_their_own_normalisation_layers_says_so() -> None:
+    assert "(FedBN)" in card(federation())
+    for shared in (
+        federation(federation={"normalisation": "shared"}),
+        federation(model={"norm": "group"}),
+    ):
+        assert "FedBN" not in card(shared)
 
 
 def test_fedprox_is_named_with_its_weight() -> None:

@@ -14,7 +14,7 @@ from browser import SIZES, address_of, chromium, expect_readable, opened
 from hospitals import FINDINGS, federation
 from hypothesis import given
 from hypothesis import strategies as st
-from reports import coarsened, estimate, model, report
+from reports import coarsened, estimate, model, report, shortcuts
 from runs import finished_run, record
 
 from acm_core.audit_events import ReplyRefused, RunResumed, RunStarted, SiteMissing, SiteRefused
@@ -130,6 +130,29 @@ def test_an_attribute_in_which_all_films_are_alike_is_said_in_words(tmp_path: Pa
 )
 def test_a_sentence_says_no_more_than_the_figures(of_site: dict[str, Any], begins: str) -> None:
     assert site_sentence(of_site).startswith(begins)
+
+
+def test_what_needs_no_medicine_stands_beside_the_model(tmp_path: Path) -> None:
+    measured = shortcuts({"grey": 0.61234, "size": None, "border": 0.55}, estimate(0.012, 0.04))
+    run = finished_run(
+        tmp_path,
+        {"A": {**helped(), "shortcuts": measured}, "B": helped(), "C": {**report(), "shortcuts": measured}},
+    )
+    content = report_content(run, None)
+    assert content["sites"]["A"]["shortcuts"] == measured
+    assert content["sites"]["C"]["shortcuts"] == {}  # no model to stand beside
+    page = render(content)
+    assert page.count("What needs no medicine, at A") == 2  # the table's name and its caption
+    assert "What needs no medicine, at B" not in page
+    assert '0.612 (0.51–\N{WORD JOINER}0.71)<br><span class="soft">+0.012 (−0.068 to +0.092)</span>' in page
+    assert "not clearly better than film brightness alone for Lung Opacity (0.80 against 0.61) and" in page
+    assert (
+        "Not clearly better than brightness, film size, border or view alone: 2 of 2 findings at A." in page
+    )
+    assert ">view alone<" not in page
+    without = render(report_content(finished_run(tmp_path / "former", {"B": helped()}), None))
+    assert "no medicine" not in without
+    assert "clearly better" not in without
 
 
 def test_who_took_part_and_why_not(tmp_path: Path) -> None:
@@ -416,6 +439,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     crosswise = {site: {"A": estimate(0.7), "B": None} for site in "AB"}
     reports = {"A": helped(), "B": helped(by=-0.2)}
     reports["A"]["models"]["pooled"] = model(estimate(0.85))
+    reports["A"]["shortcuts"] = shortcuts(
+        {"grey": 0.78, "size": None, "border": 0.55, "view": 0.6}, estimate(0.012, 0.04)
+    )
     reports["A"]["models"]["federated"]["findings"][FINDINGS[0]]["calibration"]["bins"][3] = {
         "films": 12,
         "score": 0.35,

@@ -92,8 +92,8 @@ def test_a_value_without_an_interval_stands_at_its_site_and_not_in_the_mean() ->
 
 def test_where_no_site_has_a_defined_auroc_the_model_is_there_and_not_defined() -> None:
     summary = metrics({"A": report(federated=model(None), local_only=model(None))})
-    assert summary["mean_over_sites"] == {"local_only": None, "federated": None}
-    assert summary["federated_gain"] is None
+    assert summary["mean_over_sites"] == {"local_only": None, "federated": None, "delivered": None}
+    assert summary["gain"] is None
     assert summary["answer"] == ""
 
 
@@ -115,18 +115,18 @@ def test_the_text_of_a_difference_has_signs_at_which_no_line_breaks() -> None:
         # ±1.96 · √(0.01² + 0.01²) / 2 = ±0.0139
         (
             [(0.02, 0.01), (0.04, 0.01)],
-            "Training together helps: federated less local-only mean AUROC over 2 sites +0.030 "
-            "(95 % interval +0.016 to +0.044).",
+            "Training together helps: mean AUROC +0.030 against training alone, on average over 2 sites "
+            "(95 % interval +0.016 to +0.044); A +0.020, B +0.040.",
         ),
         (
             [(-0.02, 0.01), (-0.04, 0.01)],
-            "Training together hurts: federated less local-only mean AUROC over 2 sites −0.030 "
-            "(95 % interval −0.044 to −0.016).",
+            "Training together hurts: mean AUROC −0.030 against training alone, on average over 2 sites "
+            "(95 % interval −0.044 to −0.016); A −0.020, B −0.040.",
         ),
         (
             [(0.01, 0.01), (0.01, 0.01)],
-            "These films do not settle whether training together helps: federated less local-only mean AUROC over "
-            "2 sites +0.010 (95 % interval −0.004 to +0.024).",
+            "These films do not settle whether training together helps: mean AUROC +0.010 against training alone, "
+            "on average over 2 sites (95 % interval −0.004 to +0.024); A +0.010, B +0.010.",
         ),
     ],
 )
@@ -139,9 +139,22 @@ def test_the_answer(gains: list[tuple[float, float]], answer: str) -> None:
     assert metrics(sites)["answer"] == answer
 
 
+def test_the_answer_is_about_what_each_site_has_in_the_end() -> None:
+    federated = model(estimate(0.8), estimate(0.01, 0.01))
+    mixture = model(estimate(0.9), estimate(0.05, 0.01))
+    reports = {
+        "A": {**report(federated=federated, mixture=mixture), "delivered": "mixture"},
+        "B": {**report(federated=federated, mixture=mixture), "delivered": "federated"},
+    }
+    summary = metrics(reports)
+    assert summary["gain"]["value"] == pytest.approx(0.03)
+    assert summary["mean_over_sites"]["delivered"]["value"] == pytest.approx(0.85)
+    assert summary["answer"].endswith("A +0.050, B +0.010.")
+
+
 def test_without_local_only_models_there_is_no_answer() -> None:
     summary = metrics({"A": report(federated=model(estimate(0.8)))})
-    assert (summary["federated_gain"], summary["answer"]) == (None, "")
+    assert (summary["gain"], summary["answer"]) == (None, "")
 
 
 @settings(deadline=None, max_examples=40)
@@ -155,7 +168,7 @@ def test_the_answer_is_as_sure_as_its_interval(gains: list[tuple[float, float]])
     summary = metrics(sites, federation(federation={"sites": names, "quorum": 1}))
     mean = sum(value for value, _ in gains) / len(gains)
     half = NORMAL * math.sqrt(sum(error**2 for _, error in gains)) / len(gains)
-    gain = summary["federated_gain"]
+    gain = summary["gain"]
     assert (gain["low"], gain["high"]) == (pytest.approx(mean - half), pytest.approx(mean + half))
     answer = summary["answer"]
     assert answer.startswith("Training together helps:") == (gain["low"] > 0)

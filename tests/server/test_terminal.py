@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from hospitals import federation
-from reports import coarsened, estimate, metrics, model, report
+from reports import coarsened, estimate, metrics, model, report, shortcuts
 from rich.console import Console
 
 from acm_core.federated.messages import TaskKind
@@ -245,7 +245,7 @@ def test_a_site_that_rounds_its_counts_down_to_none_keeps_its_figures(tmp_path: 
 def test_where_nothing_is_defined_the_table_says_so() -> None:
     text = rendered(metrics({"B": report(federated=model(None))}))
     assert text.count("not defined") == 3
-    assert "federated" in text
+    assert "together" in text
 
 
 def test_a_model_that_a_site_does_not_have_is_a_dash() -> None:
@@ -259,6 +259,22 @@ def test_a_model_that_a_site_does_not_have_is_a_dash() -> None:
     )
     row = next(line for line in text.splitlines() if line.startswith("B "))
     assert " ".join(row.split()) == "B Lung Opacity 5/7 – 0.60 (.58–.62)"
+
+
+def test_a_model_that_is_not_above_a_shortcut_is_said_in_a_line(tmp_path: Path) -> None:
+    def said(margin: float) -> list[str]:
+        whole = {
+            **report(federated=model(estimate(0.8))),
+            "shortcuts": shortcuts({"grey": 0.7}, estimate(margin)),
+        }
+        output = io.StringIO()
+        print_results(Console(file=output, width=200), metrics({"A": whole}), tmp_path)
+        return [line for line in output.getvalue().splitlines() if "alone:" in line]
+
+    assert said(0.1) == [
+        "Not clearly better than brightness, film size, border or view alone: 2 of 2 findings at A."
+    ]
+    assert said(0.5) == []
 
 
 def test_the_run_ends_with_the_table_the_answer_and_the_paths(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ def deployed(
         version="0.1.0",
         findings=tuple(FINDINGS),
         model=config,
-        input="films",
         operating_points=points,
     )
-    return write_deployment(folder, description, get_arrays(network))
+    return write_deployment(folder, description, [get_arrays(network)])

@@ -72,6 +72,25 @@ def report(**models: dict[str, Any]) -> dict[str, Any]:
         "smallest_group": 10,
         "metrics": "exact",
         "counts": "exact",
+        "shortcuts": {},
+    }
+
+
+def shortcuts(
+    aurocs: dict[str, float | None],
+    margin: dict[str, Any] | None = None,
+    findings: Sequence[str] = FINDINGS,
+) -> dict[str, Any]:
+    """A site's shortcuts, each with one AUROC for every finding, the federated model above it by `margin`."""
+    return {
+        name: {
+            finding: {
+                "auroc": None if value is None else estimate(value, 0.05),
+                "margins": {} if value is None or margin is None else {"federated": margin},
+            }
+            for finding in findings
+        }
+        for name, value in aurocs.items()
     }
 
 

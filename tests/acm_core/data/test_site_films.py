@@ -11,6 +11,7 @@ from PIL import Image
 
 from acm_core.config.sections import SiteConfig
 from acm_core.data.site_films import FilmSet, SiteFilms, concatenate, load_site
+from acm_core.data.splits import Split
 
 
 def small_site(folder: Path, **changes: object) -> SiteConfig:
@@ -76,6 +77,32 @@ def test_a_patient_stands_in_one_split_under_one_number(tmp_path: Path) -> None:
         for (patient, _), number in zip(who(part), part.patients.tolist(), strict=True):
             assert numbers.setdefault(patient, number) == number
     assert len(set(numbers.values())) == 30
+
+
+def test_what_the_manifest_says_of_a_film_belongs_to_it(tmp_path: Path) -> None:
+    """A film's shape and view say which patient it is of, and so do its pixels."""
+    folder = tmp_path / "films"
+    folder.mkdir()
+    views = ["PA", "AP", ""]
+    rows = ["patient_id,image,view,Pneumonia"]
+    for patient in range(30):
+        pixels = np.random.default_rng(patient).integers(0, 256, (32 + patient, 40), np.uint8)
+        pixels[:, :20] = 8 * patient + 4
+        Image.fromarray(pixels).save(folder / f"{patient}.png")
+        rows.append(f"P{patient},{patient}.png,{views[patient % 3]},{patient % 2}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
+    site = hospitals.site(
+        tmp_path, "A", films=folder, labels=tmp_path / "labels.csv", label_map={"view": "view"}
+    )
+    films = load_site(site, ["Pneumonia"], 64)
+    for part, split in zip(sets(films), Split, strict=True):
+        facts = films.facts[split]
+        middle = np.asarray(part.images)[:, 32, 16].astype(float) * 255
+        patients = np.rint((middle - 4) / 8).astype(int)
+        assert facts.shapes.tolist() == [[32 + patient, 40] for patient in patients]
+        assert facts.views.tolist() == [["PA", "AP", "unknown"][patient % 3] for patient in patients]
+    assert films.facts[Split.TEST].views.tolist() == films.test_groups["view"].tolist()
+    assert len(films.facts[Split.TRAIN].shapes) == len(films.train) > 0
 
 
 def test_splits_stay_when_films_come(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ MODEL = {
     "gain": None,
     "subgroups": {"sex": {"F": GROUP, "unknown": GROUP}, "age": {"80 and over": GROUP}},
 }
+SHORTCUTS = {"grey": {"Nodule": {"auroc": ESTIMATE, "margins": {"federated": ESTIMATE}}}}
 
 
 def finding(**changes: Any) -> dict[str, Any]:
@@ -50,8 +51,10 @@ def report(**changes: Any) -> str:
         "models": {"federated": MODEL},
         "metrics": "exact",
         "counts": "coarsened",
+        "delivered": "mixture",
         "fingerprint": "0a" * 32,
         "smallest_group": 10,
+        "shortcuts": SHORTCUTS,
     }
     return json.dumps({**whole, **changes})
 
@@ -62,8 +65,9 @@ def test_a_whole_report_comes_back_as_it_was() -> None:
 
 def test_a_report_of_before_sites_said_how_their_counts_leave_is_readable() -> None:
     former = json.loads(report())
-    del former["counts"]
-    assert read_report(json.dumps(former), ["Nodule"]).counts == "exact"
+    del former["counts"], former["shortcuts"]
+    read = read_report(json.dumps(former), ["Nodule"])
+    assert (read.counts, read.shortcuts) == ("exact", {})
 
 
 @pytest.mark.parametrize(
@@ -91,6 +95,16 @@ def test_a_report_of_before_sites_said_how_their_counts_leave_is_readable() -> N
         report(models=finding(histogram={"positives": [[5, 1, 2]], "negatives": []})),
         report(models=finding(calibration={"error": 0.1, "bins": [None] * 11})),
         report(models=finding(operating_points=[{**POINT, "threshold": 2.0}])),
+        report(shortcuts={"Müller": SHORTCUTS["grey"]}),
+        report(shortcuts={"grey": {}}),
+        report(shortcuts={"grey": {"Müller": {"auroc": None, "margins": {}}}}),
+        report(shortcuts={"grey": {"Nodule": {"auroc": ESTIMATE}}}),
+        report(shortcuts={"grey": {"Nodule": {"auroc": {**ESTIMATE, "value": 1.5}, "margins": {}}}}),
+        report(shortcuts={"grey": {"Nodule": {"auroc": ESTIMATE, "margins": {"Müller": ESTIMATE}}}}),
+        # A margin over nothing, of a model that is not there, and of one without an AUROC.
+        report(shortcuts={"grey": {"Nodule": {"auroc": None, "margins": {"federated": ESTIMATE}}}}),
+        report(shortcuts={"grey": {"Nodule": {"auroc": ESTIMATE, "margins": {"pooled": ESTIMATE}}}}),
+        report(models=finding(auroc=None)),
     ],
 )
 def test_anything_else_is_refused_without_repeating_it(text: str) -> None:

@@ -51,6 +51,98 @@ def test_the_model_and_the_random_state_are_as_before() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("context", ["acm", "se", "cbam", "self_attention", "none"])
+@pytest.mark.parametrize(
+    ("trainable", "norm"), [("head", "batch"), ("head", "group"), ("norm", "group"), ("last_stage", "group")]
+)
+def test_a_part_passes_with_every_context_module(context: str, trainable: str, norm: str) -> None:
+    check_gradients(classifier(context=context, trainable=trainable, norm=norm), 2, 0.1)
+
+
+def test_a_frozen_bottleneck_with_batch_normalisation_passes() -> None:
+    model = classifier(context="acm", architecture="resnet50", trainable="head", norm="batch")
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_var"):
+            buffer.uniform_(0.5, 2.0, generator=torch.Generator().manual_seed(1))
+    check_gradients(model, 2, 0.1)
+
+
+@pytest.mark.parametrize("trainable", ["all", "norm", "last_stage"])
+def test_batch_normalisation_that_trains_is_refused(trainable: str) -> None:
+    with pytest.raises(UnknownGradientError, match=r"set model\.norm to group, or model\.trainable to head"):
+        check_gradients(classifier(norm="batch", trainable=trainable), 2, 0.1)
+
+
+def frozen(**changes: Any) -> Classifier:
+    return classifier(norm="batch", trainable="head", **changes)
+
+
+@pytest.mark.parametrize("name", ["bn1", "layer1.0.bn2", "layer4.1.bn1"])
+def test_a_frozen_normalisation_in_training_mode_is_refused(name: str) -> None:
+    """One layer that no call of `train` or `eval` takes out of it: its statistics are the batch's, and they move."""
+
+    class Moving(nn.BatchNorm2d):
+        def train(self, mode: bool = True) -> Moving:
+            return super().train()
+
+    model = frozen()
+    model.get_submodule(name).__class__ = Moving
+    with pytest.raises(UnknownGradientError, match="expected no batch normalisation but a frozen one"):
+        check_gradients(model, 2, 0.1)
+
+
+def test_a_model_that_puts_all_of_itself_into_training_mode_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Classifier, "train", nn.Module.train)
+    with pytest.raises(UnknownGradientError, match="expected no batch normalisation but a frozen one"):
+        check_gradients(frozen(), 2, 0.1)
+
+
+@pytest.mark.parametrize("parameter", ["weight", "bias"])
+def test_a_frozen_normalisation_whose_affine_map_trains_is_refused(parameter: str) -> None:
+    model = frozen()
+    getattr(model.layer4[1].bn2, parameter).requires_grad_()
+
+    def stays_in_evaluation(module: nn.Module, _: object) -> None:
+        module.eval()
+
+    model.layer4[1].bn2.register_forward_pre_hook(stays_in_evaluation)
+    with pytest.raises(UnknownGradientError, match="expected no batch normalisation but a frozen one"):
+        check_gradients(model, 2, 0.1)
+
+
+class Drifting(nn.BatchNorm2d):
+    """Normalises by fixed statistics as a frozen layer does, and lets them follow the films behind autograd's back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        self.running_mean += 1e-12 * x.detach().mean((0, 2, 3))
+        return y
+
+
+def test_a_frozen_normalisation_that_moves_is_refused() -> None:
+    """By too little for any gradient to tell."""
+    model = frozen()
+    model.layer3[0].bn1.__class__ = Drifting
+    with pytest.raises(
+        UnknownGradientError, match=r"layer3\.0\.bn1\.running_mean: expected a buffer that stays as it is"
+    ):
+        check_gradients(model, 2, 0.1)
+
+
+def test_films_mixed_in_a_frozen_trunk_are_refused() -> None:
+    class Mixing(nn.BatchNorm2d):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            return y + 1e-3 * y.mean(0, keepdim=True)
+
+    model = frozen()
+    model.layer2[1].bn2.__class__ = Mixing
+    with pytest.raises(UnknownGradientError, match="a layer mixes films or is not known"):
+        check_gradients(model, 2, 0.1)
+
+
 class MixingHead(nn.Conv2d):
     """Takes a share of the batch's mean from every film's scores: no parameter, no layer of its own."""
 

@@ -1,0 +1,285 @@
+"""Shortcuts: no information is one half on average, all of it is 1.0, and the direction comes from training films."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import Ridge
+
+from acm_core.training.metrics import evaluate_findings, paired_difference
+from acm_core.training.rounding import rounded_outward
+from acm_core.training.shortcuts import (
+    SHORTCUTS,
+    Features,
+    Shortcut,
+    evaluate_shortcuts,
+    shortcut_scores,
+)
+
+Array = npt.NDArray[Any]
+FINDINGS = ("Nodule", "Fracture")
+
+
+def features(random: np.random.Generator, films: int) -> Features:
+    return Features(
+        random.random(films),
+        random.normal(size=(films, 2)),
+        random.random((films, 36)),
+        random.choice(["AP", "PA", "unknown"], films),
+    )
+
+
+def labels_of(random: np.random.Generator, films: int) -> Array:
+    """Of two findings, with gaps; both classes of both are there."""
+    labels = random.integers(0, 2, (films, 2)).astype(np.float32)
+    labels[random.random((films, 2)) < 0.1] = np.nan
+    labels[:2] = [[0, 1], [1, 0]]
+    return labels
+
+
+def measured(
+    train: Features, labels: Array, test: Features, truth: Array, patients: Array | None = None
+) -> dict[Shortcut, dict[str, float | None]]:
+    """AUROC of each shortcut and finding, three digits."""
+    figures = evaluate_shortcuts(
+        shortcut_scores(train, labels, test),
+        {},
+        truth,
+        np.arange(len(truth)) if patients is None else patients,
+        FINDINGS,
+        resamples=0,
+        seed=0,
+    )
+    return {
+        shortcut: {
+            finding: None if one.auroc is None else one.auroc.value for finding, one in by_finding.items()
+        }
+        for shortcut, by_finding in figures.items()
+    }
+
+
+def test_what_carries_no_information_is_one_half_on_average_and_its_interval_says_so() -> None:
+    runs, covered = 200, dict.fromkeys(SHORTCUTS, 0)
+    values: dict[Shortcut, list[float]] = {shortcut: [] for shortcut in SHORTCUTS}
+    for seed in range(runs):
+        random = np.random.default_rng(seed)
+        scores = shortcut_scores(features(random, 80), labels_of(random, 80), features(random, 80))
+        truth = labels_of(random, 80)
+        for shortcut, by_finding in evaluate_shortcuts(
+            scores, {}, truth, np.arange(80), FINDINGS, resamples=200, seed=seed
+        ).items():
+            auroc = by_finding["Nodule"].auroc
+            if auroc is None:
+                continue
+            assert auroc.low is not None
+            assert auroc.high is not None
+            values[shortcut].append(auroc.value)
+            covered[shortcut] += auroc.low <= 0.5 <= auroc.high
+    for shortcut, found in values.items():
+        assert len(found) > 0.98 * runs
+        # A direction chosen on the test films would make it 0.55.
+        assert abs(np.mean(found) - 0.5) < 4 * np.std(found) / np.sqrt(len(found))
+        assert covered[shortcut] > 0.89 * len(found)
+
+
+def test_the_direction_is_that_of_the_training_films() -> None:
+    random = np.random.default_rng(1)
+    train, test = features(random, 60), features(random, 60)
+    labels = (train.grey[:, None] > 0.5).astype(np.float32).repeat(2, axis=1)
+    against = (test.grey[:, None] < 0.5).astype(np.float32).repeat(2, axis=1)
+    assert measured(train, labels, test, against)["grey"] == dict.fromkeys(FINDINGS, 0.0)
+    assert measured(train, labels, test, 1 - against)["grey"] == dict.fromkeys(FINDINGS, 1.0)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("shortcut", SHORTCUTS)
+def test_a_finding_that_equals_the_shortcut_reaches_one(shortcut: Shortcut, turned: bool) -> None:
+    random = np.random.default_rng(2)
+    train, test = features(random, 400), features(random, 400)
+
+    def truth(of: Features) -> Array:
+        positive = {
+            "grey": of.grey > 0.6,
+            "size": of.size[:, 1] > 0.2,
+            "border": of.border[:, 7] > 0.5,
+            "view": of.view == "AP",
+        }[shortcut]
+        return (positive != turned).astype(np.float32)[:, None].repeat(2, axis=1)
+
+    found = measured(train, truth(train), test, truth(test))
+    expected = (
+        1.0 if shortcut in ("grey", "view") else 0.97
+    )  # a line through noise of other features is not exact
+    assert all(value is not None and value >= expected for value in found[shortcut].values())
+    others = [value for name in SHORTCUTS if name != shortcut for value in found[name].values()]
+    assert all(value is not None and 0.4 < value < 0.6 for value in others)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    films=st.integers(4, 40),
+    change=st.sampled_from(
+        [np.exp, np.sqrt, lambda grey: grey**3, lambda grey: 1 - grey, lambda grey: -np.exp(grey)]
+    ),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_monotone_change_of_all_greys_changes_nothing(
+    seed: int, films: int, change: Callable[[Array], Array]
+) -> None:
+    random = np.random.default_rng(seed)
+    train, test = features(random, films), features(random, films)
+    labels, truth = labels_of(random, films), labels_of(random, films)
+
+    def changed(of: Features) -> Features:
+        return Features(change(of.grey), of.size, of.border, of.view)
+
+    before, after = (
+        measured(train, labels, test, truth),
+        measured(changed(train), labels, changed(test), truth),
+    )
+    for finding in FINDINGS:
+        column = FINDINGS.index(finding)
+        known = ~np.isnan(labels[:, column])
+        of_training = evaluate_findings(
+            train.grey[known, None],
+            labels[known, column][:, None],
+            np.arange(known.sum()),
+            ("",),
+            resamples=0,
+            seed=0,
+        )[""].auroc
+        assert of_training is not None
+        if of_training.value != 0.5:  # then neither direction is the better one
+            assert after["grey"][finding] == before["grey"][finding]
+    assert {**after, "grey": None} == {**before, "grey": None}
+
+
+@given(seed=st.integers(0, 2**32 - 1), films=st.integers(4, 40))
+@settings(max_examples=40, deadline=None)
+def test_the_order_of_the_films_changes_nothing(seed: int, films: int) -> None:
+    """Also where many films are alike, as sizes are."""
+    random = np.random.default_rng(seed)
+    train, test = features(random, films), features(random, films)
+    test = Features(
+        np.round(test.grey, 1), np.round(test.size), np.round(test.border[:, :1]) * np.ones(36), test.view
+    )
+    labels, truth, patients = labels_of(random, films), labels_of(random, films), np.arange(films) // 2
+    order = random.permutation(films)
+    shuffled = Features(test.grey[order], test.size[order], test.border[order], test.view[order])
+    before = measured(train, labels, test, truth, patients)
+    assert measured(train, labels, shuffled, truth[order], patients[order]) == before
+
+
+def test_size_and_border_are_scikit_learns_ridge() -> None:
+    random = np.random.default_rng(3)
+    train, test, labels = features(random, 50), features(random, 20), labels_of(random, 50)
+    scores = shortcut_scores(train, labels, test)
+    for shortcut in ("size", "border"):
+        of_training, of_test = getattr(train, shortcut), getattr(test, shortcut)
+        for column in range(2):
+            known = ~np.isnan(labels[:, column])
+            mean, spread = of_training[known].mean(axis=0), of_training[known].std(axis=0)
+            model = Ridge(alpha=0.1 * known.sum()).fit(
+                (of_training[known] - mean) / spread, labels[known, column]
+            )
+            expected = model.predict((of_test - mean) / spread) - model.intercept_
+            assert scores[shortcut][:, column] == pytest.approx(expected, abs=1e-10)
+
+
+def test_a_views_score_is_its_share_in_training() -> None:
+    view = np.array(["AP"] * 4 + ["PA"] * 6)
+    labels = np.array([1, 1, 1, 0, 0, 0, 0, 1, 0, np.nan])[:, None]
+    rest = np.zeros((10, 2))
+    train = Features(np.arange(10.0), rest, rest, view)
+    seen = np.array(["AP", "PA", "unknown"])
+    test = Features(np.arange(3.0), rest[:3], rest[:3], seen)
+    overall = 4 / 9
+    expected = [(3 + overall) / 5, (1 + overall) / 6, overall]  # nobody in training has an unknown view
+    assert shortcut_scores(train, labels, test)["view"][:, 0] == pytest.approx(expected)
+
+
+def test_a_margin_is_the_paired_difference() -> None:
+    random = np.random.default_rng(4)
+    train, test = features(random, 60), features(random, 60)
+    truth, patients = labels_of(random, 60), np.arange(60) // 2
+    model = random.random((60, 2)).astype(np.float32)
+    scores = shortcut_scores(train, labels_of(random, 60), test)
+    figures = evaluate_shortcuts(
+        scores, {"federated": model}, truth, patients, FINDINGS, resamples=100, seed=7
+    )
+    alone = evaluate_findings(model, truth, patients, FINDINGS, resamples=100, seed=7)
+    for shortcut, by_finding in figures.items():
+        for column, finding in enumerate(FINDINGS):
+            one = slice(column, column + 1)
+            expected = paired_difference(
+                model[:, one],
+                scores[shortcut][:, one],
+                truth[:, one],
+                patients,
+                [finding],
+                resamples=100,
+                seed=7,
+            )
+            assert expected is not None
+            figure, of_model = by_finding[finding], alone[finding].auroc
+            assert figure.margins == {"federated": rounded_outward(expected, 3)}
+            assert figure.auroc is not None
+            assert of_model is not None
+            assert figure.margins["federated"].value == pytest.approx(
+                of_model.value - figure.auroc.value, abs=1.1e-3
+            )
+
+
+def nothing(films: int) -> Features:
+    return features(np.random.default_rng(0), films)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        (np.zeros((0, 2)), np.array([[1.0, 0], [0, 1]])),  # no training film
+        (np.ones((5, 2)), np.array([[1.0, 0], [0, 1]])),  # one class
+        (np.full((5, 2), np.nan), np.array([[1.0, 0], [0, 1]])),  # not labelled
+        (np.array([[1.0, 0], [0, 1]]), np.zeros((0, 2))),  # no test film
+        (np.array([[1.0, 0], [0, 1]]), np.ones((1, 2))),  # one test film
+        (np.array([[1.0, 0], [0, 1]]), np.full((3, 2), np.nan)),
+        (np.array([[1.0, 0], [0, 1]]), np.ones((3, 2))),
+    ],
+)
+def test_where_there_is_nothing_to_say_there_is_no_figure(train: Array, test: Array) -> None:
+    figures = evaluate_shortcuts(
+        shortcut_scores(nothing(len(train)), train, nothing(len(test))),
+        {"federated": np.zeros(test.shape)},
+        test,
+        np.arange(len(test)),
+        FINDINGS,
+        resamples=10,
+        seed=0,
+    )
+    assert set(figures) == set(SHORTCUTS)
+    assert all(
+        one.to_dict() == {"auroc": None, "margins": {}}
+        for by_finding in figures.values()
+        for one in by_finding.values()
+    )
+
+
+def test_films_that_are_alike_have_no_figure() -> None:
+    random = np.random.default_rng(5)
+    train, labels, truth = features(random, 40), labels_of(random, 40), labels_of(random, 40)
+    alike = Features(np.full(40, 0.3), np.full((40, 2), 0.1), np.full((40, 36), 0.1), np.full(40, "PA"))
+    assert all(
+        value is None for of in measured(train, labels, alike, truth).values() for value in of.values()
+    )
+    of_alike = measured(alike, labels, features(random, 40), truth)
+    assert of_alike["size"] == of_alike["border"] == of_alike["view"] == dict.fromkeys(FINDINGS)
+
+
+def test_features_show_no_films() -> None:
+    assert repr(nothing(3)) == "Features()"
