@@ -39,6 +39,7 @@ COMMANDS = (
     "client.audit verify",  # what reads the log has a parser of its own
     "simulations.run",
     "simulations.compare",
+    "simulations.pretrain",
     "simulations.pointing",
     "simulations.benchmark",
 )
