@@ -35,6 +35,7 @@ from acm_core.training.weights import ModelMismatchError, blank_arrays, get_arra
 from client.delivery import Delivery
 from client.device import use_device
 from client.evaluation import FEDERATED, evaluate_models
+from client.frozen_features import what_trains
 from client.kept_models import KeptModels, SiteRun
 from client.local_only import train_local_only
 from client.policy import expect_permitted, permitted_privacy
@@ -101,15 +102,17 @@ class SiteRound:
             if privacy is not None and not mixed and not figures_leave(privacy[1]):
                 return Reply(self._site.site, task.round)  # nobody would learn how well it does
             model = self._model(config, self._received(task, config, kept))
+            trained, seen = what_trains(model, films, config, kept, self._device)
             train_local_only(
                 model,
                 config,
                 self._site.site,
-                films.train,
+                seen.train,
                 films.fingerprint,
                 kept,
                 self._device,
                 self._site.workers,
+                trained,
             )
             return Reply(self._site.site, task.round)
         return self._evaluate(task, config, films, kept)
@@ -156,16 +159,17 @@ class SiteRound:
         proximal: Proximal | None,
     ) -> tuple[Reply, Arrays]:
         """The trained weights, and the optimiser's state after the round."""
+        trained, films = what_trains(model, films, config, kept, self._device)
         metrics: dict[str, float] = {}
         if len(films.validation):
             metrics["validation_loss"] = predict(
-                model, films.validation, config.training.batch_size, self._device
+                trained, films.validation, config.training.batch_size, self._device
             )[1]
         epochs = config.training.epochs
         optimizer = make_optimizer(model, config.training)
         set_optimizer_arrays(optimizer, model, kept.load_optimizer(before=task.round))
         metrics["train_loss"] = train(
-            model,
+            trained,
             optimizer,
             films.train,
             config.training,

@@ -107,11 +107,13 @@ def privacy_statement(config: FederationConfig) -> str:
     if privacy is None:
         return "no differential privacy: the weights may reveal that a film was among the training films"
     unit = "patient" if privacy.unit == "patient" else "film (not of a patient with several)"
+    caveat = "" if privacy.caveat is None else f". {privacy.caveat}"
     return (
         f"differential privacy: each {unit}'s presence, films and labels at one site, (ε = {privacy.epsilon:g}, δ = "
         f"{privacy.delta:g}) for the whole run under add/remove adjacency, against the server, the other sites and "
         "whoever holds the model, if the site runs unmodified code. Not covered: which site it is, facts about a "
         "cohort, a patient treated at several sites, figures that a site releases besides, side channels, poisoning"
+        f"{caveat}"
     )
 
 

@@ -55,7 +55,14 @@ class ModelConfig(Section):
         False,
         description="weight standardisation of the trunk's convolutions; helps with group norm and privacy",
     )
-    head: Literal["max", "average"] = Field("max", description="global pooling of the findings' score maps")
+    head: Literal["max", "average", "projected"] = Field(
+        "max",
+        description="max, average: global pooling of the findings' score maps; projected: linear on the pooled "
+        "features, centred, cut to few axes as the start says, at unit length: for private training of the head alone",
+    )
+    dimensions: int = Field(
+        64, ge=1, description="axes that a projected head keeps; the start's have to be as many"
+    )
     groups: int = Field(32, ge=1, description="groups G of the attend-and-compare module")
     initialisation: Literal["kaiming", "identity"] = Field(
         "kaiming", description="of the context modules; identity keeps the residual branch as it is at step 0"
@@ -81,6 +88,9 @@ class ModelConfig(Section):
         return self.model_copy(update={"weights": None})
 
 
+Loss = Literal["logistic", "least_squares"]
+
+
 class TrainingConfig(Section):
     """What a site does in one round."""
 
@@ -93,6 +103,10 @@ class TrainingConfig(Section):
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only")
     weight_decay: float = Field(1e-4, ge=0, description="of matrices and kernels; norms and biases have none")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="over the rounds of the whole run")
+    loss: Loss = Field(
+        "logistic",
+        description="where a film is labelled; least_squares: of a logit's distance from 1 (present) or −1 (absent)",
+    )
     orthogonality: float = Field(0.1, ge=0, description="weight of |mean orthogonality term| in the loss")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 autocast where the processor has it in hardware"
@@ -110,7 +124,12 @@ class PrivacyConfig(Section):
     unit: PrivacyUnit = Field(
         "patient", description="whose presence is hidden; a patient's films count as one"
     )
-    epsilon: float = Field(gt=0, le=100, description="ε that the whole run may cost a site's units")
+    epsilon: float = Field(
+        gt=0,
+        le=1e6,
+        description="ε that the whole run may cost a site's units; above 100 it is no promise about membership, and "
+        "was found to stop reconstruction of films (Ziller et al. 2024)",
+    )
     delta: Delta = Field(1e-5, description="δ of the whole run; below 1/units")
     clipping_norm: float = Field(1.0, gt=0, description="C, bound on the L2 norm of a unit's gradient")
     expected_batch: int = Field(ge=1, description="units a step on average; the divisor, public")
@@ -123,6 +142,28 @@ class PrivacyConfig(Section):
     accountant: Literal["prv", "rdp"] = Field(
         "prv", description="prv: numerical composition, tight; rdp: Rényi, looser and faster"
     )
+
+    @property
+    def caveat(self) -> str | None:
+        """What has to be said of an ε that promises nobody that their presence stays hidden; None where it does."""
+        return no_promise_about_membership(self.epsilon)
+
+
+def no_promise_about_membership(epsilon: float) -> str | None:
+    """What to say of an ε above 100, or None.
+
+    At ε = 100 and δ = 1e-5 a full-batch mechanism already tells presence from absence at ten standard deviations. That
+    far larger ones stop reconstruction attacks was found by Ziller et al., Nature Machine Intelligence 2024.
+    """
+    if epsilon <= _LARGEST_PROMISE:
+        return None
+    return (
+        f"ε = {epsilon:g}: this is no promise about membership; it was found to stop reconstruction of films "
+        "(Ziller et al. 2024)"
+    )
+
+
+_LARGEST_PROMISE = 100.0
 
 
 def _privacy_off(value: object) -> object:
@@ -269,6 +310,19 @@ class FederationConfig(Section):
             raise ValueError(
                 "expected evaluation.local_only: true with deliver.rule: mixture, got false: it mixes the shared model "
                 "with the one that the site trains alone"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _projected_from_a_start(self) -> FederationConfig:
+        if (
+            self.model.head == "projected"
+            and self.model.weights is None
+            and self.model.weights_sha256 is None
+        ):
+            raise ValueError(
+                "expected model.weights with model.head: projected, got none: the axes come with the start "
+                "(python -m simulations.pretrain)"
             )
         return self
 
