@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from simulations.compare import markdown
+from simulations.markdown import markdown_table
 
 if TYPE_CHECKING:
     from acm_core.training.metrics import Estimate
@@ -168,7 +168,7 @@ def table(results: Sequence[Result]) -> str:
         + (f"{result.auroc.value:.3f}" if result.auroc else "not defined")
         for result in results
     ]
-    return f"{markdown(lines)}\n" + "\n".join(aurocs) + "\n"
+    return f"{markdown_table(lines)}\n" + "\n".join(aurocs) + "\n"
 
 
 def _cell(rows: Sequence[Row]) -> str:
