@@ -36,6 +36,7 @@ COMMANDS = (
     "client.predict",
     "client.explain",
     "client.adapt",
+    "client.export",
     "client.privacy",
     "client.audit",
     "client.audit verify",  # what reads the log has a parser of its own
