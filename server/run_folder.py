@@ -17,9 +17,8 @@ from acm_core.files import write_text_atomically
 if TYPE_CHECKING:
     from server.state import RoundState
 
-_UNSAID = {
-    "server_step": ServerStepConfig().model_dump(mode="json")
-}  # of runs saved before there was the key
+# What a key was in runs that were saved before there was the key.
+_UNSAID = {"server_step": ServerStepConfig().model_dump(mode="json")}
 _SIMULATION = "simulation"  # the section that only a simulation's file has
 
 
