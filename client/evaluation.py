@@ -24,6 +24,7 @@ from acm_core.training.metrics import (
     paired_difference,
 )
 from acm_core.training.subgroups import evaluate_groups
+from client.kept_models import KeptModels, KeptScores
 
 Report = dict[str, Any]
 
@@ -36,8 +37,12 @@ def evaluate_models(
     config: FederationConfig,
     site: SiteConfig,
     device: torch.device,
+    kept: KeptModels,
 ) -> Report:
     """How well each model does on the test films, with patient-bootstrap intervals.
+
+    Args:
+        kept: where the scores stay, so that any two models of the run can be compared at the site afterwards.
 
     Returns:
         JSON-ready, see `SiteReport`. The same resamples stand behind every figure. A finding without both classes
@@ -60,6 +65,8 @@ def evaluate_models(
     scores = {
         name: predict(model, test, config.training.batch_size, device)[0] for name, model in models.items()
     }
+    if scores:
+        kept.save_scores(films.fingerprint, KeptScores(test.labels, test.patients, scores))
     for name, values in scores.items():
         arguments = (test.labels, test.patients, config.findings)
         gain = None

@@ -1,4 +1,4 @@
-"""What a site keeps of a run: its normalisation layers (FedBN), the model it trained alone, where training stands.
+"""What a site keeps of a run: normalisation layers (FedBN), its own model, test scores, where training stands.
 
 Every file has its SHA-256 with it. One that is damaged is named in the site's log and taken for one that is not there;
 each `load_…` says what that means. A disk that cannot be read at the moment is an OSError and takes nothing away.
@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from acm_core.config.sections import FederationConfig
 from acm_core.federated.update import Arrays
@@ -25,6 +27,8 @@ from acm_core.training.weights import load_sealed_arrays, save_sealed_arrays
 log = logging.getLogger("acm_fed.client")
 
 Kept = TypeVar("Kept")
+
+_SCORES = "scores/"  # before the name of a model
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,21 @@ class SiteRun:
         settings["rounds"] = config.federation.rounds
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         return cls(config.name, digest[:12])
+
+
+@dataclass(frozen=True)
+class KeptScores:
+    """What models said of a site's N test films with F findings; it stays at the site.
+
+    Attributes:
+        labels: float32 N×F; 1 present, 0 absent, NaN not labelled.
+        patients: int64 N; films of one patient share a number.
+        models: name → float32 N×F, higher means more likely.
+    """
+
+    labels: NDArray[np.float32]
+    patients: NDArray[np.int64]
+    models: dict[str, NDArray[np.float32]]
 
 
 class KeptModels:
@@ -123,6 +142,31 @@ class KeptModels:
         """Where local-only training on this dataset stood, or None: then it begins anew."""
         return _load(self._checkpoint(films), _load_checkpoint)
 
+    def save_scores(self, films: str, scores: KeptScores) -> None:
+        """Keep what models said of a dataset's test films, beside what others said before; other datasets' goes.
+
+        Args:
+            films: fingerprint of the dataset.
+        """
+        before = self.load_scores(films)
+        models = scores.models if before is None else before.models | scores.models
+        named = {f"{_SCORES}{model}": values for model, values in models.items()}
+        kept = self._scores(films)
+        save_sealed_arrays(kept, {"labels": scores.labels, "patients": scores.patients, **named})
+        for path in self._folder.glob("scores-*"):
+            if path != kept:
+                path.unlink()
+
+    def load_scores(self, films: str) -> KeptScores | None:
+        """What models said of this dataset's test films, or None where nothing was kept."""
+        arrays = _load(self._scores(films), load_sealed_arrays)
+        if arrays is None:
+            return None
+        models = {
+            name.removeprefix(_SCORES): values for name, values in arrays.items() if name.startswith(_SCORES)
+        }
+        return KeptScores(arrays["labels"], arrays["patients"], models)
+
     def save_update(self, number: int, request: str, arrays: Arrays) -> None:
         """Keep what private training gave to a request of round `number`, and drop its checkpoint.
 
@@ -187,6 +231,9 @@ class KeptModels:
 
     def _checkpoint(self, films: str) -> Path:
         return self._folder / f"local_only-{films[:16]}.checkpoint.pt"
+
+    def _scores(self, films: str) -> Path:
+        return self._folder / f"scores-{films[:16]}.safetensors"
 
     @property
     def _private_checkpoint(self) -> Path:

@@ -212,7 +212,7 @@ class SiteRound:
         if config.evaluation.local_only and alone is not None:
             models["local_only"] = self._model(config, alone)
         measured = models if private is None or figures_leave(private.policy) else {}
-        report = evaluate_models(measured, films, config, self._site, self._device)
+        report = evaluate_models(measured, films, config, self._site, self._device, kept)
         if private is not None:
             report = released(report, private.policy)
             if private.policy.metrics == "noised":

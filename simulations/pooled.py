@@ -23,7 +23,7 @@ _POOL = "pooled"
 def evaluate_pooled(config: FederationConfig, sites: dict[str, SiteConfig]) -> dict[str, dict[str, Any]]:
     """Train on the pooled training films, with the epochs and the start of the federated model.
 
-    Training goes on where an interrupted call stopped.
+    Training goes on where an interrupted call stopped. The scores stay beside those of each site's own models.
 
     Returns:
         site → its report (see `evaluate_models`) with the one model "pooled".
@@ -36,7 +36,8 @@ def evaluate_pooled(config: FederationConfig, sites: dict[str, SiteConfig]) -> d
     if config.model.weights is not None:
         load_weights(model, config.model.weights)
     model = model.to(device).to(memory_format=torch.channels_last)
-    kept = KeptModels(next(iter(sites.values())).state.parent / _POOL, SiteRun.of(config))
+    run = SiteRun.of(config)
+    kept = KeptModels(next(iter(sites.values())).state.parent / _POOL, run)
     pooled = concatenate([site.train for site in films.values()])
     fingerprint = hashlib.sha256("".join(site.fingerprint for site in films.values()).encode()).hexdigest()
     train_local_only(model, config, _POOL, pooled, fingerprint, kept, device)
@@ -45,6 +46,6 @@ def evaluate_pooled(config: FederationConfig, sites: dict[str, SiteConfig]) -> d
         return {}
     set_arrays(model, arrays)
     return {
-        name: evaluate_models({_POOL: model}, films[name], config, site, device)
+        name: evaluate_models({_POOL: model}, films[name], config, site, device, KeptModels(site.state, run))
         for name, site in sites.items()
     }

@@ -112,7 +112,7 @@ def evaluate_findings(
         positives = int((labels[:, column] == 1).sum())
         negatives = int((labels[:, column] == 0).sum())
         areas = _areas(scores[:, column], labels[:, column], counts, patient_of)
-        auroc, auprc = (None, None) if areas is None else (_estimate(areas[0]), _estimate(areas[1]))
+        auroc, auprc = (None, None) if areas is None else (summarised(areas[0]), summarised(areas[1]))
         results[finding] = FindingMetrics(auroc, auprc, positives, negatives)
     return results
 
@@ -143,7 +143,7 @@ def operating_points(
         for specificity in specificities:
             groups = int(_permitted(negatives, specificity).sum())  # from the highest score down
             threshold = float(ranked.scores[groups - 1]) if groups else None
-            sensitivity = _estimate(_sensitivities(ranked, counts, specificity))
+            sensitivity = summarised(_sensitivities(ranked, counts, specificity))
             points[finding].append(OperatingPoint(specificity, threshold, sensitivity))
     return points
 
@@ -164,7 +164,7 @@ def mean_auroc(
     """
     _check(scores, labels, patients, findings)
     means = _mean_aurocs(scores, labels, *_patient_counts(patients, resamples, seed))
-    return None if means is None else _estimate(means)
+    return None if means is None else summarised(means)
 
 
 def paired_difference(
@@ -185,7 +185,40 @@ def paired_difference(
     _check(scores_b, labels, patients, findings)
     drawn = _patient_counts(patients, resamples, seed)
     means_a, means_b = _mean_aurocs(scores_a, labels, *drawn), _mean_aurocs(scores_b, labels, *drawn)
-    return None if means_a is None or means_b is None else _estimate(means_a - means_b)
+    return None if means_a is None or means_b is None else summarised(means_a - means_b)
+
+
+def resampled_aurocs(
+    scores: Floats,
+    labels: Floats,
+    patients: Ints,
+    findings: Sequence[str],
+    *,
+    resamples: int = 1000,
+    seed: int,
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Finding → 1 + R AUROCs: of the films as they are, and of each resample, NaN where that lacks a class.
+
+    The difference of two scores' arrays is paired; `summarised` makes a figure of it. Arguments and errors as in
+    `evaluate_findings`; findings without both classes are left out.
+    """
+    _check(scores, labels, patients, findings)
+    counts, patient_of = _patient_counts(patients, resamples, seed)
+    areas = {
+        finding: _areas(scores[:, column], labels[:, column], counts, patient_of)
+        for column, finding in enumerate(findings)
+    }
+    return {finding: area[0] for finding, area in areas.items() if area is not None}
+
+
+def summarised(values: npt.NDArray[np.float64]) -> Estimate:
+    """The figure of 1 + R values: of the films as they are, then of the resamples, NaN where one lacks a class."""
+    kept = values[1:][~np.isnan(values[1:])]
+    dropped = len(values) - 1 - len(kept)
+    if len(kept) < 2:
+        return Estimate(float(values[0]), None, None, None, dropped)
+    low, high = np.quantile(kept, _INTERVAL)
+    return Estimate(float(values[0]), float(low), float(high), float(kept.std(ddof=1)), dropped)
 
 
 def mean_over_sites(estimates: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
@@ -315,16 +348,6 @@ def _sensitivities(
 def _permitted(false_positives: npt.NDArray[np.float64], specificity: float) -> npt.NDArray[np.bool_]:
     """Whether enough negatives lie below each threshold, of cumulative counts (rows × groups)."""
     return false_positives <= (1 - specificity) * false_positives[:, -1:] + _ROUNDING
-
-
-def _estimate(values: npt.NDArray[np.float64]) -> Estimate:
-    """From 1 + R values, the first one that of the films as they are."""
-    kept = values[1:][~np.isnan(values[1:])]
-    dropped = len(values) - 1 - len(kept)
-    if len(kept) < 2:
-        return Estimate(float(values[0]), None, None, None, dropped)
-    low, high = np.quantile(kept, _INTERVAL)
-    return Estimate(float(values[0]), float(low), float(high), float(kept.std(ddof=1)), dropped)
 
 
 def _check(scores: Floats, labels: Floats, patients: Ints, findings: Sequence[str]) -> None:

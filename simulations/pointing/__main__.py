@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from simulations.compare import markdown
+from simulations.markdown import markdown_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -259,7 +259,7 @@ def _rows_table(results: Sequence[Result], what: str) -> str:
                 for finding in findings
             ]
             lines.append([context, *kind, *cells])
-    return markdown(lines)
+    return markdown_table(lines)
 
 
 def _counts(results: Sequence[Result], finding: str) -> str:

@@ -14,7 +14,7 @@ import torch
 from crashes import dies_at_change
 
 from acm_core.federated.update import Arrays
-from client.kept_models import KeptModels, SiteRun
+from client.kept_models import KeptModels, KeptScores, SiteRun
 
 RUN = SiteRun("test", "0" * 12)
 FILMS = "f" * 64
@@ -30,6 +30,15 @@ def value_of(kept: Arrays | None) -> int | None:
 
 def checkpoint_of(kept: dict[str, Any] | None) -> int | None:
     return None if kept is None else int(kept["steps"])
+
+
+def scores(value: int, *models: str) -> KeptScores:
+    said = {model: np.full((4, 2), value, np.float32) for model in models}
+    return KeptScores(np.zeros((4, 2), np.float32), np.arange(4), said)
+
+
+def value_of_scores(kept: KeptScores | None) -> int | None:
+    return None if kept is None else int(kept.models["federated"][0, 0])
 
 
 SAVES: dict[str, tuple[Callable[[KeptModels, int], None], Callable[[KeptModels], int | None]]] = {
@@ -48,6 +57,10 @@ SAVES: dict[str, tuple[Callable[[KeptModels, int], None], Callable[[KeptModels],
     "local only": (
         lambda kept, number: kept.save_local_only(FILMS, arrays(number)),
         lambda kept: value_of(kept.load_local_only(FILMS)),
+    ),
+    "scores": (
+        lambda kept, number: kept.save_scores(FILMS, scores(number, "federated")),
+        lambda kept: value_of_scores(kept.load_scores(FILMS)),
     ),
     "update": (
         lambda kept, number: kept.save_update(number, "f" * 64, arrays(number)),
@@ -156,3 +169,28 @@ def test_every_update_of_a_round_is_kept_whoever_asks_for_it_again(tmp_path: Pat
     for number, request in enumerate(requests):
         kept.save_update(1, request, arrays(number))
     assert [value_of(kept.load_update(1, request)) for request in requests] == [0, 1, 2]
+
+
+def test_scores_of_models_measured_later_stand_beside_those_before(tmp_path: Path) -> None:
+    kept = KeptModels(tmp_path, RUN)
+    kept.save_scores(FILMS, scores(1, "federated", "local_only"))
+    kept.save_scores(FILMS, scores(2, "federated", "pooled"))
+    loaded = kept.load_scores(FILMS)
+    assert loaded is not None
+    assert {model: int(values[0, 0]) for model, values in loaded.models.items()} == {
+        "federated": 2,
+        "local_only": 1,
+        "pooled": 2,
+    }
+    assert loaded.patients.tolist() == [0, 1, 2, 3]
+
+
+def test_scores_are_of_one_dataset(tmp_path: Path) -> None:
+    kept = KeptModels(tmp_path, RUN)
+    kept.save_scores(FILMS, scores(1, "local_only"))
+    kept.save_scores("e" * 64, scores(2, "federated"))
+    assert kept.load_scores(FILMS) is None
+    loaded = kept.load_scores("e" * 64)
+    assert loaded is not None
+    assert list(loaded.models) == ["federated"]
+    assert len(list(tmp_path.rglob("scores-*"))) == 1

@@ -20,7 +20,9 @@ from acm_core.federated.update import Arrays
 from acm_core.nn import build_classifier, normalisation_names
 from acm_core.randomness import stream_seed
 from acm_core.training.histograms import ScoreHistogram
+from acm_core.training.metrics import paired_difference
 from acm_core.training.weights import get_arrays
+from client.kept_models import KeptModels, SiteRun
 from client.site_round import SiteRound
 
 pytestmark = pytest.mark.usefixtures("narrow")
@@ -108,6 +110,30 @@ def test_evaluation_reports_models_side_by_side(films: Path) -> None:
     assert report["models"]["federated"]["gain"] is not None
     assert report["patients"] <= report["films"]
     assert reply.arrays == {}
+
+
+def test_scores_stay_at_the_site_and_give_the_reported_gain(films: Path) -> None:
+    config, settings = federation(), site(films, "A")
+    for kind in (TaskKind.LOCAL_ONLY, TaskKind.EVALUATE):
+        task = Task(kind, 2, config.model_dump_json(), arrays=whole(initial(config)))
+        reply = SiteRound(settings).answer(task)
+        assert reply.refusal == ""
+    report = json.loads(reply.report)
+    kept = KeptModels(settings.state, SiteRun.of(config)).load_scores(report["fingerprint"])
+    assert kept is not None
+    assert set(kept.models) == set(report["models"])
+    gain = paired_difference(
+        kept.models["federated"],
+        kept.models["local_only"],
+        kept.labels,
+        kept.patients,
+        FINDINGS,
+        resamples=config.evaluation.bootstrap,
+        seed=stream_seed(config.seed, "A", "bootstrap"),
+    )
+    assert gain is not None
+    assert gain.to_dict() == report["models"]["federated"]["gain"]
+    assert "scores" not in reply.report
 
 
 def test_evaluation_reports_curves_calibration_and_groups(films: Path) -> None:

@@ -22,6 +22,7 @@ from acm_core.data.site_films import load_site
 from acm_core.nn import build_classifier
 from acm_core.training.local import predict
 from acm_core.training.weights import load_arrays, set_arrays
+from client.kept_models import KeptModels, SiteRun
 from server.run_folder import RunFolder
 from simulations.settings import SimulationConfig
 from simulations.sites import prepare_sites
@@ -86,6 +87,10 @@ def test_killed_interrupted_and_resumed_it_gives_the_model_of_an_undisturbed_run
 
     sites = {}
     for name, settings in prepare_sites(config, 2, lambda *_: None, resume=True).items():
+        kept = KeptModels(settings.state, SiteRun.of(config.federation_config()))
+        scores = kept.load_scores(metrics["sites"][name]["fingerprint"])
+        assert scores is not None
+        assert set(scores.models) == {"local_only", "federated", "pooled"}
         fresh = tmp_path / "fresh" / name
         fresh.mkdir(parents=True)
         shutil.copy(settings.state / "salt", fresh)
