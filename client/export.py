@@ -19,8 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m client.export",
         description="Write model.pt2 (torch.export), model.onnx and monai_bundle/ beside the site's own model, with "
-        "its normalisation; of a mixture the mean of both models. Every file is run and compared with the model before the "
-        "command ends. Nothing leaves the site.",
+        "its normalisation; of a mixture the mean of both models. Every file is run and compared with the model before "
+        "the command ends. Nothing leaves the site.",
         epilog="exit codes: 0 written; 1 a form cannot be made; 2 wrong input",
     )
     add_site_arguments(parser)
