@@ -109,11 +109,6 @@ def _load(folders: Sequence[Path], *, phantoms: bool) -> dict[Path, SimulationCo
                 f"{folder}: expected synthetic hospitals, of whose films the truth is known, got none: give real films "
                 "with --boxes"
             )
-        if config.federation.local_norm:
-            raise UnusableRunError(
-                f"{folder}: expected a whole model; with federation.local_norm the normalisation layers stay at the "
-                "site"
-            )
         configs[folder] = config
     first = next(iter(configs.values()))
     for folder, config in configs.items():

@@ -18,7 +18,7 @@ from acm_core.data.set_aside import FilmSetAside
 from acm_core.data.shrink import Place, place_in_square, square_film
 from acm_core.data.site_films import FilmSet
 from acm_core.data.splits import Split
-from acm_core.data.vocabulary import canonical
+from acm_core.vocabulary import canonical
 from simulations.pointing.films import Places, PlantedFilms
 
 COLUMNS = ("site", "image", "finding", "x", "y", "width", "height")
