@@ -142,7 +142,9 @@ def test_who_was_trained_on_is_who_the_sites_trained_on(
         salt = (site.state / "salt").read_bytes()
         with site.labels.open() as stream:
             patients = {row["patient_id"] for row in csv.DictReader(stream)}
-        assert {name for name in patients if split_of(name, salt) != Split.TEST} == seen & patients
+        assert {
+            name for name in patients if split_of(name, salt, site.splits) != Split.TEST
+        } == seen & patients
     assert 0 < tested == 60 - len(seen)
 
 
