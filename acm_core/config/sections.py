@@ -131,7 +131,13 @@ class PrivacyConfig(Section):
         "was found to stop reconstruction of films (Ziller et al. 2024)",
     )
     delta: Delta = Field(1e-5, description="δ of the whole run; below 1/units")
-    clipping_norm: float = Field(1.0, gt=0, description="C, bound on the L2 norm of a unit's gradient")
+    clipping_norm: float = Field(
+        1.0,
+        ge=1e-4,
+        le=1e4,
+        description="C, bound on the L2 norm of a unit's gradient; with a smaller one gradients whose squares are 0 in "
+        "float32 would pass unclipped, and the noise, σ·C, be too little for them",
+    )
     expected_batch: int = Field(ge=1, description="units a step on average; the divisor, public")
     films_per_patient: int = Field(
         4, ge=1, description="a patient's films in one step at most, drawn anew each step"
