@@ -41,6 +41,7 @@ COMMANDS = (
     "simulations.run",
     "simulations.tables",
     "simulations.pointing",
+    "simulations.comparing",
     "simulations.benchmark",
 )
 FILES: tuple[tuple[str, str, type[BaseModel], str], ...] = (
