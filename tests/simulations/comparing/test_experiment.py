@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import given
@@ -63,6 +64,7 @@ def test_the_whole_experiment_has_every_cell_once() -> None:
     assert Cell("acm", "sides", 200, 3).name == "acm-sides-200-3"
 
 
+@hypothesis.settings(max_examples=30, deadline=None)
 @given(
     hnp.arrays(np.float64, 20, elements=st.floats(-9, 9)),
     hnp.arrays(np.float64, 20, elements=st.floats(-9, 9)),
