@@ -44,6 +44,7 @@ COMMANDS = (
     "simulations.pretrain",
     "simulations.tables",
     "simulations.pointing",
+    "simulations.comparing",
     "simulations.benchmark",
 )
 FILES: tuple[tuple[str, str, type[BaseModel], str], ...] = (
