@@ -40,6 +40,7 @@ COMMANDS = (
     "simulations.run",
     "simulations.compare",
     "simulations.pretrain",
+    "simulations.expected_accuracy",
     "simulations.pointing",
     "simulations.benchmark",
 )
