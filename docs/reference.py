@@ -43,6 +43,7 @@ COMMANDS = (
     "simulations.run",
     "simulations.pretrain",
     "simulations.tables",
+    "simulations.expected_accuracy",
     "simulations.pointing",
     "simulations.comparing",
     "simulations.benchmark",

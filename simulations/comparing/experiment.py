@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from acm_core.config.sections import ModelConfig, Section, TrainingConfig
+from acm_core.config.section import Section
+from acm_core.config.sections import ModelConfig, TrainingConfig
 from acm_core.data.site_films import FilmSet
 from acm_core.files import write_text_atomically
 from acm_core.nn import Classifier, build_classifier
 from acm_core.randomness import stream_seed
-from acm_core.training.local import Schedule, predict, train
+from acm_core.training.local import Schedule, make_optimizer, predict, train
 from acm_core.training.metrics import draw_patients, resampled_aurocs
 from simulations.comparing.films import (
     DELTA,
@@ -170,6 +171,7 @@ def run_cell(cell: Cell) -> CellFile:
     started = time.process_time()
     loss = train(
         model,
+        make_optimizer(model, TRAINING),
         chosen,
         TRAINING,
         Schedule(0, epochs, epochs),
