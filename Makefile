@@ -40,6 +40,7 @@ imports: $(INSTALLED)
 
 results: $(INSTALLED)  ## the tables of docs/results (hours on 2 cores; goes on where it stopped, and runs nothing twice)
 	$(BIN)/python -m simulations.tables --jobs 2 $(EXPERIMENTS)
+	$(BIN)/python -m simulations.comparing
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

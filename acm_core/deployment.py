@@ -5,6 +5,7 @@ A mixture of two models has the second one's weights in `own.safetensors`.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +19,7 @@ from acm_core.nn import Classifier, Origin, unfilled_classifier
 from acm_core.training.weights import load_arrays, save_arrays, set_arrays
 
 CONFIG, WEIGHTS, OWN_WEIGHTS = "config.json", "model.safetensors", "own.safetensors"
+PROGRAM, ONNX, BUNDLE, CARD = "model.pt2", "model.onnx", "monai_bundle", "model_card.md"
 _INPUT = (
     "frontal chest X-ray as grey levels from 0 to 1, dense tissue bright; the whole film, its longer side shrunk to "
     "that of the square by averaging areas, the shorter one padded evenly with black (0)"
@@ -101,7 +103,13 @@ class Deployment(Description):
 
 
 def write_deployment(folder: Path, description: Description, members: Sequence[Arrays]) -> Deployment:
-    """Write the files into a folder that is there; of two members the scores are averaged."""
+    """Write the files into a folder that is there; of two members the scores are averaged.
+
+    Other forms of the model that was there before go.
+    """
+    for former in (PROGRAM, ONNX):
+        (folder / former).unlink(missing_ok=True)
+    shutil.rmtree(folder / BUNDLE, ignore_errors=True)
     origin = Origin(
         findings=description.findings, model=description.model, made_from=f"run {description.run}"
     )

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from acm_core.config.sections import SiteConfig
 from acm_core.data.intake.files import find_files
 from acm_core.data.site_films import FilmSet
-from acm_core.deployment import Description, load_model, write_deployment
+from acm_core.deployment import CARD, Description, load_model, write_deployment
+from acm_core.files import write_text_atomically
 from acm_core.training.adaptation import FEWEST_FILMS, estimate_statistics
 from acm_core.training.weights import get_arrays
 from client.delivery import delivered_folder
 from client.device import use_device
 from client.prediction import usable_films
+from client.site_card import site_card
 
 
 class AdaptationError(Exception):
@@ -67,7 +69,8 @@ def adapt(site: SiteConfig, model: Path, films: Path) -> tuple[Path, int, int]:
     folder = delivered_folder(site, deployment.run)
     folder.mkdir(parents=True, exist_ok=True)
     settings = deployment.model_dump(include=set(Description.model_fields)) | {"site": site.site}
-    write_deployment(folder, Description.model_validate(settings), [get_arrays(network)])
+    written = write_deployment(folder, Description.model_validate(settings), [get_arrays(network)])
+    write_text_atomically(folder / CARD, site_card(written, None))
     return folder, len(stack), len(files) - len(stack)
 
 

@@ -1,4 +1,4 @@
-"""What a site keeps of a run: its optimiser, the model it trained alone, test scores, where training stands.
+"""What a site keeps of a run: optimiser, its own model, test scores, what a frozen trunk says, where training stands.
 
 Every file has its SHA-256 with it. One that is damaged is named in the site's log and taken for one that is not there;
 each `load_…` says what that means. A disk that cannot be read at the moment is an OSError and takes nothing away.
@@ -212,6 +212,22 @@ class KeptModels:
         """Where a round of private training stood, or None: then all its steps are taken, and counted, anew."""
         return _load(self._private_checkpoint, _load_checkpoint)
 
+    def save_features(self, of: str, features: Arrays) -> None:
+        """Keep what the run's frozen trunk says of the site's films; that of other films or trunks goes.
+
+        Args:
+            of: digest, in hex, of the films and the trunk.
+        """
+        kept = self._features(of)
+        save_sealed_arrays(kept, features)
+        for path in self._folder.glob("features-*"):
+            if path != kept:
+                path.unlink()
+
+    def load_features(self, of: str) -> Arrays | None:
+        """What the trunk says of these films, or None: then it is computed."""
+        return _load(self._features(of), load_sealed_arrays)
+
     def save_report(self, report: dict[str, Any]) -> None:
         """Keep the noised figures that were released for this run: a run has one release."""
         write_sealed(self._report, json.dumps(report).encode())
@@ -258,6 +274,9 @@ class KeptModels:
 
     def _update(self, number: int, request: str) -> Path:
         return self._folder / f"update-{number:05d}-{request[:16]}.safetensors"
+
+    def _features(self, of: str) -> Path:
+        return self._folder / f"features-{of[:16]}.safetensors"
 
     def _local_only(self, films: str) -> Path:
         return self._folder / f"local_only-{films[:16]}.safetensors"

@@ -29,15 +29,18 @@ def train_local_only(
     kept: KeptModels,
     device: torch.device,
     workers: int = 0,
+    trained: Classifier | None = None,
 ) -> None:
     """Train `model` to the end, going on from the last epoch saved; does nothing where it is finished already.
 
     Args:
         fingerprint: of the dataset; where it differs from that of what is kept, training begins anew.
+        trained: the part of `model` that `films` are for; None: all of it.
     """
+    trained = trained or model
     if kept.load_local_only(fingerprint) is not None or len(films) == 0:
         return
-    optimizer = make_optimizer(model, config.training)
+    optimizer = make_optimizer(trained, config.training)
     first, epochs = 0, config.federation.rounds * config.training.epochs
     if (checkpoint := kept.load_checkpoint(fingerprint)) is not None:
         model.load_state_dict(checkpoint["model"])
@@ -46,7 +49,7 @@ def train_local_only(
     saved = time.monotonic()
     for epoch in range(first, epochs):
         loss = train_epoch(
-            model,
+            trained,
             optimizer,
             films,
             config.training,

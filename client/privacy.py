@@ -43,7 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     add_site_arguments(parser)
     parser.add_argument(
-        "--plan", type=Path, metavar="FILE", help="also show what the run of this federation file would cost"
+        "--plan",
+        type=Path,
+        metavar="FILE",
+        help="also show what the run of this federation file would cost, and what it may be expected to learn",
     )
     parser.add_argument(
         "--accept-dataset",
@@ -206,6 +209,7 @@ def _show_releases(console: Console, policy: SitePrivacy, record: Record) -> Non
 def _show_plan(console: Console, policy: SitePrivacy, record: Record, config: FederationConfig) -> int:
     from acm_core.privacy.accounting import Plan, epsilon
     from acm_core.privacy.chain import LedgerError
+    from client.expected_accuracy import ExpectedAccuracy
     from client.kept_models import SiteRun
 
     if config.privacy is None:
@@ -231,12 +235,15 @@ def _show_plan(console: Console, policy: SitePrivacy, record: Record, config: Fe
     after = epsilon([*(step.noised for step in record.steps()), rest], policy.delta)
     if refusal is None and after > policy.epsilon:
         refusal = "all runs of the site together would cost more than its file permits"
+    caveat = [] if config.privacy.caveat is None else [config.privacy.caveat]
+    learnt = ExpectedAccuracy.load().sentences(config, policy.population)
     return _verdict(
         console,
         f"run {plan.run}: {plan.rounds} rounds of {plan.steps_per_round} steps, {done:,} of {planned:,} done; q = "
         f"{plan.expected_batch} / {policy.population} = {plan.q:.4g}, σ = {plan.sigma:.4g}\n"
         f"the run alone: ε = {alone:.3f} at δ = {plan.delta:g} for a {plan.unit}\n"
-        f"after it: ε = {after:.3f} of {policy.epsilon:g} at δ = {policy.delta:g}",
+        f"after it: ε = {after:.3f} of {policy.epsilon:g} at δ = {policy.delta:g}\n"
+        + "\n".join([*caveat, *learnt]),
         refusal,
     )
 

@@ -28,6 +28,7 @@ from acm_core.training.local import Proximal, predict
 from acm_core.training.optimizer_state import get_optimizer_arrays, set_optimizer_arrays
 from acm_core.training.weights import get_arrays
 from client.evaluation import Report
+from client.frozen_features import what_trains
 from client.kept_models import KeptModels, SiteRun
 from client.refusal import RefusedError
 from client.release import noised_model
@@ -134,9 +135,10 @@ class PrivateRound:
         ledger: Ledger,
         start: str,
     ) -> tuple[Arrays, Arrays]:
-        self._check_gradients(model)
+        trained, films = what_trains(model, self._films, self._config, self._kept, self._device)
+        self._check_gradients(trained)
         training = PrivateTraining(
-            model, self._films.train, self._config.training, self._mechanism(plan), self._device, proximal
+            trained, films.train, self._config.training, self._mechanism(plan), self._device, proximal
         )
         set_optimizer_arrays(training.optimizer, model, self._kept.load_optimizer(before=task.round))
         done = self._go_on(training, task.round, start)
@@ -189,7 +191,8 @@ class PrivateRound:
         if self._kept.load_gradient_check() == libraries:
             return
         log.info("comparing the gradients of each unit with passes of one unit each")
-        check_gradients(model, len(self._config.findings), self._config.training.orthogonality)
+        training = self._config.training
+        check_gradients(model, len(self._config.findings), training.orthogonality, training.loss)
         self._kept.save_gradient_check(libraries)
 
     def _plan(self) -> Plan:

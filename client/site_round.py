@@ -16,9 +16,11 @@ from pydantic import ValidationError
 from acm_core.config.sections import FederationConfig, SiteConfig
 from acm_core.data.labels import LabelError
 from acm_core.data.site_films import SiteFilms, load_site
+from acm_core.deployment import CARD
 from acm_core.federated.encoding import BaseMismatchError, EncodingError, decode, encode, is_of
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
 from acm_core.federated.update import Arrays, overgrown
+from acm_core.files import write_text_atomically
 from acm_core.nn import Classifier, trained_names, unfilled_classifier
 from acm_core.randomness import stream_seed
 from acm_core.training.local import (
@@ -32,14 +34,16 @@ from acm_core.training.local import (
 )
 from acm_core.training.optimizer_state import get_optimizer_arrays, set_optimizer_arrays
 from acm_core.training.weights import ModelMismatchError, blank_arrays, get_arrays, set_arrays
-from client.delivery import Delivery
+from client.delivery import Delivery, delivered_folder
 from client.device import use_device
 from client.evaluation import FEDERATED, evaluate_models
+from client.frozen_features import what_trains
 from client.kept_models import KeptModels, SiteRun
 from client.local_only import train_local_only
 from client.policy import expect_permitted, permitted_privacy
 from client.refusal import RefusedError
 from client.release import figures_leave, labelled_counts, released
+from client.site_card import site_card
 
 if TYPE_CHECKING:
     from client.private_round import PrivateRound
@@ -101,15 +105,17 @@ class SiteRound:
             if privacy is not None and not mixed and not figures_leave(privacy[1]):
                 return Reply(self._site.site, task.round)  # nobody would learn how well it does
             model = self._model(config, self._received(task, config, kept))
+            trained, seen = what_trains(model, films, config, kept, self._device)
             train_local_only(
                 model,
                 config,
                 self._site.site,
-                films.train,
+                seen.train,
                 films.fingerprint,
                 kept,
                 self._device,
                 self._site.workers,
+                trained,
             )
             return Reply(self._site.site, task.round)
         return self._evaluate(task, config, films, kept)
@@ -156,16 +162,17 @@ class SiteRound:
         proximal: Proximal | None,
     ) -> tuple[Reply, Arrays]:
         """The trained weights, and the optimiser's state after the round."""
+        trained, films = what_trains(model, films, config, kept, self._device)
         metrics: dict[str, float] = {}
         if len(films.validation):
             metrics["validation_loss"] = predict(
-                model, films.validation, config.training.batch_size, self._device
+                trained, films.validation, config.training.batch_size, self._device
             )[1]
         epochs = config.training.epochs
         optimizer = make_optimizer(model, config.training)
         set_optimizer_arrays(optimizer, model, kept.load_optimizer(before=task.round))
         metrics["train_loss"] = train(
-            model,
+            trained,
             optimizer,
             films.train,
             config.training,
@@ -225,7 +232,11 @@ class SiteRound:
         measured = formed.members if private is None or figures_leave(private.policy) else {}
         scores = {str(name): delivery.scores(members, films.test) for name, members in measured.items()}
         report = evaluate_models(scores, films, config, self._site, kept)
-        report["delivered"] = formed.delivered
+        report["delivered"] = formed.delivered.delivered
+        write_text_atomically(
+            delivered_folder(self._site, config.name) / CARD,
+            site_card(formed.delivered, report if measured else None),
+        )
         if private is not None:
             report = released(report, private.policy)
             if private.policy.metrics == "noised":

@@ -35,12 +35,17 @@ COMMANDS = (
     "client.run",
     "client.predict",
     "client.explain",
+    "client.adapt",
+    "client.export",
     "client.privacy",
     "client.audit",
     "client.audit verify",  # what reads the log has a parser of its own
     "simulations.run",
+    "simulations.pretrain",
     "simulations.tables",
+    "simulations.expected_accuracy",
     "simulations.pointing",
+    "simulations.comparing",
     "simulations.benchmark",
 )
 FILES: tuple[tuple[str, str, type[BaseModel], str], ...] = (

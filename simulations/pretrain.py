@@ -94,7 +94,9 @@ def _settings(options: argparse.Namespace) -> Pretraining:
         return Pretraining.model_validate(
             {
                 "model": {
-                    **model.model_dump(exclude={"weights", "weights_sha256"}),
+                    **model.model_dump(exclude={"weights", "weights_sha256", "trainable", "dimensions"}),
+                    # A projected head is a run's, on the projection that the start brings.
+                    "head": "average" if model.head == "projected" else model.head,
                     "image_size": image_size,
                 },
                 "training": {**training.model_dump(), "epochs": options.epochs},

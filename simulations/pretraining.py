@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from acm_core.config.sections import FindingName, ModelConfig, Section, SiteConfig, TrainingConfig
+from acm_core.config.section import Section
+from acm_core.config.sections import FindingName, ModelConfig, SiteConfig, TrainingConfig
 from acm_core.data.labels import read_labels
 from acm_core.data.site_films import FilmSet, concatenate, load_site
 from acm_core.files import (
@@ -30,7 +31,7 @@ from acm_core.files import (
     write_sealed,
     write_text_atomically,
 )
-from acm_core.nn import Classifier, Origin, build_classifier, finding_rows
+from acm_core.nn import Classifier, Origin, build_classifier, finding_rows, fit_projection
 from acm_core.randomness import stream, stream_seed
 from acm_core.training.features import pooled_features
 from acm_core.training.local import deterministic_kernels, make_optimizer, predict, train_epoch
@@ -42,6 +43,7 @@ from simulations.start_card import start_card
 
 _NAME = "start"
 _RESAMPLES = 1000
+_MOST_AXES = 256  # above, a private head of some hundred patients hears noise alone
 
 Progress = Callable[[int, int], None]
 
@@ -243,14 +245,22 @@ def write_start(output: Path, settings: Pretraining, films: PublicFilms, learner
                 seed=stream_seed(settings.seed, _NAME, "bootstrap"),
             )
         features = pooled_features(learner.model, films.held_out, batch, device)
+        centre, axes = _projection(pooled_features(learner.model, films.train, batch, device))
     origin = Origin(findings=films.findings, model=settings.model, made_from=_made_from(settings, films))
     arrays = get_arrays(learner.model, without=() if films.findings else finding_rows(learner.model))
+    arrays |= {"projection.centre": centre, "projection.axes": axes}
     save_arrays(output, arrays, origin.metadata())
     card = output.with_suffix(".md")
     start = Start(output, card, file_sha256(output), figures, _directions(features))
     write_text_atomically(card, start_card(start, settings, films))
     shutil.rmtree(work_folder(output))
     return start
+
+
+def _projection(features: np.ndarray[Any, np.dtype[np.float32]]) -> tuple[Any, Any]:
+    """Centre and axes for a projected head: as many axes as the films permit, of which a run takes the first."""
+    films, channels = features.shape
+    return fit_projection(features, min(_MOST_AXES, films - 1, channels))
 
 
 def _made_from(settings: Pretraining, films: PublicFilms) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from acm_core.config import dump_config
-from acm_core.config.sections import SiteConfig, SitePolicy, SitePrivacy
+from acm_core.config.sections import LabelMap, SiteConfig, SitePolicy, SitePrivacy
+from acm_core.data.splits import Split, split_of
 from acm_core.files import write_atomically, write_text_atomically
 from acm_core.randomness import stream
 from simulations.phantoms import write_hospital
@@ -74,13 +77,37 @@ def _site(config: SimulationConfig, name: str, folder: Path, processes: int) -> 
     return SiteConfig(
         site=name,
         films=folder,
-        labels=folder / "labels.csv",
+        labels=_labels(config, name, folder / "labels.csv", state, content),
         state=state,
         splits=config.simulation.splits,
         threads=1 if processes > 1 else None,
         policy=SitePolicy(smallest_group=_SMALLEST_GROUP),
         privacy=_policy(config, name),
     )
+
+
+def _labels(config: SimulationConfig, name: str, labels: Path, state: Path, salt: bytes) -> Path:
+    """The site's label file; with `training_patients` one without the rows of the other training patients."""
+    most = config.simulation.training_patients
+    if most is None:
+        return labels
+    with labels.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = list(rows[0]) if rows else []
+    column = LabelMap().patient
+    training = sorted(
+        {row[column] for row in rows if split_of(row[column], salt, config.simulation.splits) == Split.TRAIN}
+    )
+    left_out = {
+        training[place] for place in stream(config.seed, name, "patients").permutation(len(training))[most:]
+    }
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(row for row in rows if row[column] not in left_out)
+    chosen = state / "labels.csv"
+    write_text_atomically(chosen, text.getvalue())
+    return chosen
 
 
 def _policy(config: SimulationConfig, name: str) -> SitePrivacy | None:

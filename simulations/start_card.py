@@ -54,7 +54,8 @@ def start_card(start: Start, settings: Pretraining, films: PublicFilms) -> str:
         lines.append("")
     lines += [
         f"The features of these films have about {start.directions:.0f} independent directions (1: they have "
-        "collapsed).",
+        "collapsed). The centre and main axes of the training films' features, found without labels, are in the file, "
+        "for `model.head: projected`.",
         "",
         "## How a run begins from it",
         "",

@@ -192,7 +192,7 @@ def test_a_data_protection_officer_checks(federation: Terminal) -> None:
 
 
 def test_a_researcher_compares(terminal: Terminal) -> None:
-    study, compare, pointing, benchmark = shell("researcher")
+    study, compare, pointing, benchmark, start = shell("researcher")
     said = terminal.type(study)
     assert "report.html" in said
     terminal.type(compare)
@@ -203,6 +203,9 @@ def test_a_researcher_compares(terminal: Terminal) -> None:
     )
     assert "| none | score map | finding |" in terminal.type(pointing)
     assert "attend" in terminal.type(benchmark)
+    said = terminal.type(start)
+    assert "epoch 2 of 2" in said
+    assert "- folder `P`" in said
     program = "".join(block.text for block in blocks(REPOSITORY / "docs/tutorials/researcher.md", "python"))
     said = terminal.type(f"python - <<'END'\n{program}END")
     assert "'value'" in said

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from acm_core.config.explanation import explain, nearest
-from acm_core.config.sections import Section
+from acm_core.config.section import Section
 from acm_core.config.yaml_lines import Dumper, LocatedData, Problem
 
 MAX_BYTES = 64 * 1024

@@ -8,15 +8,16 @@ from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     StringConstraints,
     field_validator,
     model_validator,
 )
+
+from acm_core.config.aggregation import AggregationConfig, ServerStepConfig
+from acm_core.config.section import Section
 
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 SiteName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
@@ -37,19 +38,14 @@ FindingName = Annotated[str, AfterValidator(_printable)]
 Architecture = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 
 
-class Section(BaseModel):
-    """A frozen part of a configuration; an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
-
-
 class ModelConfig(Section):
     """The classifier: a ResNet with a context module in every block."""
 
     architecture: Architecture = Field("resnet18", description="the trunk")
-    context: Literal["acm", "se", "cbam", "self_attention", "none"] = Field(
+    context: Literal["acm", "acm_mirrored", "se", "cbam", "self_attention", "none"] = Field(
         "acm",
-        description="module in every block: attend-and-compare, squeeze-and-excitation, CBAM, self-attention",
+        description="module in every block: attend-and-compare, the same with its query taken from the other side of "
+        "the film, squeeze-and-excitation, CBAM, self-attention",
     )
     norm: Literal["batch", "group"] = Field(
         "batch",
@@ -59,7 +55,14 @@ class ModelConfig(Section):
         False,
         description="weight standardisation of the trunk's convolutions; helps with group norm and privacy",
     )
-    head: Literal["max", "average"] = Field("max", description="global pooling of the findings' score maps")
+    head: Literal["max", "average", "projected"] = Field(
+        "max",
+        description="max, average: global pooling of the findings' score maps; projected: linear on the pooled "
+        "features, centred, cut to few axes as the start says, at unit length: for private training of the head alone",
+    )
+    dimensions: int = Field(
+        64, ge=1, description="axes that a projected head keeps; the start's have to be as many"
+    )
     groups: int = Field(32, ge=1, description="groups G of the attend-and-compare module")
     initialisation: Literal["kaiming", "identity"] = Field(
         "kaiming", description="of the context modules; identity keeps the residual branch as it is at step 0"
@@ -85,6 +88,9 @@ class ModelConfig(Section):
         return self.model_copy(update={"weights": None})
 
 
+Loss = Literal["logistic", "least_squares"]
+
+
 class TrainingConfig(Section):
     """What a site does in one round."""
 
@@ -97,6 +103,10 @@ class TrainingConfig(Section):
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only")
     weight_decay: float = Field(1e-4, ge=0, description="of matrices and kernels; norms and biases have none")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="over the rounds of the whole run")
+    loss: Loss = Field(
+        "logistic",
+        description="where a film is labelled; least_squares: of a logit's distance from 1 (present) or −1 (absent)",
+    )
     orthogonality: float = Field(0.1, ge=0, description="weight of |mean orthogonality term| in the loss")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 autocast where the processor has it in hardware"
@@ -114,9 +124,20 @@ class PrivacyConfig(Section):
     unit: PrivacyUnit = Field(
         "patient", description="whose presence is hidden; a patient's films count as one"
     )
-    epsilon: float = Field(gt=0, le=100, description="ε that the whole run may cost a site's units")
+    epsilon: float = Field(
+        gt=0,
+        le=1e6,
+        description="ε that the whole run may cost a site's units; above 100 it is no promise about membership, and "
+        "was found to stop reconstruction of films (Ziller et al. 2024)",
+    )
     delta: Delta = Field(1e-5, description="δ of the whole run; below 1/units")
-    clipping_norm: float = Field(1.0, gt=0, description="C, bound on the L2 norm of a unit's gradient")
+    clipping_norm: float = Field(
+        1.0,
+        ge=1e-4,
+        le=1e4,
+        description="C, bound on the L2 norm of a unit's gradient; with a smaller one gradients whose squares are 0 in "
+        "float32 would pass unclipped, and the noise, σ·C, be too little for them",
+    )
     expected_batch: int = Field(ge=1, description="units a step on average; the divisor, public")
     films_per_patient: int = Field(
         4, ge=1, description="a patient's films in one step at most, drawn anew each step"
@@ -127,6 +148,28 @@ class PrivacyConfig(Section):
     accountant: Literal["prv", "rdp"] = Field(
         "prv", description="prv: numerical composition, tight; rdp: Rényi, looser and faster"
     )
+
+    @property
+    def caveat(self) -> str | None:
+        """What has to be said of an ε that promises nobody that their presence stays hidden; None where it does."""
+        return no_promise_about_membership(self.epsilon)
+
+
+def no_promise_about_membership(epsilon: float) -> str | None:
+    """What to say of an ε above 100, or None.
+
+    At ε = 100 and δ = 1e-5 a full-batch mechanism already tells presence from absence at ten standard deviations. That
+    far larger ones stop reconstruction attacks was found by Ziller et al., Nature Machine Intelligence 2024.
+    """
+    if epsilon <= _LARGEST_PROMISE:
+        return None
+    return (
+        f"ε = {epsilon:g}: this is no promise about membership; it was found to stop reconstruction of films "
+        "(Ziller et al. 2024)"
+    )
+
+
+_LARGEST_PROMISE = 100.0
 
 
 def _privacy_off(value: object) -> object:
@@ -139,66 +182,6 @@ OptionalPrivacy = Annotated[
     BeforeValidator(_privacy_off),
     PlainSerializer(lambda privacy: "off" if privacy is None else privacy, when_used="json"),
 ]
-
-
-_RULE_SETTINGS = {
-    "fedavg": (),
-    "norm_clipping": ("bound",),
-    "median": ("attackers",),
-    "trimmed_mean": ("attackers",),
-    "krum": ("attackers", "keep"),
-}
-
-
-class AggregationConfig(Section):
-    """How the sites' models become one; docs/AGGREGATION.md says what each rule is for and what it costs."""
-
-    rule: Literal["fedavg", "norm_clipping", "median", "trimmed_mean", "krum"] = Field(
-        "fedavg", description="all but fedavg are against sites that send harm; docs/AGGREGATION.md"
-    )
-    bound: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="norm_clipping: L2 norm that a site's change may have"
-    )
-    attackers: int | None = Field(
-        None, ge=1, description="median, trimmed_mean, krum: sites that may send anything"
-    )
-    keep: int | None = Field(None, ge=1, description="krum: models that are averaged")
-
-    @model_validator(mode="after")
-    def _settings_of_the_rule(self) -> AggregationConfig:
-        expected = ("rule", *_RULE_SETTINGS[self.rule])
-        optional = ("bound", "attackers", "keep")
-        given = ("rule", *(name for name in optional if getattr(self, name) is not None))
-        if given != expected:
-            raise ValueError(
-                f"expected for {self.rule} the keys {', '.join(expected)}, got {', '.join(given)}"
-            )
-        return self
-
-    @property
-    def minimum_sites(self) -> int:
-        """Sites whose updates a round needs."""
-        if self.attackers is None:
-            return 1
-        if self.keep is None:
-            return 2 * self.attackers + 1
-        return max(2 * self.attackers + 3, self.keep + self.attackers + 2)
-
-    def averaged_sites(self, updates: int) -> int:
-        """Sites that at least stand behind every shared value of the next model when so many updates are in."""
-        if self.keep is not None:
-            return self.keep
-        if self.rule == "median":
-            return 2 - updates % 2
-        return updates - 2 * (self.attackers or 0)
-
-    def expect_quorum(self, quorum: int) -> None:
-        """Raises ValueError where a round may end with fewer updates than the rule needs."""
-        if quorum < self.minimum_sites:
-            raise ValueError(
-                f"expected quorum ≥ {self.minimum_sites} for {self.rule} with attackers: {self.attackers}, "
-                f"got {quorum}: raise it, or choose norm_clipping, which needs no number of sites"
-            )
 
 
 class FederationSection(Section):
@@ -218,6 +201,7 @@ class FederationSection(Section):
         3, ge=1, description="times a round below quorum is tried before the run fails"
     )
     aggregation: AggregationConfig = AggregationConfig()
+    server_step: ServerStepConfig = ServerStepConfig()
     proximal_mu: float = Field(0.0, ge=0, description="FedProx: weight of μ/2·‖w − w_global‖²; 0 is FedAvg")
     normalisation: Literal["site", "shared"] = Field(
         "site",
@@ -332,6 +316,19 @@ class FederationConfig(Section):
             raise ValueError(
                 "expected evaluation.local_only: true with deliver.rule: mixture, got false: it mixes the shared model "
                 "with the one that the site trains alone"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _projected_from_a_start(self) -> FederationConfig:
+        if (
+            self.model.head == "projected"
+            and self.model.weights is None
+            and self.model.weights_sha256 is None
+        ):
+            raise ValueError(
+                "expected model.weights with model.head: projected, got none: the axes come with the start "
+                "(python -m simulations.pretrain)"
             )
         return self
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from acm_core.data.quiet import without_warnings
-from acm_core.data.site_films import FilmSet
+from acm_core.data.site_films import FeatureSet, FilmSet
 from acm_core.nn.classifier import normalised
 
 with without_warnings():  # MONAI's optional dependencies announce themselves
@@ -79,7 +79,7 @@ def view_batches(
 
 
 def evaluation_batches(films: FilmSet, batch_size: int) -> Iterator[Batch]:
-    """The films in order, as `training_batches` without augmentation."""
+    """The films in order, as `training_batches` without augmentation; of a `FeatureSet`, its features as they are."""
     batches = _Batches(films)
     for start in range(0, len(films), batch_size):
         yield batches[_Plan(np.arange(start, min(start + batch_size, len(films))), None)]
@@ -151,10 +151,13 @@ class _Batches(Dataset[Batch]):
         self._films = films
 
     def __getitem__(self, plan: _Plan) -> Batch:
+        labels = torch.from_numpy(self._films.labels[plan.rows])
+        if isinstance(self._films, FeatureSet):
+            return torch.from_numpy(self._films.images[plan.rows]), labels
         images = torch.from_numpy(self._films.images[plan.rows]).float()[:, None]
         if plan.change is not None:
             images = plan.change.apply(images)
-        return normalised(images), torch.from_numpy(self._films.labels[plan.rows])
+        return normalised(images), labels
 
 
 def _column(values: NDArray[np.float64]) -> Tensor:

@@ -129,6 +129,16 @@ class FilmStack:
     def __len__(self) -> int:
         return len(self._places)
 
+    def digest(self) -> str:
+        """SHA-256, in hex, of which films these are, in this order, and of how they were prepared."""
+        digest = hashlib.sha256(self._path.name.encode())
+        if len(self._places):
+            entries = np.memmap(
+                self._path, _entry(self._image_size), "r", shape=(int(self._places.max()) + 1,)
+            )
+            digest.update(entries["content"][self._places].tobytes())
+        return digest.hexdigest()
+
     def __getitem__(self, rows: Any) -> NDArray[np.float16]:
         return np.asarray(self._films[self._places[rows]])
 

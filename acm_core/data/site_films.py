@@ -28,7 +28,7 @@ class FilmSet:
         patients: int64 N; films of one patient share a number, which says nothing else.
     """
 
-    images: FilmStack | NDArray[np.float16] = field(repr=False)
+    images: FilmStack | NDArray[np.floating] = field(repr=False)
     labels: NDArray[np.float32] = field(repr=False)
     patients: NDArray[np.int64] = field(repr=False)
 
@@ -39,6 +39,17 @@ class FilmSet:
         """Films labelled 1 or 0 for each finding (F)."""
         counts: NDArray[np.int64] = (~np.isnan(self.labels)).sum(axis=0).astype(np.int64)
         return counts
+
+
+@dataclass(frozen=True)
+class FeatureSet(FilmSet):
+    """Films of which what a frozen trunk says is kept instead of the pixels.
+
+    Attributes:
+        images: float32 N×C×1×1, the last stage's features, averaged over positions.
+    """
+
+    images: NDArray[np.float32] = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from acm_core.nn.cbam import ConvolutionalBlockAttention
 from acm_core.nn.classifier import (
     Classifier,
     ClassifierOutput,
+    MeanHead,
     build_classifier,
     finding_rows,
     normalisation_names,
@@ -15,6 +16,7 @@ from acm_core.nn.classifier import (
 from acm_core.nn.context import ContextModule, NoContext
 from acm_core.nn.context_choice import build_context
 from acm_core.nn.deployed import DeployedClassifier
+from acm_core.nn.projection import Projection, fit_projection
 from acm_core.nn.self_attention import SelfAttention
 from acm_core.nn.squeeze_excitation import SqueezeExcitation
 from acm_core.nn.weight_file import Origin, WeightsError
@@ -29,14 +31,17 @@ __all__ = [
     "ConvolutionalBlockAttention",
     "DeployedClassifier",
     "LoadReport",
+    "MeanHead",
     "NoContext",
     "Origin",
+    "Projection",
     "SelfAttention",
     "SqueezeExcitation",
     "WeightsError",
     "build_classifier",
     "build_context",
     "finding_rows",
+    "fit_projection",
     "load_weights",
     "normalisation_names",
     "normalised",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from acm_core.config.sections import ModelConfig
 from acm_core.nn.attend_and_compare import AttendAndCompare, AttentionMaps
+from acm_core.nn.projection import Projection
 from acm_core.nn.resnet import ResNet
 from acm_core.randomness import stream_seed
 
@@ -34,7 +35,8 @@ class Classifier(ResNet):
     """ResNet trunk, 1×1 convolution to the findings, global max or average pooling.
 
     The head comes before the pooling, as in Kim et al., ECCV 2020: each finding has a score map, and with max
-    pooling its logit is the score of its most suspicious position.
+    pooling its logit is the score of its most suspicious position. A projected head sees each film's `Projection`; its
+    score maps are what each position adds to the logit, the film's length held as it is, and it pools by the mean.
 
     What `config.trainable` leaves out is frozen: its parameters require no gradient, and its modules stay in evaluation
     mode in training, so that a frozen batch normalisation is the affine map that its start has.
@@ -53,7 +55,9 @@ class Classifier(ResNet):
         if findings < 1:
             raise ValueError(f"expected at least one finding, got {findings}")
         self.config = config
-        self.head = nn.Conv2d(self.channels, findings, kernel_size=1)
+        projected = config.head == "projected"
+        self.projection = Projection(self.channels, config.dimensions) if projected else None
+        self.head = nn.Conv2d(config.dimensions if projected else self.channels, findings, kernel_size=1)
         # Kaiming fan-out would give a few findings weights of std √(2/F): logits in the tens at step 0.
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]  # built with a bias
@@ -90,11 +94,7 @@ class Classifier(ResNet):
 
     def pooled(self, scores: Tensor) -> Tensor:
         """Score maps B×F×h×w → logits B×F."""
-        match self.config.head:
-            case "max":
-                return scores.amax((2, 3))
-            case "average":
-                return scores.mean((2, 3))
+        return scores.amax((2, 3)) if self.config.head == "max" else scores.mean((2, 3))
 
     def score_maps(self, x: Tensor) -> Tensor:
         """Films B×1×H×W → the findings' scores before pooling, B×F×H/32×W/32."""
@@ -134,10 +134,42 @@ class Classifier(ResNet):
         return maps
 
     def _scores(self, features: Tensor) -> Tensor:
-        # In the head's own precision even under autocast: bfloat16 logits would tie and blur an AUROC.
-        with torch.autocast(features.device.type, enabled=False):
-            scores: Tensor = self.head(features.to(self.head.weight.dtype))
-        return scores
+        return _score_maps(self.head, self.projection, features)
+
+
+class MeanHead(nn.Module):
+    """What a classifier computes after its trunk, where it begins with the mean over positions.
+
+    It shares the classifier's head, under the same names, so that training it trains the classifier.
+
+    Args:
+        model: whose head is `average` or `projected`.
+
+    Raises:
+        ValueError: the head pools otherwise.
+    """
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        if model.config.head == "max":
+            raise ValueError(
+                "expected model.head: average or projected, got max: its maximum needs whole maps"
+            )
+        self.channels = model.channels
+        self.head, self.projection = model.head, model.projection
+
+    def forward(self, features: Tensor) -> ClassifierOutput:
+        """Means of the last stage B×C×1×1 → logits B×F; orthogonality is the trunk's, and 0 here."""
+        scores = _score_maps(self.head, self.projection, features)
+        return ClassifierOutput(scores.mean((2, 3)), scores.new_zeros(len(scores)))
+
+
+def _score_maps(head: nn.Conv2d, projection: Projection | None, features: Tensor) -> Tensor:
+    # In the head's own precision even under autocast: bfloat16 logits would tie and blur an AUROC.
+    with torch.autocast(features.device.type, enabled=False):
+        features = features.to(head.weight.dtype)
+        scores: Tensor = head(features if projection is None else projection(features))
+    return scores
 
 
 def build_classifier(config: ModelConfig, findings: int, *, seed: int = 0) -> Classifier:

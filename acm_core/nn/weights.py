@@ -19,6 +19,7 @@ _SHOWN = 4
 _SHORT = 12
 # Of red, green and blue, as torchvision's models take their pictures.
 _IMAGENET_MEAN, _IMAGENET_SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_CENTRE, _AXES = "projection.centre", "projection.axes"
 _OF_THE_TRUNK = ("context", "norm", "standardise_weights")
 
 
@@ -86,6 +87,8 @@ def load_weights(
     their order; names are compared by the vocabulary, so that `Effusion` is `Pleural Effusion`. No row comes from a
     file that names none: a head of the same shape may be another model's.
 
+    Of a start's projection a projected head takes the first axes, as many as `model.dimensions`.
+
     Convolutions for three colours are recomputed for one grey channel as `_grey` says. Numbers are converted to the
     model's dtype.
 
@@ -94,8 +97,8 @@ def load_weights(
         sha256: that the file's content must have; None: any.
 
     Raises:
-        WeightsError: see `read_weight_file`; or the file holds nothing for this model, or another architecture's
-            trunk. The model is unchanged.
+        WeightsError: see `read_weight_file`; or the file holds nothing for this model, another architecture's trunk, or
+            no projection for a projected head. The model is unchanged.
     """
     file = read_weight_file(path, sha256)
     target, head = model.state_dict(), finding_rows(model)
@@ -104,6 +107,7 @@ def load_weights(
     _expect_same_trunk(file, source, own)
     grey = _grey(source, own)
     source |= grey
+    _cut_projection(file, source, own)
     fitting = {
         name: tensor
         for name, tensor in source.items()
@@ -111,7 +115,7 @@ def load_weights(
         and tensor.shape == own[name].shape
         and tensor.is_floating_point() == own[name].is_floating_point()
     }
-    rows = _matched(file, findings)
+    rows = _matched(file, findings) if _is_same_head(file, model.config) else {}
     model.load_state_dict(
         {**fitting, **_head(file, rows, {name: target[name] for name in head})}, strict=False
     )
@@ -187,6 +191,33 @@ def _grey(source: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, 
         constant = (colours * ((FILM_MEAN - mean) / spread)).sum((1, 2, 3))
         folded["bn1.running_mean"] = (running.double() - constant).to(running.dtype)
     return folded
+
+
+def _cut_projection(file: WeightFile, source: dict[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Leave the first axes of the file's projection, as many as the model has; all are dropped where it has none."""
+    axes = own.get(_AXES)
+    if axes is None:
+        for name in (_AXES, _CENTRE):
+            source.pop(name, None)
+        return
+    theirs = source.get(_AXES)
+    if theirs is None or _CENTRE not in source or theirs.ndim != 2 or len(theirs) < len(axes):
+        found = "none" if theirs is None else f"{len(theirs)}"
+        raise WeightsError(
+            f"expected a centre and at least {len(axes)} axes for model.head: projected in {file.name}, got {found}: "
+            "make the start with simulations.pretrain, which finds them in its films, or take a smaller "
+            "model.dimensions or model.head: average"
+        )
+    source[_AXES] = theirs[: len(axes)]
+
+
+def _is_same_head(file: WeightFile, config: ModelConfig) -> bool:
+    """A head on pooled features and one on a projection have nothing in common."""
+
+    def projected(model: ModelConfig) -> int | None:
+        return model.dimensions if model.head == "projected" else None
+
+    return file.origin is None or projected(file.origin.model) == projected(config)
 
 
 def _matched(file: WeightFile, findings: Sequence[str]) -> dict[int, int]:

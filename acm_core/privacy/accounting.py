@@ -1,4 +1,5 @@
-"""What noised steps cost in (ε, δ), and how much noise a whole run needs: by Opacus' accountants."""
+"""What noised steps cost in (ε, δ), and how much noise a whole run needs: exactly where everybody takes part in every
+step, else by Opacus' accountants."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from scipy.fft import next_fast_len
 from scipy.optimize import brentq
 
 from acm_core.config.sections import FederationConfig, PrivacyUnit, SitePrivacy
+from acm_core.privacy.gaussian import composed_mean, gaussian_epsilon, gaussian_mean
 
 Accountant = Literal["prv", "rdp"]
 
@@ -77,9 +79,10 @@ class NoisedSteps:
 def epsilon(history: Sequence[NoisedSteps], delta: float, accountant: Accountant = "prv") -> float:
     """Upper bound of the ε at `delta` of all steps together, 0 for none; infinite where no accountant has a bound.
 
-    It depends on how many steps of each kind there are and on nothing else. "prv" (Gopi et al., NeurIPS 2021) is
-    within 1 % of the tight value from ε = 0.3 on; where it cannot be computed, and for "rdp" (Mironov et al., 2019),
-    the bound is looser, never too small.
+    It depends on how many steps of each kind there are and on nothing else. Where every step has q = 1 it is exact
+    (`acm_core.privacy.gaussian`), whichever the accountant. Else "prv" (Gopi et al., NeurIPS 2021) is within 1 % of the
+    tight value from ε = 0.3 on; where it cannot be computed, and for "rdp" (Mironov et al., 2019), the bound is looser,
+    never too small.
 
     Raises:
         ValueError: `delta` is not in (0, 1).
@@ -106,6 +109,11 @@ def noise_multiplier(
         raise ValueError(f"expected ε > 0 and at least one step, got ε = {target_epsilon} and {steps} steps")
     _expect_delta(delta)
     NoisedSteps(1.0, sampling_rate, steps)
+    if sampling_rate == 1:
+        sigma = math.sqrt(steps) / gaussian_mean(target_epsilon, delta) * (1 + 1e-12)  # of rounding
+        if sigma > LARGEST_NOISE_MULTIPLIER:
+            raise _unreachable(target_epsilon, delta, sampling_rate, steps)
+        return sigma
 
     def excess(log_sigma: float) -> float:
         spent = epsilon([NoisedSteps(math.exp(log_sigma), sampling_rate, steps)], delta, accountant)
@@ -115,11 +123,7 @@ def noise_multiplier(
         excess, math.log(sampling_rate * math.sqrt(-2 * steps * math.log(delta)) / target_epsilon)
     )
     if found is None:
-        raise ValueError(
-            f"expected a noise multiplier up to {LARGEST_NOISE_MULTIPLIER:g} to reach ε = {target_epsilon:g} at δ = "
-            f"{delta:g}, got none for {steps} steps at sampling rate {sampling_rate:.3g}: take fewer steps, a larger "
-            "population or a larger ε"
-        )
+        raise _unreachable(target_epsilon, delta, sampling_rate, steps)
     return math.exp(found)
 
 
@@ -229,6 +233,14 @@ def _smallest(excess: Callable[[float], float], guess: float) -> float | None:
     return root if root <= math.log(LARGEST_NOISE_MULTIPLIER) else None
 
 
+def _unreachable(target_epsilon: float, delta: float, sampling_rate: float, steps: int) -> ValueError:
+    return ValueError(
+        f"expected a noise multiplier up to {LARGEST_NOISE_MULTIPLIER:g} to reach ε = {target_epsilon:g} at δ = "
+        f"{delta:g}, got none for {steps} steps at sampling rate {sampling_rate:.3g}: take fewer steps, a larger "
+        "population or a larger ε"
+    )
+
+
 def _expect_delta(delta: float) -> None:
     if not 0 < delta < 1:
         raise ValueError(f"expected delta in (0, 1), got {delta}: set it below 1/population")
@@ -239,6 +251,8 @@ def _epsilon(history: tuple[tuple[float, float, int], ...], delta: float, accoun
     """`epsilon` of (σ, q, steps), each (σ, q) once and in order."""
     if not history:
         return 0.0
+    if all(q == 1 for _, q, _ in history):
+        return gaussian_epsilon(composed_mean([(sigma, steps) for sigma, _, steps in history]), delta)
     # Opacus and numpy warn of orders at the end of the list and of logarithms of 0 at q = 1; both are meant.
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")

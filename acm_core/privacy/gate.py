@@ -8,9 +8,10 @@ import math
 from copy import deepcopy
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from acm_core.nn import Classifier
+from acm_core.config.sections import Loss
+from acm_core.nn import Classifier, MeanHead
 from acm_core.privacy.gradients import UnitGradients
 from acm_core.privacy.layers import UnknownGradientError
 from acm_core.privacy.units import Units
@@ -22,7 +23,9 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-2}
 """Of a gradient's norm. In float32 a ReLU or a maximum on the verge tips over: up to 4e-3 without any fault."""
 
 
-def check_gradients(model: Classifier, findings: int, orthogonality: float) -> None:
+def check_gradients(
+    model: Classifier | MeanHead, findings: int, orthogonality: float, loss: Loss = "logistic"
+) -> None:
     """Compare clipped sums of random films with passes of one unit each, and unclipped ones with the summed gradient.
 
     In float64 both ways of clipping, then as training goes: in float32, its layout and whichever way is cheaper. The
@@ -30,16 +33,18 @@ def check_gradients(model: Classifier, findings: int, orthogonality: float) -> N
     refused that is in training mode or trains (`UnitGradients`).
 
     Args:
-        model: as it is trained; what does not require gradients is frozen.
+        model: as it is trained; what does not require gradients is frozen. Of a `MeanHead` the features are random.
         findings: F.
         orthogonality: weight of the orthogonality term in the loss.
+        loss: `training.loss`.
 
     Raises:
         UnknownGradientError: they differ, films are mixed, a buffer moves, or a layer is not known: such a model must
             not be trained.
     """
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(_UNITS.films, 1, _SIDE, _SIDE, generator=generator) * 4 - 2
+    shape = (model.channels, 1, 1) if isinstance(model, MeanHead) else (1, _SIDE, _SIDE)
+    images = torch.rand(_UNITS.films, *shape, generator=generator) * 4 - 2
     labels = torch.randint(0, 2, (_UNITS.films, findings), generator=generator).double()
     device = next(model.parameters()).device
     ways = (
@@ -49,15 +54,18 @@ def check_gradients(model: Classifier, findings: int, orthogonality: float) -> N
     for dtype, layout, choices in ways:
         copy = deepcopy(model).to(device, dtype).to(memory_format=layout).train()
         films = images.to(device, dtype, memory_format=layout)
-        check = _Check(copy, films, labels.to(device, dtype), orthogonality)
+        check = _Check(copy, films, labels.to(device, dtype), orthogonality, loss)
         for norms_first in choices:
             check.run(norms_first)
         check.expect_still()
 
 
 class _Check:
-    def __init__(self, model: Classifier, films: Tensor, labels: Tensor, orthogonality: float) -> None:
-        self._model, self._films, self._labels, self._weight = model, films, labels, orthogonality
+    def __init__(
+        self, model: nn.Module, films: Tensor, labels: Tensor, orthogonality: float, loss: Loss
+    ) -> None:
+        self._model, self._films, self._labels = model, films, labels
+        self._weight, self._loss = orthogonality, loss
         self._tolerance = _TOLERANCE[films.dtype]
         self._buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
         self._alone = [self._gradient(slice(start, end)) for start, end in _UNITS.bounds]
@@ -104,7 +112,7 @@ class _Check:
 
     def _losses(self, films: slice) -> Tensor:
         output = self._model(self._films[films])
-        return film_losses(output.logits, self._labels[films], output.orthogonality, self._weight)
+        return film_losses(output.logits, self._labels[films], output.orthogonality, self._weight, self._loss)
 
     def _gradient(self, films: slice) -> dict[str, Tensor]:
         """Of the units' mean losses, added up."""

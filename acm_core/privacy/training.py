@@ -129,7 +129,11 @@ class PrivateTraining:
         with self._gradients.recording(units):
             output = self.model(images)
             losses = film_losses(
-                output.logits, labels.to(self._device), output.orthogonality, self._training.orthogonality
+                output.logits,
+                labels.to(self._device),
+                output.orthogonality,
+                self._training.orthogonality,
+                self._training.loss,
             )
             loss = (losses * units.film_weights(losses)).sum()
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature is untyped

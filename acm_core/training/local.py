@@ -16,7 +16,7 @@ from acm_core.config.sections import TrainingConfig
 from acm_core.data.batches import evaluation_batches, training_batches
 from acm_core.data.site_films import FilmSet
 from acm_core.nn import Classifier
-from acm_core.training.loss import masked_bce, orthogonality_penalty, proximal_penalty
+from acm_core.training.loss import masked_bce, masked_loss, orthogonality_penalty, proximal_penalty
 
 _BFLOAT16_HARDWARE = ("amx_bf16", "avx512_bf16")
 
@@ -119,7 +119,7 @@ def train_epoch(
         labels = batch[1].to(device)
         with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
             output = model(images)
-        loss = masked_bce(output.logits, labels)
+        loss = masked_loss(output.logits, labels, config.loss)
         loss = loss + config.orthogonality * orthogonality_penalty(output.orthogonality)
         if proximal is not None:
             loss = loss + proximal_penalty(model.named_parameters(), proximal.reference, proximal.mu)

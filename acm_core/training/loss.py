@@ -1,4 +1,4 @@
-"""The training loss: binary cross-entropy where a film is labelled, plus the orthogonality term."""
+"""The training loss: logistic or least squares where a film is labelled, plus the orthogonality term."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from acm_core.config.sections import Loss
 
 
 def masked_bce(logits: Tensor, labels: Tensor) -> Tensor:
@@ -19,27 +21,41 @@ def masked_bce(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         A scalar; exactly 0 (with zero gradients) when nothing is labelled.
     """
-    labelled = ~torch.isnan(labels)
-    targets = torch.where(labelled, labels, torch.zeros_like(labels))
-    losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
-    return torch.where(labelled, losses, torch.zeros_like(losses)).sum() / labelled.sum().clamp(min=1)
+    return masked_loss(logits, labels, "logistic")
 
 
-def film_losses(logits: Tensor, labels: Tensor, orthogonality: Tensor, weight: float) -> Tensor:
+def masked_loss(logits: Tensor, labels: Tensor, kind: Loss) -> Tensor:
+    """`masked_bce`, or with `least_squares` half the squared distance of a logit from 1 for present, −1 for absent."""
+    losses, labelled = _entry_losses(logits.float(), labels, kind)
+    return losses.sum() / labelled.sum().clamp(min=1)
+
+
+def film_losses(
+    logits: Tensor, labels: Tensor, orthogonality: Tensor, weight: float, kind: Loss = "logistic"
+) -> Tensor:
     """A loss a film that no other film enters (B): what private training needs, where `masked_bce` averages over all.
 
-    Mean binary cross-entropy over the film's own labelled findings, plus `weight` times |its orthogonality term|.
+    Mean loss over the film's own labelled findings, plus `weight` times |its orthogonality term|.
 
     Args:
         logits: B×F.
         labels: B×F, 1, 0 or NaN.
         orthogonality: B.
+        kind: as in `masked_loss`.
     """
+    losses, labelled = _entry_losses(logits, labels, kind)
+    return losses.sum(1) / labelled.sum(1).clamp(min=1) + weight * orthogonality.abs()
+
+
+def _entry_losses(logits: Tensor, labels: Tensor, kind: Loss) -> tuple[Tensor, Tensor]:
+    """B×F, 0 where nothing is labelled, and where something is."""
     labelled = ~torch.isnan(labels)
-    targets = torch.where(labelled, labels, torch.zeros_like(labels))
-    losses = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
-    entropy = torch.where(labelled, losses, torch.zeros_like(losses)).sum(1) / labelled.sum(1).clamp(min=1)
-    return entropy + weight * orthogonality.abs()
+    targets = torch.where(labelled, labels, torch.zeros_like(labels)).to(logits.dtype)
+    if kind == "logistic":
+        losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    else:
+        losses = 0.5 * (logits - (2 * targets - 1)).square()
+    return torch.where(labelled, losses, torch.zeros_like(losses)), labelled
 
 
 def orthogonality_penalty(orthogonality: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from acm_core.training.histograms import ScoreHistogram
 from server.authority import ServerState
 from server.registry import Registry
 from server.results import (
+    DELIVERED_WORDS,
     MODELS,
     as_of,
     delivered,
@@ -29,18 +30,13 @@ from server.results import (
     privacy_in_short,
     privacy_statement,
     start_sentence,
+    strategy,
 )
 from server.run_folder import FinishedRun, RunFolder
 from server.shortcuts import shortcut_sentences, shortcuts_beside_model, shortcuts_in_short
 
 Content = dict[str, Any]
 
-_DELIVERED_WORDS = {
-    "federated": "Federated",
-    "fine_tuned": "Federated and fine-tuned",
-    "mixture": "Federated, half and half with alone",
-    "local_only": "Alone, which the site keeps",
-}
 _SILENCES = {"withheld": "withholds its figures", "no test films": "has no test films"}
 
 
@@ -74,6 +70,7 @@ def report_content(folder: RunFolder, state: ServerState | None) -> Content:
         "counted": sorted({site for one in config.findings for site in federated_histograms(metrics, one)}),
         "curves": {finding: _curves(metrics, finding) for finding in config.findings},
         "calibration": {finding: _calibration(metrics, finding) for finding in config.findings},
+        "strategy": strategy(config.federation),
         "rounds": run.records,
         "bytes": metrics.get("bytes"),
         "participation": _participation(run),
@@ -129,7 +126,7 @@ def site_sentence(report: Mapping[str, Any]) -> str:
         return (
             "No finding has films with and without it among this site's test films: nothing can be said here."
         )
-    text = f"{_DELIVERED_WORDS[delivered(report)]}, mean AUROC {_with_interval(mean)}"
+    text = f"{DELIVERED_WORDS[delivered(report)].capitalize()}, mean AUROC {_with_interval(mean)}"
     if gain is None:
         return f"{text}. The site did not train alone: whether it gained is not known."
     alone = report["models"]["local_only"]["mean_auroc"]
@@ -280,7 +277,7 @@ def _left(config: FederationConfig, metrics: Mapping[str, Any]) -> str:
     if config.privacy is None:
         left = (
             "Every site's weights left it, with the number of its training films and of those labelled for each "
-            f"finding, its losses, and {figures}"
+            f"finding, its losses, which model it has in the end, and {figures}"
         )
     else:
         left = (
@@ -291,18 +288,20 @@ def _left(config: FederationConfig, metrics: Mapping[str, Any]) -> str:
 
 
 def _left_of_local_only(metrics: Mapping[str, Any]) -> str:
-    """What left of the models trained alone and does not stand in the report."""
+    """What left of the site's other models and does not stand in the report."""
     findings = [
         finding
         for report in metrics["sites"].values()
-        for finding in report["models"].get("local_only", {"findings": {}})["findings"].values()
+        for name, model in report["models"].items()
+        if name not in ("federated", "pooled")
+        for finding in model["findings"].values()
     ]
     if not findings:
         return ""
     more = ""
     if any(finding["histogram"] for finding in findings):
         more = ", sensitivity at fixed specificity, calibration and numbers of test films by score"
-    return f", and of the models that sites trained alone also average precision{more}, which stand in metrics.json"
+    return f", and of the sites' other models also average precision{more}, which stand in metrics.json"
 
 
 def _security(config: FederationConfig, state: ServerState) -> Content:

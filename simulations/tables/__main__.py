@@ -35,12 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--only",
         type=_names,
-        default=(),
+        default=[],
         metavar="VARIANT",
         help="these variants, with commas between; default: all",
     )
     parser.add_argument(
-        "--seeds", type=_seeds, default=(), help="these seeds, with commas between; default: all"
+        "--seeds", type=_seeds, default=[], help="these seeds, with commas between; default: all"
     )
     parser.add_argument(
         "--jobs", type=int, default=1, help="cells at the same time, each on cores of its own (default: 1)"

@@ -19,7 +19,7 @@ from pydantic import (
 
 from acm_core.config.explanation import explain, nearest
 from acm_core.config.loading import ConfigError, load_config, with_paths_from
-from acm_core.config.sections import Section
+from acm_core.config.section import Section
 from acm_core.config.yaml_lines import LocatedData, Location, Problem
 from simulations.settings import SimulationConfig
 

@@ -301,3 +301,52 @@ def test_damaged_files_are_refused_by_name(
     path.write_bytes(path.read_bytes()[:cut] + data)
     with pytest.raises(WeightsError, match="damaged"):
         load_weights(model, path, FINDINGS)
+
+
+def start_with_axes(path: Path, axes: int = 6, **model: object) -> dict[str, torch.Tensor]:
+    """A start as `simulations.pretrain` writes it: average head, and a projection of its films' features."""
+    config = ModelConfig.model_validate({"head": "average", **model})
+    made = build_classifier(config, len(FINDINGS), seed=1)
+    arrays = get_arrays(made)
+    generator = torch.Generator().manual_seed(5)
+    projection = {
+        "projection.centre": torch.rand(made.channels, generator=generator),
+        "projection.axes": torch.rand(axes, made.channels, generator=generator),
+    }
+    arrays |= {name: values.numpy() for name, values in projection.items()}
+    origin = Origin(findings=FINDINGS, model=config, made_from="films")
+    save_arrays(path, arrays, origin.metadata())
+    return projection
+
+
+def test_a_projected_head_takes_centre_and_first_axes_and_no_rows_of_another_head(tmp_path: Path) -> None:
+    there = start_with_axes(tmp_path / "start.safetensors")
+    model = build_classifier(ModelConfig(head="projected", dimensions=4), 2, seed=0)
+    before = model.head.weight.detach().clone()
+    report = load_weights(model, tmp_path / "start.safetensors", FINDINGS)
+    assert model.projection is not None
+    assert torch.equal(model.projection.centre, there["projection.centre"])
+    assert torch.equal(model.projection.axes, there["projection.axes"][:4])
+    assert torch.equal(model.head.weight, before)
+    assert (report.rows, report.missing, report.mismatched) == ((), (), ())
+
+
+def test_a_pooling_head_leaves_the_starts_projection(tmp_path: Path) -> None:
+    start_with_axes(tmp_path / "start.safetensors")
+    model = build_classifier(ModelConfig(head="average"), 2, seed=0)
+    report = load_weights(model, tmp_path / "start.safetensors", FINDINGS)
+    assert (report.rows, report.unexpected) == (FINDINGS, ())
+
+
+@pytest.mark.parametrize("axes", [None, 3])
+def test_a_start_without_axes_enough_is_refused_with_what_to_do(tmp_path: Path, axes: int | None) -> None:
+    path = tmp_path / "start.safetensors"
+    if axes is None:
+        start(path, FINDINGS)
+    else:
+        start_with_axes(path, axes)
+    model = build_classifier(ModelConfig(head="projected", dimensions=4), 2, seed=0)
+    before = get_arrays(model)
+    with pytest.raises(WeightsError, match=rf"at least 4 axes .* got {axes or 'none'}: make the start with"):
+        load_weights(model, path, FINDINGS)
+    assert all((values == before[name]).all() for name, values in get_arrays(model).items())

@@ -61,7 +61,11 @@ def test_within_one_percent_of_another_library_and_not_below(
     bound, reference = epsilon(noised(history), DELTA), tight(history)
     assert 0.3 <= reference <= 20.5
     assert reference * (1 - 1e-4) <= bound <= reference * 1.01
-    assert bound < epsilon(noised(history), DELTA, "rdp") <= reference * 1.3
+    looser = epsilon(noised(history), DELTA, "rdp")
+    if all(q == 1 for _, q, _ in history):
+        assert bound == looser  # exact
+    else:
+        assert bound < looser <= reference * 1.3
 
 
 def test_the_order_and_the_grouping_of_steps_do_not_matter() -> None:
@@ -132,12 +136,12 @@ def test_where_prv_fails_rdp_stands_in(instead: Any, monkeypatch: pytest.MonkeyP
     ("sigma", "q", "steps", "delta"),
     [
         (3.38, 0.0168, 1050, 6.3e-14),  # Opacus' PRV says 1.174 where PLD says 1.186
-        (2.2, 1.0, 5349, 1e-8),  # PRV overflows
-        (2.2, 1.0, 4200, DELTA),  # and is near to
-        (1e4, 1.0, 10**9, DELTA),  # PRV would take gigabytes
+        (2.2, 0.999999, 5349, 1e-8),  # PRV overflows
+        (2.2, 0.999999, 4200, DELTA),  # and is near to
+        (1e4, 0.999999, 10**9, DELTA),  # PRV would take gigabytes
         (1e-4, 0.01, 1, DELTA),
         (1.0, 0.01, 10**12, DELTA),
-        (1e-300, 1.0, 1, DELTA),
+        (1e-300, 0.5, 1, DELTA),
         (1e200, 1e-300, 10**9, DELTA),
     ],
 )

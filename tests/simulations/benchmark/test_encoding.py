@@ -28,5 +28,5 @@ def test_the_table_of_messages() -> None:
     for kind in ("float32", "float16", "int8"):
         assert size["all", kind] == rows[kind]["bytes"]
         assert size["head", kind] < size["norm", kind] < size["last_stage", kind] / 50
-        assert size["last_stage", kind] < 0.8 * size["all", kind]
-    assert all(row["bytes"] <= row["whole_bytes"] for row in parts)
+        assert size["last_stage", kind] < size["all", kind]
+    assert all(row["bytes"] < row["whole_bytes"] for row in parts if row["trainable"] in ("norm", "head"))
