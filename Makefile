@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
+EXPERIMENTS ?= real real_with_guangzhou contexts
 
 export PYTHONDONTWRITEBYTECODE :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -37,9 +38,8 @@ types: $(INSTALLED)
 imports: $(INSTALLED)
 	$(BIN)/lint-imports
 
-results: $(INSTALLED)  ## the tables of docs/RESULTS.md (about two hours on 2 cores; goes on where it stopped)
-	$(BIN)/python -m simulations.compare --jobs 2 --seeds 1,2,3 --output runs/real_sites.md
-	$(BIN)/python -m simulations.compare --jobs 2 --seeds 1,2,3 --contexts acm --without HANNOVER --output runs/without_HANNOVER.md
+results: $(INSTALLED)  ## the tables of docs/results (hours on 2 cores; goes on where it stopped, and runs nothing twice)
+	$(BIN)/python -m simulations.tables --jobs 2 $(EXPERIMENTS)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -5,6 +5,7 @@ A mixture of two models has the second one's weights in `own.safetensors`.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +19,7 @@ from acm_core.nn import Classifier, Origin, unfilled_classifier
 from acm_core.training.weights import load_arrays, save_arrays, set_arrays
 
 CONFIG, WEIGHTS, OWN_WEIGHTS = "config.json", "model.safetensors", "own.safetensors"
+PROGRAM, ONNX, BUNDLE, CARD = "model.pt2", "model.onnx", "monai_bundle", "model_card.md"
 _INPUT = (
     "frontal chest X-ray as grey levels from 0 to 1, dense tissue bright; the whole film, its longer side shrunk to "
     "that of the square by averaging areas, the shorter one padded evenly with black (0)"
@@ -26,7 +28,7 @@ _INPUT = (
 Share = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 _IN_WORDS: dict[Delivered, str] = {
-    "federated": "the shared model with the site's own normalisation layers",
+    "federated": "the shared model with the site's own normalisation",
     "fine_tuned": "the shared model, fine-tuned on the site's films",
     "mixture": "the mean of the scores of the shared model and of the model that the site trained alone",
     "local_only": "the model that the site trained alone",
@@ -63,8 +65,7 @@ class Description(_Strict):
         run, version: where the model comes from: the run's name and the release that trained it.
         input: what the model takes, in words.
         operating_points: finding → points; none where the sites withheld their figures.
-        site: whose own model this is, with its normalisation layers; None: the shared one, with the average of the
-            sites' layers.
+        site: whose own model this is, with its normalisation; None: the shared one, with the average of the sites'.
         delivered: how the site's model was formed. A `mixture` averages the scores of two models: the shared one and
             the site's own.
     """
@@ -97,12 +98,18 @@ class Deployment(Description):
     def summary(self) -> str:
         """Which model this is, in a line."""
         if self.site is None:
-            return f"run {self.run}: the shared model, with the average of the sites' normalisation layers"
+            return f"run {self.run}: the shared model, with the average of the sites' normalisation"
         return f"run {self.run}, site {self.site}: {_IN_WORDS[self.delivered]}"
 
 
 def write_deployment(folder: Path, description: Description, members: Sequence[Arrays]) -> Deployment:
-    """Write the files into a folder that is there; of two members the scores are averaged."""
+    """Write the files into a folder that is there; of two members the scores are averaged.
+
+    Other forms of the model that was there before go.
+    """
+    for former in (PROGRAM, ONNX):
+        (folder / former).unlink(missing_ok=True)
+    shutil.rmtree(folder / BUNDLE, ignore_errors=True)
     origin = Origin(
         findings=description.findings, model=description.model, made_from=f"run {description.run}"
     )

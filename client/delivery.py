@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from acm_core.config.sections import Delivered, FederationConfig, SiteConfig
 from acm_core.data.site_films import FilmSet, SiteFilms
-from acm_core.deployment import Description, OperatingPoint, write_deployment
+from acm_core.deployment import Deployment, Description, OperatingPoint, write_deployment
 from acm_core.federated.encoding import fingerprint
 from acm_core.federated.update import Arrays
+from acm_core.files import remove_unfinished
 from acm_core.nn import Classifier, unfilled_classifier
 from acm_core.randomness import stream_seed
+from acm_core.training.adaptation import estimate_statistics
 from acm_core.training.histograms import ScoreHistogram
 from acm_core.training.local import Schedule, make_optimizer, predict, train
 from acm_core.training.metrics import paired_difference
@@ -42,13 +44,13 @@ class SiteModels:
 
     Attributes:
         members: name → arrays of the model, or of the models whose scores are averaged, as far as they were formed.
-            `federated`: the shared model with the site's own normalisation layers; `mixture`: half that, half
+            `federated`: the shared model with the site's own normalisation; `mixture`: half that, half
             `local_only`.
-        delivered: the one that the site has in the end.
+        delivered: the one that the site has in the end, as it was written.
     """
 
     members: Mapping[Delivered, tuple[Arrays, ...]] = field(repr=False)
-    delivered: Delivered
+    delivered: Deployment
 
 
 class Delivery:
@@ -72,8 +74,10 @@ class Delivery:
         """Form what the run asks for and write the delivered model into the site's state folder.
 
         Args:
-            shared: the global model with the site's own normalisation layers.
+            shared: the global model as it came; its normalisation is measured here where the run says so.
         """
+        if self._config.federation.normalisation == "site":
+            estimate_statistics(shared, self._films.train, self._device)
         arrays = get_arrays(shared)
         members: dict[Delivered, tuple[Arrays, ...]] = {"federated": (arrays,)}
         alone = self._kept.load_local_only(self._films.fingerprint)
@@ -86,8 +90,7 @@ class Delivery:
             name: self.scores(several, self._films.validation) for name, several in members.items()
         }
         delivered = self._chosen(on_validation)
-        self._write(delivered, members[delivered], on_validation[delivered])
-        return SiteModels(members, delivered)
+        return SiteModels(members, self._write(delivered, members[delivered], on_validation[delivered]))
 
     def scores(self, members: tuple[Arrays, ...], films: FilmSet) -> Scores:
         """Probabilities N×F: the mean of the members'."""
@@ -143,7 +146,7 @@ class Delivery:
             log.info("delivering %s instead of %s: clearly better on the validation films", chosen, rule)
         return chosen
 
-    def _write(self, delivered: Delivered, members: tuple[Arrays, ...], on_validation: Scores) -> None:
+    def _write(self, delivered: Delivered, members: tuple[Arrays, ...], on_validation: Scores) -> Deployment:
         config = self._config
         description = Description(
             run=config.name,
@@ -156,7 +159,8 @@ class Delivery:
         )
         folder = delivered_folder(self._site, config.name)
         folder.mkdir(parents=True, exist_ok=True)
-        write_deployment(folder, description, members)
+        remove_unfinished(folder)
+        return write_deployment(folder, description, members)
 
     def _operating_points(self, scores: Scores) -> dict[str, tuple[OperatingPoint, ...]]:
         """By the site's own validation films."""

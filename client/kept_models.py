@@ -1,5 +1,4 @@
-"""What a site keeps of a run: optimiser, normalisation layers, the model it trained alone, where training stands, what
-a frozen trunk says of its films.
+"""What a site keeps of a run: optimiser, its own model, test scores, what a frozen trunk says, where training stands.
 
 Every file has its SHA-256 with it. One that is damaged is named in the site's log and taken for one that is not there;
 each `load_…` says what that means. A disk that cannot be read at the moment is an OSError and takes nothing away.
@@ -72,23 +71,15 @@ class KeptModels:
     def __init__(self, state: Path, run: SiteRun) -> None:
         self._folder = state / "runs" / f"{run.name}-{run.settings}"
 
-    def save_normalisation(self, number: int, arrays: Arrays) -> None:
-        """Keep the normalisation layers after round `number`; the round before stays, in case this one is retried."""
-        self._save_of_round("normalisation", number, arrays)
-
-    def load_normalisation(self, *, before: int) -> Arrays:
-        """The newest normalisation layers of a round earlier than `before`; {} for none.
-
-        Where they are damaged the round before has the next best: as for a site that missed a round.
-        """
-        return self._load_newest("normalisation", before)
-
     def save_optimizer(self, number: int, arrays: Arrays) -> None:
-        """Keep the optimiser's state after round `number`; the round before stays, as above."""
+        """Keep the optimiser's state after round `number`; the round before stays, in case this one is retried."""
         self._save_of_round("optimizer", number, arrays)
 
     def load_optimizer(self, *, before: int) -> Arrays:
-        """The newest optimiser state of a round earlier than `before`, as above; {}: the optimiser begins anew."""
+        """The newest optimiser state of a round earlier than `before`; {}: the optimiser begins anew.
+
+        Where it is damaged the round before has the next best: as for a site that missed a round.
+        """
         return self._load_newest("optimizer", before)
 
     def save_received(self, arrays: Arrays) -> None:
@@ -118,7 +109,7 @@ class KeptModels:
         They are of a former run of this name, or of this round's earlier attempt: neither is looked for any more. What
         private training gave stays, for who asks for it again.
         """
-        for what in ("normalisation", "optimizer", "residual"):
+        for what in ("optimizer", "residual"):
             for path, at in self._rounds(what).items():
                 if at >= number:
                     path.unlink()

@@ -71,7 +71,7 @@ def predict_folder(
     with kept.opened(about):
         waiting = [file for file in files if not kept.has(file)]
         said = time.monotonic()
-        for file, reason, film in _films(site, waiting, deployment.model.image_size):
+        for file, reason, film in usable_films(site, waiting, deployment.model.image_size):
             scores = None if film is None else _probabilities(members, film, device)
             kept.add(file, _row(deployment, points, specificity, file, reason, scores))
             if time.monotonic() - said >= _PROGRESS_SECONDS:
@@ -99,10 +99,10 @@ def _operating_points(deployment: Deployment, specificity: float) -> dict[str, O
     }
 
 
-def _films(
+def usable_films(
     site: SiteConfig, files: Sequence[FoundFile], side: int
 ) -> Iterator[tuple[FoundFile, SetAside | None, NDArray[np.float16] | None]]:
-    """Each file with its film, or with the reason why it is not used."""
+    """Each file with its film, S×S in [0, 1], or with the reason why it is not used."""
     salt = load_or_create_salt(site.state)
     for answer in read_files((file.path for file in files), salt, side, workers=usable_cores()):
         reason = answer.reading.reason

@@ -16,10 +16,12 @@ from pydantic import ValidationError
 from acm_core.config.sections import FederationConfig, SiteConfig
 from acm_core.data.labels import LabelError
 from acm_core.data.site_films import SiteFilms, load_site
+from acm_core.deployment import CARD
 from acm_core.federated.encoding import BaseMismatchError, EncodingError, decode, encode, is_of
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
 from acm_core.federated.update import Arrays, overgrown
-from acm_core.nn import Classifier, normalisation_names, trained_names, unfilled_classifier
+from acm_core.files import write_text_atomically
+from acm_core.nn import Classifier, trained_names, unfilled_classifier
 from acm_core.randomness import stream_seed
 from acm_core.training.local import (
     Proximal,
@@ -32,7 +34,7 @@ from acm_core.training.local import (
 )
 from acm_core.training.optimizer_state import get_optimizer_arrays, set_optimizer_arrays
 from acm_core.training.weights import ModelMismatchError, blank_arrays, get_arrays, set_arrays
-from client.delivery import Delivery
+from client.delivery import Delivery, delivered_folder
 from client.device import use_device
 from client.evaluation import FEDERATED, evaluate_models
 from client.frozen_features import what_trains
@@ -41,6 +43,7 @@ from client.local_only import train_local_only
 from client.policy import expect_permitted, permitted_privacy
 from client.refusal import RefusedError
 from client.release import figures_leave, labelled_counts, released
+from client.site_card import site_card
 
 if TYPE_CHECKING:
     from client.private_round import PrivateRound
@@ -126,7 +129,7 @@ class SiteRound:
             )
         received = self._received(task, config, kept)
         kept.save_received(received)
-        model = self._site_model(task, config, kept, received)
+        model = self._model(config, received)
         proximal = None
         if config.federation.proximal_mu > 0:
             reference = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
@@ -141,9 +144,6 @@ class SiteRound:
             raise TrainingDivergedError("expected finite weights after training")
         kept.save_optimizer(task.round, optimizer)
         trained = trained_names(model)
-        if config.federation.normalisation == "site":
-            own = {name: reply.arrays[name] for name in normalisation_names(model) & trained}
-            kept.save_normalisation(task.round, own)
         base = {name: received[name] for name in trained}
         encoding = config.federation.encoding
         residual = kept.load_residual(before=task.round) if encoding == "int8" else {}
@@ -226,13 +226,17 @@ class SiteRound:
         log.info("evaluating on %d test films", len(films.test))
         private = self._private(config, films, kept)
         received = self._received(task, config, kept)
-        shared = self._site_model(task, config, kept, received)
+        shared = self._model(config, received)
         delivery = Delivery(config, self._site, films, kept, self._device)
         formed = delivery.form(shared)
         measured = formed.members if private is None or figures_leave(private.policy) else {}
         scores = {str(name): delivery.scores(members, films.test) for name, members in measured.items()}
         report = evaluate_models(scores, films, config, self._site, kept)
-        report["delivered"] = formed.delivered
+        report["delivered"] = formed.delivered.delivered
+        write_text_atomically(
+            delivered_folder(self._site, config.name) / CARD,
+            site_card(formed.delivered, report if measured else None),
+        )
         if private is not None:
             report = released(report, private.policy)
             if private.policy.metrics == "noised":
@@ -268,15 +272,6 @@ class SiteRound:
             raise RefusedError(Refusal.MODEL, wrong)
         return received
 
-    def _site_model(
-        self, task: Task, config: FederationConfig, kept: KeptModels, received: Arrays
-    ) -> Classifier:
-        """The model sent, with this site's own normalisation layers where it goes on with them."""
-        own: Arrays = {}
-        if config.federation.normalisation == "site":
-            own = kept.load_normalisation(before=_round_after_training(task))
-        return self._model(config, {**received, **own})
-
     def _model(self, config: FederationConfig, arrays: Arrays) -> Classifier:
         model = unfilled_classifier(config.model, len(config.findings))
         set_arrays(model, arrays)
@@ -295,8 +290,3 @@ def _expect_same(received: Arrays, before: Arrays, frozen: Sequence[str]) -> Non
                 f"{name}: expected the values that came first, which model.trainable leaves as they are, got others: "
                 "begin the run anew, under another name",
             )
-
-
-def _round_after_training(task: Task) -> int:
-    """Normalisation saved in rounds before this one belongs to the model sent."""
-    return task.round if task.kind is TaskKind.TRAIN else task.round + 1

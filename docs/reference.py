@@ -19,6 +19,7 @@ from acm_core.config.explanation import expected
 from acm_core.config.sections import FederationConfig, SiteConfig
 from simulations.phantoms.scanner import SCANNERS, Scanner
 from simulations.settings import SimulationSection
+from simulations.tables.experiment import ExperimentConfig
 
 COMMANDS = (
     "server.init",
@@ -34,13 +35,15 @@ COMMANDS = (
     "client.run",
     "client.predict",
     "client.explain",
+    "client.adapt",
+    "client.export",
     "client.privacy",
     "client.audit",
     "client.audit verify",  # what reads the log has a parser of its own
     "simulations.run",
-    "simulations.compare",
     "simulations.pretrain",
     "simulations.expected_accuracy",
+    "simulations.tables",
     "simulations.pointing",
     "simulations.benchmark",
 )
@@ -53,6 +56,7 @@ FILES: tuple[tuple[str, str, type[BaseModel], str], ...] = (
         SimulationSection,
         "simulation.",
     ),
+    ("An experiment's file", "configs/experiments/NAME.yaml", ExperimentConfig, ""),
 )
 NAMED: dict[type[BaseModel], Collection[str]] = {Scanner: SCANNERS}
 """Sections that a file may also give by name."""

@@ -9,14 +9,18 @@ from typing import Any
 from acm_core.config.sections import FederationConfig
 from acm_core.files import write_text_atomically
 from server.results import (
+    DELIVERED_WORDS,
     as_of,
     delivered,
+    delivered_model,
+    difference_text,
     interval_text,
     not_proved,
     nothing_known,
     privacy_statement,
     rounded_counts,
     start_sentence,
+    strategy,
 )
 from server.shortcuts import NAMES, shortcut_sentences, shortcuts_beside_model
 
@@ -37,11 +41,6 @@ def write_model_card(path: Path, config: FederationConfig, metrics: dict[str, An
 def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
     """The card's text."""
     model, federation = config.model, config.federation
-    rule = federation.aggregation.rule
-    strategy = "FedAvg" if rule == "fedavg" else rule.replace("_", " ").capitalize()
-    if federation.proximal_mu:
-        proximal = f"FedProx (μ = {federation.proximal_mu:g})"
-        strategy = proximal if rule == "fedavg" else f"{proximal} with {rule.replace('_', ' ')}"
     lines = [
         f"# Model card: {config.name}",
         "",
@@ -56,15 +55,15 @@ def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
         f"global {model.head} pooling of the findings' score maps",
         f"- input: one frontal chest X-ray, {model.image_size} × {model.image_size}, dense tissue bright",
         f"- output: a probability each for {', '.join(config.findings)}",
-        f"- {strategy}, {metrics['rounds']} rounds of {config.training.epochs} local epochs, seed {config.seed}, "
-        f"acm-fed {metrics['software']['acm-fed']}",
+        f"- {strategy(federation)}, {metrics['rounds']} rounds of {config.training.epochs} local epochs, "
+        f"seed {config.seed}, acm-fed {metrics['software']['acm-fed']}",
     ]
     if start := start_sentence(metrics.get("start")):
         lines.append(f"- {start}")
     if federation.normalisation == "site" and model.norm == "batch":
         lines.append(
-            "- each site goes on with normalisation layers of its own (FedBN) and its figures below are with these; "
-            "`model.safetensors` has their average, and a new hospital estimates its own with `client.adapt`"
+            "- each site measures the statistics of batch normalisation on its own films, and its figures below are "
+            "with these; `model.safetensors` has their average, and a new hospital measures its own with `client.adapt`"
         )
     lines += [
         "",
@@ -91,6 +90,7 @@ def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
     lines += _results(metrics)
     if metrics["answer"]:
         lines += ["", metrics["answer"]]
+    lines += ["", *_in_the_end(metrics)]
     lines += [
         "",
         f'"Not defined": the site\'s test films lack one of the two classes{not_proved(metrics)}. The mean is over the '
@@ -129,6 +129,24 @@ def _results(metrics: dict[str, Any]) -> list[str]:
     means = " | ".join(interval_text(metrics["mean_over_sites"][name]) for name in names)
     rows.append(f"| **mean over sites** | | | {means} |")
     return rows
+
+
+def _in_the_end(metrics: dict[str, Any]) -> list[str]:
+    """What each site has, and what it gained over training alone."""
+    rows = []
+    for site, report in metrics["sites"].items():
+        if (model := delivered_model(report)) is not None:
+            gain = "not known" if model["gain"] is None else difference_text(model["gain"])
+            rows.append(f"| {site} | {DELIVERED_WORDS[delivered(report)]} | {gain} |")
+    if not rows:
+        return []
+    return [
+        "What each site has in the end, formed at the site; `model.safetensors` is the shared model:",
+        "",
+        "| site | its model | mean AUROC against training alone |",
+        "| --- | --- | --- |",
+        *rows,
+    ]
 
 
 def _shortcuts(metrics: dict[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from acm_core.config.sections import FederationConfig
+from acm_core.config.sections import FederationConfig, FederationSection
 from acm_core.federated.report import COUNT_STEP
 from acm_core.installation import software
 from acm_core.training.histograms import ScoreHistogram
@@ -14,8 +14,15 @@ from server.state import RoundState
 
 Metrics = dict[str, Any]
 
+_STEP_NAMES = {"fedavgm": "FedAvgM", "fedadam": "FedAdam"}
 MODELS = ("local_only", "federated", "fine_tuned", "mixture", "pooled")
 DELIVERED = "delivered"
+DELIVERED_WORDS = {
+    "federated": "federated",
+    "fine_tuned": "federated and fine-tuned",
+    "mixture": "federated, half and half with alone",
+    "local_only": "alone, which the site keeps",
+}
 
 
 def summarise(
@@ -108,6 +115,20 @@ def privacy_statement(config: FederationConfig) -> str:
         "cohort, a patient treated at several sites, figures that a site releases besides, side channels, poisoning"
         f"{caveat}"
     )
+
+
+def strategy(federation: FederationSection) -> str:
+    """How the sites' models became one, in a few words."""
+    rule = federation.aggregation.rule
+    said = "FedAvg" if rule == "fedavg" else rule.replace("_", " ").capitalize()
+    if federation.proximal_mu:
+        proximal = f"FedProx (μ = {federation.proximal_mu:g})"
+        said = proximal if rule == "fedavg" else f"{proximal} with {rule.replace('_', ' ')}"
+    step = federation.server_step.model_dump(exclude={"rule"}, exclude_none=True)
+    if step:
+        settings = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in step.items())
+        said += f" and the server step {_STEP_NAMES[federation.server_step.rule]} ({settings})"
+    return said
 
 
 def ledgers(config: FederationConfig, records: Iterable[Mapping[str, Any]]) -> dict[str, Metrics]:

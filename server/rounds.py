@@ -22,21 +22,19 @@ from acm_core.audit_events import (
 )
 from acm_core.audit_log import AuditLog
 from acm_core.config.sections import FederationConfig
-from acm_core.federated.aggregation import FedAvg, moving_average
 from acm_core.federated.encoding import EncodingError, decode, encode, fingerprint
 from acm_core.federated.messages import MessageError, Refusal, Reply, Task, TaskKind
 from acm_core.federated.robust import make_aggregation
 from acm_core.federated.rule import AggregationRule
+from acm_core.federated.server_step import make_server_step, moving_average
 from acm_core.federated.update import Arrays, RefusalReason, SiteUpdate, UpdateRefused, overgrown
 from server.events import EventLog
 from server.state import RoundState
 from server.transport import Answer, Connection, Ticket, Transport
 
 _POLL_SECONDS = 0.2
-_SHORTEST_POLL_SECONDS, _POLL_PAUSE = (
-    0.02,
-    4.0,
-)  # a look for replies is followed by a pause so many times as long
+# A look for replies is followed by a pause so many times as long.
+_SHORTEST_POLL_SECONDS, _POLL_PAUSE = 0.02, 4.0
 _REMIND_SECONDS = 30.0
 _TRIES_OF_LOST = 3
 
@@ -89,6 +87,7 @@ class RoundLoop:
         self._sites = config.federation.sites
         self._quorum = config.federation.quorum
         self._finding_rows = finding_rows
+        self._step = make_server_step(config.federation.server_step, finding_rows)
         self._events, self._audit = events, audit
         self._here: set[str] = set()
         self._difference: Arrays | None = None
@@ -132,8 +131,7 @@ class RoundLoop:
         """Send `task` to every connected site and take replies until all have come or the time is up.
 
         A site that reconnects, or whose process ended before it answered, is asked again; one that was away may still
-        join. The wait ends early when nobody who
-        was asked is still at work and at least `quorum` sites have answered.
+        join. The wait ends early when nobody who was asked is still at work and at least `quorum` sites have answered.
 
         Args:
             accept: takes an answer in, or raises UpdateRefused, EncodingError or MessageError.
@@ -262,7 +260,7 @@ class RoundLoop:
             record = self._record(number, attempt, outcome, begun, time.monotonic() - started)
             if len(outcome.answered) >= self._quorum:
                 record["earlier_attempts"] = earlier
-                return self._next(state, average.result(), record, set(outcome.answered))
+                return self._next(state, average, record, set(outcome.answered))
             earlier.append(record)
             self._events.write(
                 "round_below_quorum", quorum=self._quorum, attempts=federation.round_attempts, **record
@@ -273,19 +271,26 @@ class RoundLoop:
             "saved: mend the cause and continue with --resume."
         )
 
-    def _next(self, state: RoundState, arrays: Arrays, record: dict[str, Any], have: set[str]) -> RoundState:
+    def _next(
+        self, state: RoundState, rule: AggregationRule, record: dict[str, Any], have: set[str]
+    ) -> RoundState:
         """The state after a round: its model is what the sites will have, once they have added the difference."""
         federation = self._config.federation
-        encoded = encode(arrays, state.arrays, federation.encoding, state.residual)
-        arrays = encoded.decoded
+        memory = state.step or self._step.init(state.arrays)
+        stepped, memory = self._step.apply(state.arrays, rule.result(), rule.learnt, memory)
+        encoded = encode(stepped, state.arrays, federation.encoding, state.residual)
         self._difference, self._have = encoded.payload, have
-        smooth = {}
-        if federation.average_decay > 0:
-            smooth = moving_average(state.average, arrays, federation.average_decay)
-        records = (*state.records, record)
-        return RoundState(state.round + 1, arrays, records, smooth, encoded.residual, state.frozen)
+        return replace(
+            state,
+            round=state.round + 1,
+            arrays=encoded.decoded,
+            records=(*state.records, record),
+            average=moving_average(state.average, encoded.decoded, federation.average_decay),
+            residual=encoded.residual,
+            step=memory,
+        )
 
-    def _add(self, average: FedAvg | AggregationRule, base: Arrays, reply: Reply) -> None:
+    def _add(self, average: AggregationRule, base: Arrays, reply: Reply) -> None:
         arrays = decode(reply.arrays, base)
         if wrong := overgrown(arrays, base):
             raise UpdateRefused(reply.site, RefusalReason.NORM, wrong)

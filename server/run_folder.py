@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
+from acm_core.config.aggregation import ServerStepConfig
 from acm_core.config.loading import dump_config, load_config
 from acm_core.config.sections import FederationConfig
 from acm_core.files import write_text_atomically
@@ -16,6 +17,8 @@ from acm_core.files import write_text_atomically
 if TYPE_CHECKING:
     from server.state import RoundState
 
+# What a key was in runs that were saved before there was the key.
+_UNSAID = {"server_step": ServerStepConfig().model_dump(mode="json")}
 _SIMULATION = "simulation"  # the section that only a simulation's file has
 
 
@@ -48,7 +51,15 @@ def run_identity(config: FederationConfig) -> dict[str, Any]:
         **{key: settings[key] for key in ("name", "seed", "findings", "privacy", "model", "training")},
         **{
             key: federation[key]
-            for key in ("rounds", "aggregation", "proximal_mu", "normalisation", "encoding", "average_decay")
+            for key in (
+                "rounds",
+                "aggregation",
+                "server_step",
+                "proximal_mu",
+                "normalisation",
+                "encoding",
+                "average_decay",
+            )
         },
     }
 
@@ -59,7 +70,7 @@ def expect_same_run(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     Raises:
         ResumeError: they differ; the settings are named.
     """
-    differing = [key for key, value in asked.items() if saved.get(key) != value]
+    differing = [key for key, value in asked.items() if saved.get(key, _UNSAID.get(key)) != value]
     if differing:
         raise ResumeError(
             f"expected the settings the run was started with; {', '.join(differing)} changed. Put them back, or give "

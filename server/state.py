@@ -17,7 +17,7 @@ from acm_core.training.weights import load_arrays, save_arrays
 from server.run_folder import expect_same_run, run_identity
 
 _KEPT_ROUNDS = 2
-_FROZEN, _AVERAGE, _RESIDUAL = "frozen/", "average/", "residual/"
+_BESIDE = ("frozen", "average", "residual", "step")  # attributes of the state that are saved beside the model
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class RoundState:
         frozen: the rest of it, the same in every round.
         average: the moving average of the models, where one is kept.
         residual: what rounding has kept from the sites so far, see `encode`.
+        step: what the server's step remembers, see `ServerStep`; empty before the first round.
     """
 
     round: int
@@ -37,6 +38,7 @@ class RoundState:
     average: Arrays = field(default_factory=dict)
     residual: Arrays = field(default_factory=dict)
     frozen: Arrays = field(default_factory=dict)
+    step: Arrays = field(default_factory=dict)
 
     @property
     def final(self) -> Arrays:
@@ -55,15 +57,7 @@ class StateStore:
         """Write `state` so that a crash at any point leaves it or an earlier one whole."""
         remove_unfinished(self._folder)
         model, description = self._paths(state.round)
-        beside = {
-            prefix + name: array
-            for prefix, arrays in (
-                (_FROZEN, state.frozen),
-                (_AVERAGE, state.average),
-                (_RESIDUAL, state.residual),
-            )
-            for name, array in arrays.items()
-        }
+        beside = {f"{kind}/{name}": array for kind in _BESIDE for name, array in getattr(state, kind).items()}
         save_arrays(model, {**state.arrays, **beside})
         write_text_atomically(
             description,
@@ -95,10 +89,8 @@ class StateStore:
                 model = description.with_suffix(".safetensors")
                 whole = file_sha256(model) == saved["sha256"]
                 arrays = load_arrays(model)
-                frozen, average, residual = (
-                    _taken(arrays, prefix) for prefix in (_FROZEN, _AVERAGE, _RESIDUAL)
-                )
-                state = RoundState(saved["round"], arrays, tuple(saved["records"]), average, residual, frozen)
+                beside = {kind: _taken(arrays, f"{kind}/") for kind in _BESIDE}
+                state = RoundState(saved["round"], arrays, tuple(saved["records"]), **beside)
                 identity = saved["run"]
             except (OSError, ValueError, KeyError, TypeError, SafetensorError):
                 whole = False

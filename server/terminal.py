@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from server.events import Event
-from server.results import DELIVERED, delivered_model, nothing_known, rounded_counts
+from server.results import DELIVERED, delivered, delivered_model, nothing_known, rounded_counts
 from server.shortcuts import shortcuts_in_short
 from server.time_left import in_words, seconds_left
 
@@ -142,19 +142,7 @@ def results_table(metrics: dict[str, Any]) -> Table:
     Three models, findings of 16 letters and sites of 8 fit on 80 columns; longer names are folded, figures never cut.
     """
     names = [name for name in _COLUMNS if name in metrics["mean_over_sites"]]
-    table = Table(
-        title=Text(f"{metrics['run']}: AUROC on the sites' test films (95 % interval)"),
-        title_justify="left",
-        box=SIMPLE,
-        show_edge=False,
-        padding=0,
-        pad_edge=False,
-    )
-    table.add_column("site", overflow="fold")
-    table.add_column("finding", overflow="fold")
-    table.add_column("pos/neg", justify="right", no_wrap=True)
-    for name in names:
-        table.add_column(_COLUMNS[name], no_wrap=True)
+    table = _table(f"{metrics['run']}: AUROC on the sites' test films (95 % interval)", names, ["pos/neg"])
     for site, report in metrics["sites"].items():
         for finding in metrics["findings"]:
             models = {**report["models"], DELIVERED: delivered_model(report)}
@@ -168,6 +156,39 @@ def results_table(metrics: dict[str, Any]) -> Table:
         table.add_section()
     means = [_cell(metrics["mean_over_sites"][name]) for name in names]
     table.add_row("mean", "of sites", "", *means, style="bold")
+    return table
+
+
+def unlabelled_table(metrics: dict[str, Any]) -> Table | None:
+    """As `results_table`, for the findings that a hospital did not label; None where there are none.
+
+    Only a simulation knows the truth of such films.
+    """
+    sites = metrics.get("unlabelled", {})
+    if not any(sites.values()):
+        return None
+    names = [name for name in _COLUMNS if name in metrics["mean_over_sites"]]
+    table = _table("Findings that a hospital never labelled, on its own test films", names, [])
+    for site, findings in sites.items():
+        in_the_end = delivered(metrics["sites"][site]) if site in metrics["sites"] else ""
+        for finding, models in findings.items():
+            figures = {**models, DELIVERED: models.get(in_the_end)}
+            cells = [_cell(figures.get(name)) for name in names]
+            table.add_row(Text(site), Text(finding), *cells)
+    return table
+
+
+def _table(title: str, models: Iterable[str], beside: Iterable[str]) -> Table:
+    """Without rows: site, finding, what stands beside, and the models."""
+    table = Table(
+        title=Text(title), title_justify="left", box=SIMPLE, show_edge=False, padding=0, pad_edge=False
+    )
+    table.add_column("site", overflow="fold")
+    table.add_column("finding", overflow="fold")
+    for heading in beside:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name in models:
+        table.add_column(_COLUMNS[name], no_wrap=True)
     return table
 
 
@@ -190,6 +211,8 @@ def _bound(value: float) -> str:
 def print_results(console: Console, metrics: dict[str, Any], folder: Path) -> None:
     """The table, the answer in a sentence and where the files are."""
     console.print(results_table(metrics))
+    if (unlabelled := unlabelled_table(metrics)) is not None:
+        console.print(unlabelled)
     if rounded := rounded_counts(metrics):
         console.print(rounded, highlight=False, markup=False)
     console.print(metrics["privacy"]["short"], highlight=False, markup=False)

@@ -102,9 +102,11 @@ def _train(
         from simulations.crosswise import evaluate_crosswise
 
         metrics = {**metrics, "crosswise": evaluate_crosswise(federation, sites)}
-    if config.simulation.pooled or config.evaluation.local_only:
-        folder.write_metrics(metrics)
-        write_model_card(folder.model_card, federation, metrics)
+    from simulations.unlabelled import evaluate_unlabelled
+
+    metrics = {**metrics, "unlabelled": evaluate_unlabelled(config, sites)}
+    folder.write_metrics(metrics)
+    write_model_card(folder.model_card, federation, metrics)
     return metrics
 
 

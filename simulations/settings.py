@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from acm_core.config.sections import FederationConfig, Section, SiteName
+from acm_core.config.section import Section
+from acm_core.config.sections import FederationConfig, SiteName, SplitShares
 from simulations.phantoms.hospital import HospitalSpec
 
 
@@ -28,6 +29,7 @@ class SimulationSection(Section):
         description="patients at most that a site trains on, drawn by the seed; validation and test films stay; "
         "null: all",
     )
+    splits: SplitShares = Field(SplitShares(), description="`splits` of every simulated site's file")
     processes: int | None = Field(
         None, ge=1, description="sites trained at the same time; default: one a core"
     )

@@ -79,6 +79,7 @@ def _site(config: SimulationConfig, name: str, folder: Path, processes: int) -> 
         films=folder,
         labels=_labels(config, name, folder / "labels.csv", state, content),
         state=state,
+        splits=config.simulation.splits,
         threads=1 if processes > 1 else None,
         policy=SitePolicy(smallest_group=_SMALLEST_GROUP),
         privacy=_policy(config, name),
@@ -94,7 +95,8 @@ def _labels(config: SimulationConfig, name: str, labels: Path, state: Path, salt
         rows = list(csv.DictReader(file))
     columns = list(rows[0]) if rows else []
     column = LabelMap().patient
-    training = sorted({row[column] for row in rows if split_of(row[column], salt) == Split.TRAIN})
+    shares = config.simulation.splits
+    training = sorted({row[column] for row in rows if split_of(row[column], salt, shares) == Split.TRAIN})
     left_out = {
         training[place] for place in stream(config.seed, name, "patients").permutation(len(training))[most:]
     }

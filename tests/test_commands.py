@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from acm_core.config import FederationConfig, SiteConfig, load_config
-from simulations import compare
 from simulations.settings import SimulationConfig
+from simulations.tables import __main__ as tables
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 COMMANDS = [
@@ -30,7 +30,7 @@ COMMANDS = [
     "client.predict",
     "client.explain",
     "simulations.run",
-    "simulations.compare",
+    "simulations.tables",
     "simulations.pointing",
 ]
 HEAVY = {"torch", "torchvision", "monai", "flwr", "ray", "numpy", "pydantic", "rich"}
@@ -71,7 +71,7 @@ def test_help_needs_nothing_that_takes_long_to_import(command: str) -> None:
     assert imported & HEAVY == set()
 
 
-@pytest.mark.parametrize("command", ["server.run", "simulations.run", "simulations.compare"])
+@pytest.mark.parametrize("command", ["server.run", "simulations.run"])
 def test_a_wrong_federation_is_told_in_one_message(command: str, tmp_path: Path) -> None:
     path = tmp_path / "test.yaml"
     path.write_text(FEDERATION, encoding="utf-8")
@@ -117,27 +117,27 @@ def test_a_site_whose_films_are_away_is_told_which_key(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (("--seeds", "0,one"), "argument --seeds: expected integers with commas between, got '0,one'"),
+        (("--seeds", "1,9"), "--seeds: expected some of 1, 2, 3, got 9"),
         (
-            ("--contexts", "acm,sbam"),
-            "model.context: expected one of acm, se, cbam, self_attention, none, got 'sbam'; did you mean 'cbam'?",
+            ("--only", "acn"),
+            "--only: expected some of none, se, cbam, self_attention, acm, got 'acn'; did you mean",
         ),
-        (("--without", "NIH_P"), "did you mean 'NIH_PA'?"),
+        (("--jobs", "0"), "--jobs: expected 1 or more, got 0"),
     ],
 )
 def test_a_wrong_choice_of_runs_is_refused_before_the_first(
     options: tuple[str, str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = REPOSITORY / "configs" / "real_sites.yaml"
-    arguments = ["--config", str(config), "--runs", str(tmp_path / "runs"), *options]
-    if options[0] == "--seeds":
-        with pytest.raises(SystemExit, match=r"\A2\Z"):
-            compare.main(arguments)
-    else:
-        assert compare.main(arguments) == 2
+    experiment = REPOSITORY / "configs" / "experiments" / "contexts.yaml"
+    places = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    try:
+        assert tables.main([str(experiment), *places, *options]) == 2
+    except SystemExit as stopped:
+        assert stopped.code == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert message in captured.err
-    assert not (tmp_path / "runs").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def kind_of(path: Path) -> type[FederationConfig]:

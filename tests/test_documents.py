@@ -26,7 +26,7 @@ OURS = re.compile(r"python3? (?:-W ignore )?-m ((?:server|client|simulations)[.\
 ELSEWHERE = {
     "make test": ".ci/run",
     "make soak": "tests/server/test_soak.py",
-    "make results": "tests/simulations/test_compare.py",
+    "make results": "tests/simulations/tables/test_tables.py",
     "docker": "tests/docker/test_compose.py",
     "systemctl": "tests/docker/test_units.py",
     "cp deploy": "tests/docker/test_units.py",

@@ -196,8 +196,11 @@ def test_a_researcher_compares(terminal: Terminal) -> None:
     said = terminal.type(study)
     assert "report.html" in said
     terminal.type(compare)
-    table = (terminal.folder / "runs/study.md").read_text(encoding="utf-8")
-    assert table.count("| acm |") == 3 + 2 * 3
+    page = (terminal.folder / "docs/results/contexts_of_study.md").read_text(encoding="utf-8")
+    assert "- 4 of 4 cells are finished." in page
+    assert (
+        "| site | acm: federated less alone | none: federated less alone | federated: acm less none |" in page
+    )
     assert "| none | score map | finding |" in terminal.type(pointing)
     assert "attend" in terminal.type(benchmark)
     said = terminal.type(start)

@@ -1,6 +1,7 @@
 """Typed settings of a federation and of a site, read from YAML. Importing this package needs no torch."""
 
 from acm_core.config.loading import ConfigError, dump_config, load_config
+from acm_core.config.section import Section
 from acm_core.config.sections import (
     EvaluationConfig,
     FederationConfig,
@@ -8,7 +9,6 @@ from acm_core.config.sections import (
     LabelMap,
     ModelConfig,
     PrivacyConfig,
-    Section,
     ServerSection,
     SiteConfig,
     SiteName,

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from acm_core.config.explanation import explain, nearest
-from acm_core.config.sections import Section
+from acm_core.config.section import Section
 from acm_core.config.yaml_lines import Dumper, LocatedData, Problem
 
 MAX_BYTES = 64 * 1024
@@ -60,7 +60,7 @@ def load_config(path: str | Path, kind: type[S]) -> S:
         raise ConfigError(path, problems) from None
     if problems:
         raise ConfigError(path, problems)
-    return _with_paths_from(path.absolute().parent, config)
+    return with_paths_from(path.absolute().parent, config)
 
 
 def dump_config(config: Section) -> str:
@@ -99,7 +99,8 @@ def _nearest_file(path: Path) -> str:
     return nearest(path.name, names)
 
 
-def _with_paths_from(folder: Path, section: S) -> S:
+def with_paths_from(folder: Path, section: S) -> S:
+    """The section with its relative paths taken from `folder`."""
     moved = {name: _moved(folder, getattr(section, name)) for name in type(section).model_fields}
     return section.model_copy(update=moved)
 
@@ -108,7 +109,7 @@ def _moved(folder: Path, value: object) -> object:
     if isinstance(value, Path):
         return value if value.is_absolute() else (folder / value).resolve()
     if isinstance(value, Section):
-        return _with_paths_from(folder, value)
+        return with_paths_from(folder, value)
     if isinstance(value, dict):
         return {key: _moved(folder, item) for key, item in value.items()}
     if isinstance(value, tuple):

@@ -8,15 +8,16 @@ from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     StringConstraints,
     field_validator,
     model_validator,
 )
+
+from acm_core.config.aggregation import AggregationConfig, ServerStepConfig
+from acm_core.config.section import Section
 
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 SiteName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
@@ -37,19 +38,14 @@ FindingName = Annotated[str, AfterValidator(_printable)]
 Architecture = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 
 
-class Section(BaseModel):
-    """A frozen part of a configuration; an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
-
-
 class ModelConfig(Section):
     """The classifier: a ResNet with a context module in every block."""
 
     architecture: Architecture = Field("resnet18", description="the trunk")
-    context: Literal["acm", "se", "cbam", "self_attention", "none"] = Field(
+    context: Literal["acm", "acm_mirrored", "se", "cbam", "self_attention", "none"] = Field(
         "acm",
-        description="module in every block: attend-and-compare, squeeze-and-excitation, CBAM, self-attention",
+        description="module in every block: attend-and-compare, the same with its query taken from the other side of "
+        "the film, squeeze-and-excitation, CBAM, self-attention",
     )
     norm: Literal["batch", "group"] = Field(
         "batch",
@@ -135,7 +131,13 @@ class PrivacyConfig(Section):
         "was found to stop reconstruction of films (Ziller et al. 2024)",
     )
     delta: Delta = Field(1e-5, description="δ of the whole run; below 1/units")
-    clipping_norm: float = Field(1.0, gt=0, description="C, bound on the L2 norm of a unit's gradient")
+    clipping_norm: float = Field(
+        1.0,
+        ge=1e-4,
+        le=1e4,
+        description="C, bound on the L2 norm of a unit's gradient; with a smaller one gradients whose squares are 0 in "
+        "float32 would pass unclipped, and the noise, σ·C, be too little for them",
+    )
     expected_batch: int = Field(ge=1, description="units a step on average; the divisor, public")
     films_per_patient: int = Field(
         4, ge=1, description="a patient's films in one step at most, drawn anew each step"
@@ -182,66 +184,6 @@ OptionalPrivacy = Annotated[
 ]
 
 
-_RULE_SETTINGS = {
-    "fedavg": (),
-    "norm_clipping": ("bound",),
-    "median": ("attackers",),
-    "trimmed_mean": ("attackers",),
-    "krum": ("attackers", "keep"),
-}
-
-
-class AggregationConfig(Section):
-    """How the sites' models become one; docs/AGGREGATION.md says what each rule is for and what it costs."""
-
-    rule: Literal["fedavg", "norm_clipping", "median", "trimmed_mean", "krum"] = Field(
-        "fedavg", description="all but fedavg are against sites that send harm; docs/AGGREGATION.md"
-    )
-    bound: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="norm_clipping: L2 norm that a site's change may have"
-    )
-    attackers: int | None = Field(
-        None, ge=1, description="median, trimmed_mean, krum: sites that may send anything"
-    )
-    keep: int | None = Field(None, ge=1, description="krum: models that are averaged")
-
-    @model_validator(mode="after")
-    def _settings_of_the_rule(self) -> AggregationConfig:
-        expected = ("rule", *_RULE_SETTINGS[self.rule])
-        optional = ("bound", "attackers", "keep")
-        given = ("rule", *(name for name in optional if getattr(self, name) is not None))
-        if given != expected:
-            raise ValueError(
-                f"expected for {self.rule} the keys {', '.join(expected)}, got {', '.join(given)}"
-            )
-        return self
-
-    @property
-    def minimum_sites(self) -> int:
-        """Sites whose updates a round needs."""
-        if self.attackers is None:
-            return 1
-        if self.keep is None:
-            return 2 * self.attackers + 1
-        return max(2 * self.attackers + 3, self.keep + self.attackers + 2)
-
-    def averaged_sites(self, updates: int) -> int:
-        """Sites that at least stand behind every shared value of the next model when so many updates are in."""
-        if self.keep is not None:
-            return self.keep
-        if self.rule == "median":
-            return 2 - updates % 2
-        return updates - 2 * (self.attackers or 0)
-
-    def expect_quorum(self, quorum: int) -> None:
-        """Raises ValueError where a round may end with fewer updates than the rule needs."""
-        if quorum < self.minimum_sites:
-            raise ValueError(
-                f"expected quorum ≥ {self.minimum_sites} for {self.rule} with attackers: {self.attackers}, "
-                f"got {quorum}: raise it, or choose norm_clipping, which needs no number of sites"
-            )
-
-
 class FederationSection(Section):
     """Who takes part and how a round ends."""
 
@@ -259,11 +201,12 @@ class FederationSection(Section):
         3, ge=1, description="times a round below quorum is tried before the run fails"
     )
     aggregation: AggregationConfig = AggregationConfig()
+    server_step: ServerStepConfig = ServerStepConfig()
     proximal_mu: float = Field(0.0, ge=0, description="FedProx: weight of μ/2·‖w − w_global‖²; 0 is FedAvg")
     normalisation: Literal["site", "shared"] = Field(
         "site",
-        description="site: each site goes on with its own normalisation layers (FedBN), their average is for the model "
-        "that is handed on; shared: all go on with the average",
+        description="site: each site measures the statistics of batch normalisation on its own films (SiloBN), and so "
+        "does a new hospital, without labels; shared: all use the average of the sites' statistics",
     )
     encoding: Literal["float32", "float16", "int8"] = Field(
         "float32",
@@ -547,6 +490,22 @@ class SitePolicy(Section):
     )
 
 
+class SplitShares(Section):
+    """How a site's patients are parted; another choice parts them anew, so that films trained on may be tested on."""
+
+    validation: float = Field(0.1, ge=0, lt=1, description="share of the patients to validate on")
+    test: float = Field(0.2, ge=0, lt=1, description="share of the patients to test on")
+
+    @model_validator(mode="after")
+    def _leave_some(self) -> SplitShares:
+        if not self.validation + self.test < 1:
+            raise ValueError(
+                f"expected shares together below 1, got validation {self.validation} and test {self.test}: patients to "
+                "train on have to be left"
+            )
+        return self
+
+
 class SiteConfig(Section):
     """A site's own file: paths and what the site does with its films. The file never leaves the site."""
 
@@ -560,6 +519,7 @@ class SiteConfig(Section):
     unknown_view: Literal["keep", "set_aside"] = Field(
         "keep", description="films of which neither header nor label file says whether they are AP or PA"
     )
+    splits: SplitShares = SplitShares()
     policy: SitePolicy = SitePolicy()
     privacy: SitePrivacy | None = Field(
         None,

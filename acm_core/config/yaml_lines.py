@@ -79,6 +79,10 @@ class LocatedData:
             location = location[:-1]
         return self._lines.get(location, 1)
 
+    def holds(self, location: Location) -> bool:
+        """Whether the file has a value there."""
+        return location in self._lines
+
     def _lose(self, line: int, location: Location, message: str) -> None:
         self.problems.append(Problem(line, location, message))
         self.lost.add(location)

@@ -71,6 +71,7 @@ class SiteFilms:
 
     Attributes:
         facts: of the films of each split.
+        test_names: of the test films in the site's folder; they stay at the site.
         test_groups: attribute → each test film's group.
         set_aside: reason code → number of files that cannot be used.
         fingerprint: of the dataset: the hash of the site's manifest.
@@ -80,6 +81,7 @@ class SiteFilms:
     validation: FilmSet
     test: FilmSet
     facts: Mapping[Split, FilmFacts]
+    test_names: tuple[str, ...] = field(repr=False)
     test_groups: Mapping[Attribute, NDArray[np.str_]] = field(repr=False)
     set_aside: Mapping[str, int]
     fingerprint: str
@@ -127,6 +129,11 @@ def load_site(
         chosen(Split.VALIDATION),
         chosen(Split.TEST),
         {split: _facts([row for row in rows if row.split == split]) for split in Split},
+        tuple(
+            taken.names[taken.images[index]]
+            for (index, _), row in zip(there, rows, strict=True)
+            if row.split == Split.TEST
+        ),
         _groups([row for row in rows if row.split == Split.TEST]),
         dict(sorted((reason.value, count) for reason, count in reasons.items() if reason is not None)),
         taken.fingerprint,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 
+from acm_core.config.sections import SplitShares
 from acm_core.files import write_atomically, write_private
 
 _SALT_BYTES = 32
@@ -24,20 +25,17 @@ class Split(StrEnum):
     TEST = "test"
 
 
-def split_of(patient: str, salt: bytes, *, validation: float = 0.1, test: float = 0.2) -> Split:
+def split_of(patient: str, salt: bytes, shares: SplitShares) -> Split:
     """The split of a patient: by HMAC-SHA256 of the id under the site's salt, so it depends on no other patient.
 
     Args:
         patient: the hospital's own id.
         salt: secret of the site: without it nobody can tell from an id which split the patient is in.
-        validation, test: shares of the patients, each in [0, 1), together below 1.
     """
-    if not (validation >= 0 and test >= 0 and validation + test < 1):
-        raise ValueError(f"expected shares ≥ 0 that leave patients to train on, got {validation} and {test}")
     draw = int.from_bytes(_digest(patient, salt)[:8], "big") / _SHARES
-    if draw < test:
+    if draw < shares.test:
         return Split.TEST
-    return Split.VALIDATION if draw < test + validation else Split.TRAIN
+    return Split.VALIDATION if draw < shares.test + shares.validation else Split.TRAIN
 
 
 def patient_numbers(patients: Sequence[str]) -> list[int]:

@@ -11,8 +11,6 @@ from acm_core.federated.rule import AggregationRule, Piece, Values
 from acm_core.federated.summation import WeightedMean
 from acm_core.federated.update import Arrays, SiteUpdate
 
-_ONE = np.array(1, np.int64)
-
 
 class Krum(AggregationRule):
     """The mean of the `keep` models with the least sum of squared distances to their nearest n − attackers − 2 others.
@@ -47,6 +45,7 @@ class Krum(AggregationRule):
             findings,
             finding_rows,
             minimum_sites=max(2 * attackers + 3, keep + attackers + 2),
+            minimum_labelling=2 * attackers + 3,
         )
         self._attackers = attackers
         self._keep = keep
@@ -70,20 +69,23 @@ class Krum(AggregationRule):
         self._held[update.site] = own
 
     def _aggregate(self) -> Arrays:
-        kept = {finding: self._nearest(between) for finding, between in self._distances.items()}
+        learnt = self.learnt
+        kept = {
+            finding: self._nearest(between)
+            for finding, between in self._distances.items()
+            if finding is None or learnt[finding]
+        }
 
         def combined(piece: Piece, reference: Values) -> Values:
             mean = WeightedMean(reference.shape, reference.dtype)
-            for site in kept.get(piece.finding, ()):
-                mean.add(self._held[site][piece], _ONE)
+            for site in kept[piece.finding]:
+                mean.add(self._held[site][piece], 1)
             return mean.mean(reference)
 
         return self._assembled(combined)
 
     def _nearest(self, between: dict[str, dict[str, float]]) -> list[str]:
         """The sites to keep of those that have a say."""
-        if len(between) < 2 * self._attackers + 3:
-            return []
         neighbours = len(between) - self._attackers - 2
         scores = {site: sum(sorted(distances.values())[:neighbours]) for site, distances in between.items()}
         return sorted(scores, key=lambda site: (scores[site], site))[: min(self._keep, neighbours)]

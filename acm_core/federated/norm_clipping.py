@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from acm_core.federated.aggregation import FedAvg
-from acm_core.federated.rule import AggregationRule, Piece
+from acm_core.federated.rule import Piece
 from acm_core.federated.update import Arrays, SiteUpdate
 
 
-class NormClipping(AggregationRule):
+class NormClipping(FedAvg):
     """FedAvg of updates whose difference to the global model is scaled down to an L2 norm of at most `bound`.
 
     - The norm is over the float arrays and, of the findings' rows, over those that the site labels films for. One
@@ -34,7 +34,6 @@ class NormClipping(AggregationRule):
         self.norms: dict[str, float] = {}
         """L2 norm of each site's difference before it was scaled."""
         self._bound = bound
-        self._average = FedAvg(reference, findings, finding_rows)
 
     def _take(self, update: SiteUpdate) -> None:
         with np.errstate(over="ignore"):
@@ -43,10 +42,7 @@ class NormClipping(AggregationRule):
         self.norms[update.site] = norm
         if norm > self._bound:
             update = replace(update, arrays=self._scaled(update, self._bound / norm))
-        self._average.add(update)
-
-    def _aggregate(self) -> Arrays:
-        return self._average.result()
+        super()._take(update)
 
     def _differences(self, update: SiteUpdate) -> Iterator[tuple[Piece, npt.NDArray[np.float64]]]:
         for piece, values in self._said(update):

@@ -16,8 +16,6 @@ from acm_core.federated.rule import AggregationRule, Piece, Values
 from acm_core.federated.summation import WeightedMean
 from acm_core.federated.update import Arrays, SiteUpdate
 
-_ONE = np.array(1, np.int64)
-
 
 class TrimmedMean(AggregationRule):
     """The mean at every position of what is left without the `attackers` lowest and as many highest values.
@@ -44,7 +42,7 @@ class TrimmedMean(AggregationRule):
             _insert(outer, values)
             if len(outer) > 2 * self._attackers:
                 # With as many below as above it: whatever else arrives, it is not among the outermost again.
-                self._inner[piece].add(outer.pop(self._attackers), _ONE)
+                self._inner[piece].add(outer.pop(self._attackers), 1)
 
     def _aggregate(self) -> Arrays:
         return self._assembled(lambda piece, reference: self._inner[piece].mean(reference))
@@ -76,9 +74,8 @@ class Median(AggregationRule):
     def _median(self, piece: Piece, reference: Values) -> Values:
         ordered = self._ordered[piece]
         mean = WeightedMean(reference.shape, reference.dtype)
-        if len(ordered) >= self._minimum_sites:
-            for values in ordered[(len(ordered) - 1) // 2 : len(ordered) // 2 + 1]:
-                mean.add(values, _ONE)
+        for values in ordered[(len(ordered) - 1) // 2 : len(ordered) // 2 + 1]:
+            mean.add(values, 1)
         return mean.mean(reference)
 
 

@@ -1,10 +1,10 @@
-"""Rules of aggregation that bound what a hostile or broken site can do, chosen by the federation file."""
+"""The rule of aggregation that the federation file names; all but FedAvg bound what a hostile or broken site can do."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from acm_core.config.sections import AggregationConfig
+from acm_core.config.aggregation import AggregationConfig
 from acm_core.federated.aggregation import FedAvg
 from acm_core.federated.krum import Krum
 from acm_core.federated.norm_clipping import NormClipping
@@ -18,8 +18,8 @@ def make_aggregation(
     reference: Arrays,
     findings: Sequence[str],
     finding_rows: Collection[str] = (),
-) -> FedAvg | AggregationRule:
-    """The aggregation of one round, to which updates are added; the arguments are those of `FedAvg`.
+) -> AggregationRule:
+    """The aggregation of one round, to which updates are added; the arguments are those of `AggregationRule`.
 
     Raises:
         ValueError: a rule that a configuration may name has no case here.

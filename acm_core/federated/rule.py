@@ -37,7 +37,7 @@ class Piece(NamedTuple):
 
 
 class AggregationRule(ABC):
-    """The next global model of one round from the sites' updates, which are added in any order.
+    """One model out of a round's updates, which are added in any order; `ServerStep` makes the next global one of it.
 
     `reference` is the global model that the sites started from; it is read and never changed.
     """
@@ -49,8 +49,13 @@ class AggregationRule(ABC):
         finding_rows: Collection[str] = (),
         *,
         minimum_sites: int = 1,
+        minimum_labelling: int | None = None,
     ) -> None:
         """
+        Args:
+            minimum_sites: updates that a round needs.
+            minimum_labelling: sites that a finding's rows need to be aggregated; default: minimum_sites.
+
         Raises:
             ValueError: `finding_rows` names an array without one row a finding.
             TypeError: an array is of a dtype that has no mean, see `WeightedMean`.
@@ -66,6 +71,7 @@ class AggregationRule(ABC):
         for array in reference.values():
             WeightedMean((), array.dtype)
         self._minimum_sites = minimum_sites
+        self._minimum_labelling = minimum_sites if minimum_labelling is None else minimum_labelling
         self._reference = reference
         self._findings = tuple(findings)
         self._pieces = [
@@ -75,6 +81,7 @@ class AggregationRule(ABC):
         ]
         self._sites: set[str] = set()
         self._films = 0
+        self._labelling = [0] * len(self._findings)  # sites that label films for the finding
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -85,6 +92,11 @@ class AggregationRule(ABC):
     def films(self) -> int:
         """Films behind the updates that are in."""
         return self._films
+
+    @property
+    def learnt(self) -> tuple[bool, ...]:
+        """Of each finding, whether sites enough label it; the rows of the others keep the reference, bit for bit."""
+        return tuple(sites >= self._minimum_labelling for sites in self._labelling)
 
     def add(self, update: SiteUpdate) -> None:
         """Validate an update and take it in; its arrays are not held on to. A refused update changes nothing.
@@ -109,9 +121,12 @@ class AggregationRule(ABC):
         self._take(update)
         self._sites.add(update.site)
         self._films += update.films
+        self._labelling = [
+            sites + (films > 0) for sites, films in zip(self._labelling, update.labelled, strict=True)
+        ]
 
     def result(self) -> Arrays:
-        """The next global model: new arrays with the names, shapes and dtypes of the reference.
+        """The aggregate: new arrays with the names, shapes and dtypes of the reference.
 
         Raises:
             ValueError: fewer updates are in than the rule needs.
@@ -144,10 +159,12 @@ class AggregationRule(ABC):
         }
 
     def _assembled(self, combined: Callable[[Piece, Values], Values]) -> Arrays:
-        """The arrays of which `combined(piece, the reference's values)` gives every piece."""
+        """The arrays of which `combined(piece, the reference's values)` gives every piece that is learnt."""
         arrays = {name: array.copy() for name, array in self._reference.items()}
+        learnt = self.learnt
         for piece in self._pieces:
-            piece.of(arrays)[:] = combined(piece, piece.of(self._reference))
+            if piece.finding is None or learnt[piece.finding]:
+                piece.of(arrays)[:] = combined(piece, piece.of(self._reference))
         return arrays
 
 

@@ -50,36 +50,35 @@ class WeightedMean:
         self._shape, self._size = shape, size
         self._sums: list[Int64s] = [np.zeros(size, np.int64) for _ in range(digits)]  # highest place first
         self._places = np.full(size, _EMPTY, np.int8) if is_float else None
-        self._total: Int64s = np.zeros((), np.int64)
+        self._total = 0
 
-    def add(self, values: npt.NDArray[Any], weight: Int64s) -> None:
-        """Add `values` with integer weights ≥ 0: shape () for all values, or (rows,) along the first axis.
+    def add(self, values: npt.NDArray[Any], weight: int) -> None:
+        """Add `values` with a weight ≥ 0.
 
         Raises:
             ValueError: the weights' sum would exceed `MAX_TOTAL_WEIGHT`; nothing was added.
         """
         total = self._total + weight
-        if (total > MAX_TOTAL_WEIGHT).any():
-            raise ValueError(f"expected weights that sum to at most {MAX_TOTAL_WEIGHT}, got {total.max()}")
+        if total > MAX_TOTAL_WEIGHT:
+            raise ValueError(f"expected weights that sum to at most {MAX_TOTAL_WEIGHT}, got {total}")
         self._total = total
+        if weight == 0:  # a value without weight must not push the digits of the others out
+            return
         flat = values.reshape(-1)
-        for piece, factor in self._pieces(weight):
-            if factor == 0:  # a value without weight must not push the digits of the others out
-                continue
+        for piece in self._pieces():
             sums = [sums[piece] for sums in self._sums]
             if self._places is None:
                 whole = flat[piece].astype(np.int64)
-                sums[0] += (whole >> _DIGIT_BITS) * factor
-                sums[1] += (whole & (2**_DIGIT_BITS - 1)) * factor
+                sums[0] += (whole >> _DIGIT_BITS) * weight
+                sums[1] += (whole & (2**_DIGIT_BITS - 1)) * weight
             else:
-                _add_floats(flat[piece].astype(np.float64), factor, sums, self._places[piece])
+                _add_floats(flat[piece].astype(np.float64), weight, sums, self._places[piece])
 
     def mean(self, fallback: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The mean in the inputs' dtype; where the weights sum to 0, the value of `fallback`, bit for bit."""
         mean = np.array(fallback, self._dtype).reshape(-1)
-        for piece, total in self._pieces(self._total):
-            if total == 0:
-                continue
+        total = self._total
+        for piece in self._pieces() if total else ():
             quotients: list[Int64s] = []
             remainder: Int64s = np.zeros((), np.int64)
             for sums in self._sums:  # long division, exact: |remainder · 2³² + sum| < 2⁶² + 2⁶²
@@ -98,12 +97,10 @@ class WeightedMean:
             mean[piece] = result.astype(self._dtype)
         return mean.reshape(self._shape)
 
-    def _pieces(self, weight: Int64s) -> Iterator[tuple[slice, int]]:
-        """Runs of the flat array that share a weight, and it."""
-        width = self._size // weight.size
-        for row, factor in enumerate(weight.reshape(-1).tolist()):
-            for start in range(row * width, (row + 1) * width, _PIECE):
-                yield slice(start, min(start + _PIECE, (row + 1) * width)), factor
+    def _pieces(self) -> Iterator[slice]:
+        """Runs of the flat array."""
+        for start in range(0, self._size, _PIECE):
+            yield slice(start, start + _PIECE)
 
 
 def _add_floats(

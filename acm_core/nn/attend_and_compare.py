@@ -44,6 +44,9 @@ class AttendAndCompare(ContextModule):
             and the query weights equal the key weights, so that K − Q = 0. Nothing is dead: the comparison K
             − Q sends key and query opposite gradients, which part them at the first step, and gate2 learns
             from there, gate1 one step later.
+        mirrored: Q is taken from the other side of the film than where its scores are high, as readers compare one
+            lung with the other. With equal weights K − Q is then what the two sides of one place differ by, so
+            "identity" starts with key and query weights of 0 instead: both maps are even, and K − Q = 0.
 
     Raises:
         ValueError: channels is not divisible by 2·groups.
@@ -51,8 +54,16 @@ class AttendAndCompare(ContextModule):
 
     operation = staticmethod(attend_and_compare)
 
-    def __init__(self, channels: int, groups: int = 32, initialisation: Initialisation = "kaiming") -> None:
+    def __init__(
+        self,
+        channels: int,
+        groups: int = 32,
+        initialisation: Initialisation = "kaiming",
+        *,
+        mirrored: bool = False,
+    ) -> None:
         super().__init__()
+        self.mirrored = mirrored
         if groups < 1 or channels < 1 or channels % (2 * groups):
             raise ValueError(
                 f"expected channels divisible by 2·groups, got {channels} channels and {groups} groups: "
@@ -69,6 +80,8 @@ class AttendAndCompare(ContextModule):
             nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
         if initialisation == "identity":
             with torch.no_grad():
+                if mirrored:
+                    self.key_weight.zero_()
                 self.query_weight.copy_(self.key_weight)
             nn.init.zeros_(self.gate2_weight)
             nn.init.constant_(self.gate2_bias, OPEN_GATE)
@@ -82,11 +95,12 @@ class AttendAndCompare(ContextModule):
             self.gate1_bias,
             self.gate2_weight,
             self.gate2_bias,
+            mirrored=self.mirrored,
         )
 
     def attention_maps(self, x: Tensor) -> AttentionMaps:
-        """Key and query maps for x: B×C×H×W, the input that `forward` takes."""
-        return AttentionMaps(*attention(x, self.key_weight, self.query_weight))
+        """Key and query maps for x: B×C×H×W, the input that `forward` takes: where K and Q are taken from."""
+        return AttentionMaps(*attention(x, self.key_weight, self.query_weight, mirrored=self.mirrored))
 
     def load_authors_state(self, state: Mapping[str, Any]) -> None:
         """Take the parameters of the authors' module, converting to this module's dtype.

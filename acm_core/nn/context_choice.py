@@ -13,8 +13,9 @@ from acm_core.nn.squeeze_excitation import SqueezeExcitation
 def build_context(config: ModelConfig, channels: int) -> ContextModule:
     """The module named by `config.context`, for maps of `channels` channels."""
     match config.context:
-        case "acm":
-            return AttendAndCompare(channels, config.groups, config.initialisation)
+        case "acm" | "acm_mirrored":
+            mirrored = config.context == "acm_mirrored"
+            return AttendAndCompare(channels, config.groups, config.initialisation, mirrored=mirrored)
         case "se":
             return SqueezeExcitation(channels, config.initialisation)
         case "cbam":

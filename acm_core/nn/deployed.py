@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -17,16 +19,19 @@ class DeployedClassifier(nn.Module):
     the fused operation's by rounding.
 
     Args:
-        model: taken over: put into evaluation mode and changed to the plain formula.
-        maps: also return the findings' score maps B×F×s×s and every module's key and query maps B×G×h×w.
+        members: models whose probabilities are averaged, one or more. They are taken over: put into evaluation mode and
+            changed to the plain formula.
+        maps: also return the findings' score maps B×F×s×s and every module's key and query maps B×G×h×w, of the first.
     """
 
-    def __init__(self, model: Classifier, *, maps: bool = False) -> None:
+    def __init__(self, members: Sequence[Classifier], *, maps: bool = False) -> None:
         super().__init__()
-        for module in model.modules():
-            if isinstance(module, AttendAndCompare):
-                module.operation = reference.attend_and_compare
-        self._model, self._maps = model.eval().requires_grad_(requires_grad=False), maps
+        for model in members:
+            for module in model.modules():
+                if isinstance(module, AttendAndCompare):
+                    module.operation = reference.attend_and_compare
+            model.eval().requires_grad_(requires_grad=False)
+        self._model, self._others, self._maps = members[0], nn.ModuleList(members[1:]), maps
 
     @property
     def outputs(self) -> list[str]:
@@ -38,7 +43,7 @@ class DeployedClassifier(nn.Module):
 
     def forward(self, films: Tensor) -> Tensor | tuple[Tensor, ...]:
         if not self._maps:
-            return torch.sigmoid(self._model(normalised(films)).logits)
+            return self._mean(torch.sigmoid(self._model(normalised(films)).logits), films)
         maps: list[Tensor] = []
 
         def record(module: AttendAndCompare, inputs: tuple[Tensor]) -> None:
@@ -54,4 +59,11 @@ class DeployedClassifier(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
-        return torch.sigmoid(self._model.pooled(scores)), scores, *maps
+        return self._mean(torch.sigmoid(self._model.pooled(scores)), films), scores, *maps
+
+    def _mean(self, first: Tensor, films: Tensor) -> Tensor:
+        """The first model's probabilities averaged with the others'."""
+        if not len(self._others):
+            return first
+        others = [torch.sigmoid(other(normalised(films)).logits) for other in self._others]
+        return torch.stack([first, *others]).mean(0)

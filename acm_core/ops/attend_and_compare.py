@@ -38,6 +38,8 @@ def attend_and_compare(
     gate1_bias: Tensor,
     gate2_weight: Tensor,
     gate2_bias: Tensor,
+    *,
+    mirrored: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """y = (x + K − Q) ⊙ P, and how far K and Q are from orthogonal.
 
@@ -45,8 +47,8 @@ def attend_and_compare(
 
     - float32, bfloat16 or float16 on the CPU: numba kernels, where numba is installed (float16 by way of float32);
     - the same on a GPU: Triton kernels, where Triton is installed;
-    - everything else (float64; groups of unusual sizes, see `covers` of either): plain PyTorch with the same
-      hand-derived backward pass.
+    - everything else (float64; groups of unusual sizes, see `covers` of either; a mirrored query): plain PyTorch with
+      the same hand-derived backward pass.
 
     Sums over positions and everything of size B×C are float32 (float64 for float64 x), autocast or not.
     For the backward pass x and vectors of size B×C are kept. The operation works under torch.compile without a graph
@@ -61,6 +63,8 @@ def attend_and_compare(
         gate1_bias: C/2.
         gate2_weight: C×c/2, second grouped 1×1 convolution of the gate.
         gate2_bias: C.
+        mirrored: the query's scores are those of x flipped left to right: Q is taken from the other side of where they
+            are high.
 
     Returns:
         y: B×C×H×W in x's dtype, channels_last if x is, else contiguous.
@@ -73,12 +77,14 @@ def attend_and_compare(
     """
     inputs = (x, key_weight, query_weight, gate1_weight, gate1_bias, gate2_weight, gate2_bias)
     if has_torch_function_variadic(*inputs):
-        overridden: tuple[Tensor, Tensor] = handle_torch_function(attend_and_compare, inputs, *inputs)
+        overridden: tuple[Tensor, Tensor] = handle_torch_function(
+            attend_and_compare, inputs, *inputs, mirrored=mirrored
+        )
         return overridden
     check_arguments(*inputs, dtypes=_DTYPES)
     # The registered operation is what torch.compile sees; called by hand, it takes 0.3 ms longer than the function.
     operation = _forward_op if torch.compiler.is_compiling() else _AttendAndCompare.apply
-    outputs = operation(_dense(x), *inputs[1:])
+    outputs = operation(_dense(x), *inputs[1:], mirrored)
     return outputs[0], outputs[1]
 
 
@@ -94,26 +100,31 @@ class SampleGradients(NamedTuple):
     gate2_bias: Tensor
 
 
-def forward_kept(x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+def forward_kept(
+    x: Tensor, *parameters: Tensor, mirrored: bool = False
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """`attend_and_compare` without autograd: y, the orthogonality term, and what `sample_backward` reads: the inputs
     and vectors of size B×C.
     """
     check_arguments(x, *parameters, dtypes=_DTYPES)
     x = _dense(x)
-    y, orthogonality, *vectors = _forward(x, *parameters)
+    y, orthogonality, *vectors = _forward(x, *parameters, mirrored=mirrored)
     return y, orthogonality, (x, *parameters, *vectors)
 
 
-def sample_backward(grad_y: Tensor, grad_orthogonality: Tensor, kept: Sequence[Tensor]) -> SampleGradients:
+def sample_backward(
+    grad_y: Tensor, grad_orthogonality: Tensor, kept: Sequence[Tensor], *, mirrored: bool = False
+) -> SampleGradients:
     """What the backward pass yields before the sum over the batch, for private training: at its cost.
 
     Args:
         grad_y: B×C×H×W, gradient of the summed loss with respect to y.
         grad_orthogonality: B, the same for the orthogonality term.
         kept: of `forward_kept`.
+        mirrored: as there.
     """
     parameters = Parameters(*kept[1:7])
-    gradients = Backward(*_backward(grad_y, grad_orthogonality, *kept))
+    gradients = Backward(*_backward(grad_y, grad_orthogonality, *kept, mirrored=mirrored))
     passed = Forward(kept[0], *kept[7:])
     mean, hidden = _by_group(passed.mean, parameters), _by_group(passed.hidden, parameters)
     gate1, gate2 = _by_group(gradients.gate1, parameters), _by_group(gradients.gate2, parameters)
@@ -183,15 +194,24 @@ def _implementation(x: Tensor, parameters: Parameters) -> _Implementation:
 # needs beside x.
 
 
-def _forward(x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
-    passed = _implementation(x, Parameters(*parameters)).forward(x, Parameters(*parameters))
+def _forward(x: Tensor, *tensors: Tensor, mirrored: bool) -> tuple[Tensor, ...]:
+    parameters = Parameters(*tensors)
+    if mirrored:
+        passed = derived.forward(x, parameters, mirrored=True)
+    else:
+        passed = _implementation(x, parameters).forward(x, parameters)
     orthogonality = ((passed.key - passed.mean) * (passed.query - passed.mean)).mean(1)
     return passed.y, orthogonality, *passed[1:]
 
 
-def _backward(grad_y: Tensor, grad_orthogonality: Tensor, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+def _backward(
+    grad_y: Tensor, grad_orthogonality: Tensor, x: Tensor, *others: Tensor, mirrored: bool
+) -> tuple[Tensor, ...]:
     parameters, passed = Parameters(*others[:6]), Forward(x, *others[6:])
-    return _implementation(x, parameters).backward(_as(grad_y, x), grad_orthogonality, x, parameters, passed)
+    grad_y = _as(grad_y, x)
+    if mirrored:
+        return derived.backward(grad_y, grad_orthogonality, x, parameters, passed, mirrored=True)
+    return _implementation(x, parameters).backward(grad_y, grad_orthogonality, x, parameters, passed)
 
 
 @torch.library.custom_op("acm_core::attend_and_compare", mutates_args=())
@@ -203,12 +223,14 @@ def _forward_op(
     gate1_bias: Tensor,
     gate2_weight: Tensor,
     gate2_bias: Tensor,
+    mirrored: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _forward(x, key_weight, query_weight, gate1_weight, gate1_bias, gate2_weight, gate2_bias)  # type: ignore[return-value]
+    parameters = (key_weight, query_weight, gate1_weight, gate1_bias, gate2_weight, gate2_bias)
+    return _forward(x, *parameters, mirrored=mirrored)  # type: ignore[return-value]
 
 
 @_forward_op.register_fake
-def _(x: Tensor, key_weight: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+def _(x: Tensor, key_weight: Tensor, *_: Tensor | bool) -> tuple[Tensor, ...]:
     y, *vectors = empty_forward(x, len(key_weight))
     return y, x.new_empty((len(x),), dtype=sum_dtype(x)), *vectors
 
@@ -230,23 +252,28 @@ def _backward_op(
     gate: Tensor,
     hidden: Tensor,
     log_sums: Tensor,
+    mirrored: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     parameters = (key_weight, query_weight, gate1_weight, gate1_bias, gate2_weight, gate2_bias)
     vectors = (mean, key, query, gate, hidden, log_sums)
-    return tuple(_backward(grad_y, grad_orthogonality, x, *parameters, *vectors))  # type: ignore[return-value]
+    gradients = _backward(grad_y, grad_orthogonality, x, *parameters, *vectors, mirrored=mirrored)
+    return tuple(gradients)  # type: ignore[return-value]
 
 
 @_backward_op.register_fake
-def _(_y: Tensor, _orthogonality: Tensor, x: Tensor, key_weight: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+def _(
+    _y: Tensor, _orthogonality: Tensor, x: Tensor, key_weight: Tensor, *_: Tensor | bool
+) -> tuple[Tensor, ...]:
     return empty_backward(x, len(key_weight))
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs, *output[2:])
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.mirrored = inputs
+    ctx.save_for_backward(*tensors, *output[2:])
     ctx.set_materialize_grads(False)
 
 
-def _keep_of_op(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+def _keep_of_op(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     _keep(ctx, inputs, output)
     ctx.mark_non_differentiable(*output[2:])
 
@@ -265,7 +292,9 @@ def _differentiate(
         grad_y = torch.zeros_like(x)
     if grad_orthogonality is None:
         grad_orthogonality = mean.new_zeros(len(x))
-    grad_x, key, query, gate1, gate2 = backward(grad_y, grad_orthogonality, x, *parameters_and_vectors)
+    grad_x, key, query, gate1, gate2 = backward(
+        grad_y, grad_orthogonality, x, *parameters_and_vectors, mirrored=ctx.mirrored
+    )
     by_group1, by_group2 = _by_group(gate1, parameters), _by_group(gate2, parameters)
     gradients = (
         key.sum(0),
@@ -275,15 +304,16 @@ def _differentiate(
         _outer_sum(by_group2, _by_group(hidden, parameters)),
         gate2.sum(0),
     )
-    return grad_x, *(gradient.to(p.dtype) for gradient, p in zip(gradients, parameters, strict=True))
+    return grad_x, *(gradient.to(p.dtype) for gradient, p in zip(gradients, parameters, strict=True)), None
 
 
 class _AttendAndCompare(torch.autograd.Function):
     """The operation outside torch.compile."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = _forward(*inputs)
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        *tensors, mirrored = inputs
+        outputs = _forward(*tensors, mirrored=mirrored)
         _keep(ctx, inputs, outputs)
         return outputs[0], outputs[1]
 

@@ -7,7 +7,8 @@ vectors of size B×C are kept between the passes. The derivation, with g = ∂y 
     ∂μ = the gate's gradient of ∂P − γ(K + Q − 2μ); ∂l = a·(∂K·x − ∂K·K) summed over the group's channels, ∂m alike;
     ∂x = P·g + ∂K·a + ∂Q·b + w_K·∂l + w_Q·∂m + ∂μ/N; ∂w_K = Σ ∂l·x, ∂w_Q = Σ ∂m·x
 
-with K and Q not centred, a and b the two maps, l and m their scores.
+with K and Q not centred, a and b the two maps, l and m their scores. With a mirrored query b is the softmax of m
+flipped left to right, and what comes back to b's scores is flipped before it is ∂m.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from acm_core.ops.passes import Backward, Forward, Parameters, sum_dtype
+from acm_core.ops.passes import Backward, Forward, Parameters, sum_dtype, with_query_mirrored
 
 
-def forward(x: Tensor, parameters: Parameters) -> Forward:
-    """x: B×C×H×W, contiguous or channels_last; parameters in any precision."""
+def forward(x: Tensor, parameters: Parameters, *, mirrored: bool = False) -> Forward:
+    """x: B×C×H×W, contiguous or channels_last; parameters in any precision; mirrored: the query."""
     dtype = sum_dtype(x)
     wide = x.to(dtype)
     key_weight, query_weight, weight1, bias1, weight2, bias2 = (p.to(dtype) for p in parameters)
@@ -27,6 +28,8 @@ def forward(x: Tensor, parameters: Parameters) -> Forward:
     positions = x.shape[2] * x.shape[3]
     weights = torch.stack((key_weight, query_weight)).expand(batch, 2, groups, width)
     scores = _project(wide, weights)
+    if mirrored:
+        scores = with_query_mirrored(scores, *x.shape[2:])
     log_sums = torch.logsumexp(scores, 3)
     pooled = _pool(wide, torch.exp(scores - log_sums[..., None]))
     # Copies: an operation's results may not share memory.
@@ -41,9 +44,15 @@ def forward(x: Tensor, parameters: Parameters) -> Forward:
 
 
 def backward(
-    grad_y: Tensor, grad_orthogonality: Tensor, x: Tensor, parameters: Parameters, passed: Forward
+    grad_y: Tensor,
+    grad_orthogonality: Tensor,
+    x: Tensor,
+    parameters: Parameters,
+    passed: Forward,
+    *,
+    mirrored: bool = False,
 ) -> Backward:
-    """grad_y: as x and in its layout; grad_orthogonality: B. `passed.y` is not read."""
+    """grad_y: as x and in its layout; grad_orthogonality: B; mirrored: as forward. `passed.y` is not read."""
     dtype = sum_dtype(x)
     wide, grad = x.to(dtype), grad_y.to(dtype)
     key_weight, query_weight, weight1, _, weight2, _ = (p.to(dtype) for p in parameters)
@@ -68,9 +77,13 @@ def backward(
     seen = torch.stack((grad_key.view(by_group), grad_query.view(by_group)), 1)
     projected = _project(wide, torch.cat((own, seen), 1))
     scores, changes = projected[:, :2], projected[:, 2:]
+    if mirrored:
+        scores = with_query_mirrored(scores, *x.shape[2:])
     maps = torch.exp(scores - log_sums[..., None])
     pooled = torch.stack((key.view(by_group), query.view(by_group)), 1)
     grad_scores = maps * (changes - (seen * pooled).sum(3)[..., None])
+    if mirrored:
+        grad_scores = with_query_mirrored(grad_scores, *x.shape[2:])
     # The scores' gradients sum to 0 over positions; what rounding leaves of the sum would pool K and Q once more.
     grad_weights = _pool(wide, grad_scores) - pooled * grad_scores.sum(3)[..., None]
     grad_x = _spread(torch.cat((maps, grad_scores), 1), torch.cat((seen, own), 1), wide)

@@ -68,6 +68,13 @@ def is_channels_last(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=torch.channels_last)
 
 
+def with_query_mirrored(maps: Tensor, height: int, breadth: int) -> Tensor:
+    """B×2×G×N, of the key and of the query: the query's flipped left to right, the key's as it is."""
+    key, query = maps.unbind(1)
+    flipped = query.reshape(*query.shape[:2], height, breadth).flip(3).flatten(2)
+    return torch.stack((key, flipped), 1)
+
+
 def in_float32(parameters: Parameters) -> Parameters:
     """The parameters as kernels read them: float32, contiguous."""
     return Parameters(

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from acm_core.ops.passes import with_query_mirrored
+
 _PRECISIONS = (torch.float32, torch.float64, torch.bfloat16)
 
 
@@ -26,6 +28,8 @@ def attend_and_compare(
     gate1_bias: Tensor,
     gate2_weight: Tensor,
     gate2_bias: Tensor,
+    *,
+    mirrored: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """y = (x + K − Q) ⊙ P, and how far K and Q are from orthogonal.
 
@@ -37,6 +41,8 @@ def attend_and_compare(
         gate1_bias: C/2.
         gate2_weight: C×c/2, second grouped 1×1 convolution of the gate.
         gate2_bias: C.
+        mirrored: the query's scores are those of x flipped left to right: Q is taken from the other side of where they
+            are high.
 
     Returns:
         y: B×C×H×W in x's dtype and memory format.
@@ -58,7 +64,7 @@ def attend_and_compare(
     with torch.autocast(x.device.type, enabled=False):
         # sum()/N and not mean(): the gradient of mean() is a full-size division, that of sum() a view.
         mean = x.sum((2, 3)).to(vector_dtype) / positions
-        pooled = _attend(x, key_weight, query_weight)[1].to(vector_dtype)
+        pooled = _attend(x, key_weight, query_weight, mirrored)[1].to(vector_dtype)
         key, query = pooled.unbind(1)
         gate = _gate(
             mean,
@@ -75,13 +81,16 @@ def attend_and_compare(
     return y, orthogonality
 
 
-def attention(x: Tensor, key_weight: Tensor, query_weight: Tensor) -> tuple[Tensor, Tensor]:
+def attention(
+    x: Tensor, key_weight: Tensor, query_weight: Tensor, *, mirrored: bool = False
+) -> tuple[Tensor, Tensor]:
     """The two attention maps behind K and Q.
 
     Args:
         x: B×C×H×W as in `attend_and_compare`.
         key_weight: G×c.
         query_weight: G×c.
+        mirrored: as in `attend_and_compare`; the query map is where Q is taken from.
 
     Returns:
         key, query: B×G×H×W each, every map summing to 1 over its positions; x's dtype.
@@ -91,12 +100,12 @@ def attention(x: Tensor, key_weight: Tensor, query_weight: Tensor) -> tuple[Tens
     """
     _check_attention(x, key_weight, query_weight)
     with torch.autocast(x.device.type, enabled=False):
-        maps = _attend(x, key_weight, query_weight)[0]
+        maps = _attend(x, key_weight, query_weight, mirrored)[0]
     key, query = maps.view(*maps.shape[:3], *x.shape[2:]).unbind(1)
     return key, query
 
 
-def _attend(x: Tensor, key_weight: Tensor, query_weight: Tensor) -> tuple[Tensor, Tensor]:
+def _attend(x: Tensor, key_weight: Tensor, query_weight: Tensor, mirrored: bool) -> tuple[Tensor, Tensor]:
     """Attention maps B×2×G×N (key, query) and the x they pool, B×2×C: two products in x's own layout."""
     batch, channels, height, width = x.shape
     groups, slice_channels = key_weight.shape
@@ -110,13 +119,18 @@ def _attend(x: Tensor, key_weight: Tensor, query_weight: Tensor) -> tuple[Tensor
         diagonal = torch.eye(groups, dtype=x.dtype, device=x.device)[:, :, None]
         dense = (weight[:, :, None, :] * diagonal).reshape(2 * groups, channels)
         scores = (flat.reshape(batch * positions, channels) @ dense.t()).view(batch, positions, 2 * groups)
-        maps = torch.softmax(scores, 1).transpose(1, 2)
-        crossed = torch.bmm(maps, flat).view(batch, 2, groups, groups, slice_channels)
+        maps = torch.softmax(scores, 1).transpose(1, 2).reshape(batch, 2, groups, positions)
+        if mirrored:
+            maps = with_query_mirrored(maps, height, width)
+        crossed = torch.bmm(maps.flatten(1, 2), flat).view(batch, 2, groups, groups, slice_channels)
         pooled = crossed.diagonal(dim1=2, dim2=3).transpose(2, 3)
-        return maps.view(batch, 2, groups, positions), pooled.reshape(batch, 2, channels)
+        return maps, pooled.reshape(batch, 2, channels)
     slices = x.reshape(batch * groups, slice_channels, positions)
     paired = weight.transpose(0, 1).expand(batch, groups, 2, slice_channels)
     maps = torch.softmax(torch.bmm(paired.reshape(batch * groups, 2, slice_channels), slices), 2)
+    if mirrored:
+        by_kind = maps.view(batch, groups, 2, positions).transpose(1, 2)
+        maps = with_query_mirrored(by_kind, height, width).transpose(1, 2).reshape(maps.shape)
     pooled = torch.bmm(maps, slices.transpose(1, 2)).view(batch, groups, 2, slice_channels).transpose(1, 2)
     return maps.view(batch, groups, 2, positions).transpose(1, 2), pooled.reshape(batch, 2, channels)
 

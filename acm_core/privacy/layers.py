@@ -140,20 +140,22 @@ def _group_norm_backward(
 
 class _AttendAndCompare(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, recorder: Recorder, x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        y, orthogonality, kept = forward_kept(x, *parameters)
-        ctx.recorder = recorder
+    def forward(
+        ctx: Any, recorder: Recorder, mirrored: bool, x: Tensor, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        y, orthogonality, kept = forward_kept(x, *parameters, mirrored=mirrored)
+        ctx.recorder, ctx.mirrored = recorder, mirrored
         ctx.names = [recorder.claim(p) if recorder.manages(p) else None for p in parameters]
         ctx.save_for_backward(*kept)
         return y, orthogonality
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor, grad_orthogonality: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = sample_backward(grad_y, grad_orthogonality, ctx.saved_tensors)
+        gradients = sample_backward(grad_y, grad_orthogonality, ctx.saved_tensors, mirrored=ctx.mirrored)
         for name, gradient in zip(ctx.names, gradients[1:], strict=True):
             if name is not None:
                 ctx.recorder.keep_films(name, gradient)
-        return None, gradients.x, *[None] * len(ctx.names)
+        return None, None, gradients.x, *[None] * len(ctx.names)
 
 
 def _layout(x: Tensor) -> torch.memory_format:
@@ -214,8 +216,8 @@ def _group_norm(
     return _GroupNorm.apply(x, weight, bias, num_groups, eps, recorder)
 
 
-def _attend_and_compare(recorder: Recorder, *inputs: Tensor) -> Any:
-    return _AttendAndCompare.apply(recorder, *inputs)
+def _attend_and_compare(recorder: Recorder, *inputs: Tensor, mirrored: bool = False) -> Any:
+    return _AttendAndCompare.apply(recorder, mirrored, *inputs)
 
 
 LAYERS: dict[Callable[..., Any], Callable[..., Any]] = {

@@ -18,6 +18,8 @@ from acm_core.data.site_films import FilmSet
 from acm_core.nn import Classifier
 from acm_core.training.loss import masked_bce, masked_loss, orthogonality_penalty, proximal_penalty
 
+_BFLOAT16_HARDWARE = ("amx_bf16", "avx512_bf16")
+
 
 class TrainingDivergedError(RuntimeError):
     """The loss stopped being a finite number."""
@@ -61,7 +63,8 @@ def autocast_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype 
         return torch.bfloat16
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
-    return torch.bfloat16 if torch.cpu.get_capabilities().get("amx_bf16", False) else None
+    hardware = torch.cpu.get_capabilities()
+    return torch.bfloat16 if any(hardware.get(name, False) for name in _BFLOAT16_HARDWARE) else None
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:

@@ -27,9 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     from safetensors import SafetensorError
 
+    from acm_core.export import ExportError
     from acm_core.training.weights import ModelMismatchError
     from server.export.folder import export
-    from server.export.formats import ExportError
     from server.run_folder import NoResultsError, RunFolder
 
     folder = RunFolder(options.run)

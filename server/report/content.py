@@ -17,6 +17,7 @@ from acm_core.training.histograms import ScoreHistogram
 from server.authority import ServerState
 from server.registry import Registry
 from server.results import (
+    DELIVERED_WORDS,
     MODELS,
     as_of,
     delivered,
@@ -29,18 +30,13 @@ from server.results import (
     privacy_in_short,
     privacy_statement,
     start_sentence,
+    strategy,
 )
 from server.run_folder import FinishedRun, RunFolder
 from server.shortcuts import shortcut_sentences, shortcuts_beside_model, shortcuts_in_short
 
 Content = dict[str, Any]
 
-_DELIVERED_WORDS = {
-    "federated": "Federated",
-    "fine_tuned": "Federated and fine-tuned",
-    "mixture": "Federated, half and half with alone",
-    "local_only": "Alone, which the site keeps",
-}
 _SILENCES = {"withheld": "withholds its figures", "no test films": "has no test films"}
 
 
@@ -70,9 +66,11 @@ def report_content(folder: RunFolder, state: ServerState | None) -> Content:
         "not_evaluated": metrics["not_evaluated"],
         "not_proved": not_proved(metrics),
         "crosswise": metrics.get("crosswise"),
+        "unlabelled": metrics.get("unlabelled"),
         "counted": sorted({site for one in config.findings for site in federated_histograms(metrics, one)}),
         "curves": {finding: _curves(metrics, finding) for finding in config.findings},
         "calibration": {finding: _calibration(metrics, finding) for finding in config.findings},
+        "strategy": strategy(config.federation),
         "rounds": run.records,
         "bytes": metrics.get("bytes"),
         "participation": _participation(run),
@@ -128,7 +126,7 @@ def site_sentence(report: Mapping[str, Any]) -> str:
         return (
             "No finding has films with and without it among this site's test films: nothing can be said here."
         )
-    text = f"{_DELIVERED_WORDS[delivered(report)]}, mean AUROC {_with_interval(mean)}"
+    text = f"{DELIVERED_WORDS[delivered(report)].capitalize()}, mean AUROC {_with_interval(mean)}"
     if gain is None:
         return f"{text}. The site did not train alone: whether it gained is not known."
     alone = report["models"]["local_only"]["mean_auroc"]

@@ -1,4 +1,4 @@
-"""A round's rules of aggregation: seconds and memory of the server, beside Flower's strategies of the same name."""
+"""A round's rules and the server's steps: seconds and memory of the server, beside Flower's strategies of that name."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import torch
 from flwr.app import Array, ArrayRecord, Message, Metadata, MetricRecord, RecordDict
 from flwr.serverapp import strategy
 
-from acm_core.config.sections import AggregationConfig, ModelConfig
+from acm_core.config.aggregation import AggregationConfig, ServerStepConfig
+from acm_core.config.sections import ModelConfig
 from acm_core.federated.robust import make_aggregation
+from acm_core.federated.server_step import make_server_step
 from acm_core.federated.update import Arrays, SiteUpdate
 from acm_core.nn import build_classifier, finding_rows
 from acm_core.randomness import stream
@@ -25,6 +27,11 @@ _FINDINGS = tuple(f"finding {i}" for i in range(14))
 _SITES = (8, 32)
 _RIVALS_SITES = 8  # Flower's Krum takes some 0.4 GB a site
 _ATTACKERS = 1
+_PLAIN = ServerStepConfig()
+_STEPS = (
+    ServerStepConfig(rule="fedavgm", learning_rate=1.0, momentum=0.9),
+    ServerStepConfig(rule="fedadam", learning_rate=0.01, beta1=0.9, beta2=0.99, tau=1e-3),
+)
 _MEGABYTE = 10**6
 
 Work = Callable[[], tuple[float, float]]
@@ -36,7 +43,13 @@ def run(rounds: int) -> dict[str, Any]:
     reference, rows = get_arrays(model), finding_rows(model)
     measured = []
     for sites in _SITES:
-        works: dict[str, Work] = {_name(rule): _ours(rule, reference, rows, sites) for rule in _rules(sites)}
+        works: dict[str, Work] = {
+            _name(rule): _ours(rule, _PLAIN, reference, rows, sites) for rule in _rules(sites)
+        }
+        works |= {
+            f"fedavg, {step.rule}": _ours(AggregationConfig(), step, reference, rows, sites)
+            for step in _STEPS
+        }
         if sites == _RIVALS_SITES:
             works |= {
                 f"Flower {type(make()).__name__}": _flower(make, reference, sites)
@@ -117,7 +130,12 @@ def _models(reference: Arrays, sites: int) -> Iterator[Arrays]:
         }
 
 
-def _ours(rule: AggregationConfig, reference: Arrays, rows: frozenset[str], sites: int) -> Work:
+def _ours(
+    rule: AggregationConfig, step: ServerStepConfig, reference: Arrays, rows: frozenset[str], sites: int
+) -> Work:
+    server_step = make_server_step(step, rows)
+    state = server_step.init(reference)
+
     def work() -> tuple[float, float]:
         aggregation = make_aggregation(rule, reference, _FINDINGS, rows)
         total = last = 0.0
@@ -127,7 +145,7 @@ def _ours(rule: AggregationConfig, reference: Arrays, rows: frozenset[str], site
             last = time.perf_counter() - started
             total += last
         started = time.perf_counter()
-        aggregation.result()
+        server_step.apply(reference, aggregation.result(), aggregation.learnt, state)
         ended = time.perf_counter() - started
         return last + ended, total + ended
 

@@ -26,12 +26,14 @@ from simulations.phantoms import HospitalSpec, write_hospital
 _FINDINGS = ("Lung Opacity", "Pleural Effusion")
 _SIDE = 64
 _PLAIN, _DEFLATED, _WHOLE = "np.savez", "np.savez, zlib", "whole values"
+_PARTS = ("all", "last_stage", "norm", "head")
 _MEGABYTE = 10**6
 
 
 def run(rounds: int, patients: int = 100) -> dict[str, Any]:
     """Train an epoch on phantoms of so many patients, then measure; returns a JSON-ready document, see `table`."""
-    base, arrays = _before_and_after_an_epoch(patients)
+    models = _before_and_after_an_epoch(patients)
+    base, arrays = models["all"]
     works: dict[str, tuple[Callable[[], Any], Callable[[Any], Arrays]]] = {
         _PLAIN: (partial(_saved, arrays), _loaded),
         _DEFLATED: (lambda: zlib.compress(_saved(arrays)), lambda message: _loaded(zlib.decompress(message))),
@@ -62,6 +64,20 @@ def run(rounds: int, patients: int = 100) -> dict[str, Any]:
         "machine": machine(torch.device("cpu")),
         "model_bytes": sum(array.nbytes for array in arrays.values()),
         "rows": rows,
+        "parts": [
+            {"trainable": trainable, "encoding": encoding, **_bytes_of_a_part(*models[trainable], encoding)}
+            for trainable in models
+            for encoding in get_args(Encoding)
+        ],
+    }
+
+
+def _bytes_of_a_part(base: Arrays, arrays: Arrays, encoding: Encoding) -> dict[str, int]:
+    """Of the difference of what changed, as it travels, and of that of the whole model, most of which is zeros."""
+    part = {name: array for name, array in arrays.items() if not np.array_equal(array, base[name])}
+    return {
+        "bytes": encode(part, {name: base[name] for name in part}, encoding).payload["encoded"].nbytes,
+        "whole_bytes": encode(arrays, base, encoding).payload["encoded"].nbytes,
     }
 
 
@@ -82,10 +98,18 @@ def table(document: dict[str, Any]) -> str:
             f"{encode_seconds:10.3f}{decode_seconds:10.3f}{size / encode_seconds / _MEGABYTE:13.0f}"
             f"{size / decode_seconds / _MEGABYTE:13.0f}{row['error']:10.1e}"
         )
+    lines.append(f"{'trains':16}{'encoding':>10}{'MB':>10}{'share':>9}{'MB with the rest as zeros':>27}")
+    lines += [
+        f"{row['trainable']:16}{row['encoding']:>10}{row['bytes'] / _MEGABYTE:10.4f}{row['bytes'] / size:9.5f}"
+        f"{row['whole_bytes'] / _MEGABYTE:27.4f}"
+        for row in document["parts"]
+    ]
     return "\n".join(lines) + "\n"
 
 
-def _before_and_after_an_epoch(patients: int) -> tuple[Arrays, Arrays]:
+def _before_and_after_an_epoch(patients: int) -> dict[str, tuple[Arrays, Arrays]]:
+    """By what trains."""
+    models = {}
     with tempfile.TemporaryDirectory() as folder:
         films = Path(folder) / "site"
         hospital = {
@@ -98,19 +122,22 @@ def _before_and_after_an_epoch(patients: int) -> tuple[Arrays, Arrays]:
         state = Path(folder) / "state"
         site = {"site": "site", "films": films, "labels": films / "labels.csv", "state": state}
         training_films = load_site(SiteConfig.model_validate(site), list(_FINDINGS), _SIDE).train
-        model = build_classifier(ModelConfig(architecture="resnet18", context="acm"), len(_FINDINGS))
-        base = get_arrays(model)
         config = TrainingConfig(batch_size=16, precision="float32")
-        train(
-            model,
-            make_optimizer(model, config),
-            training_films,
-            config,
-            Schedule(0, 1, 10),
-            seeds=lambda _: 0,
-            device=torch.device("cpu"),
-        )
-        return base, get_arrays(model)
+        for trainable in _PARTS:
+            settings = {"architecture": "resnet18", "context": "acm", "trainable": trainable}
+            model = build_classifier(ModelConfig.model_validate(settings), len(_FINDINGS))
+            base = get_arrays(model)
+            train(
+                model,
+                make_optimizer(model, config),
+                training_films,
+                config,
+                Schedule(0, 1, 10),
+                seeds=lambda _: 0,
+                device=torch.device("cpu"),
+            )
+            models[trainable] = base, get_arrays(model)
+    return models
 
 
 def _saved(arrays: Arrays) -> bytes:

@@ -29,7 +29,8 @@ from simulations.benchmark.measurement import Timing, machine, peak_resident_byt
 
 _PLAIN, _HOOKS, _GHOST = "plain", "Opacus hooks", "Opacus ghost"
 _FILM, _PATIENT = "ours, per film", "ours, per patient"
-CONTENDERS = (_PLAIN, _FILM, _PATIENT, _HOOKS, _GHOST)
+_HEAD, _PRIVATE_HEAD = "plain, head alone", "ours, head alone"  # the private one per film
+CONTENDERS = (_PLAIN, _FILM, _PATIENT, _HEAD, _PRIVATE_HEAD, _HOOKS, _GHOST)
 _SETTINGS = ((96, 32), (224, 16))  # side of the film, films
 _CONTEXTS = ("none", "acm")
 _PATIENTS = (1, 2, 1, 4)  # films of one patient after another
@@ -107,19 +108,16 @@ def _peak_memory(device: str, threads: int, side: int, films: int, context: str,
 def step(name: str, device: torch.device, side: int, films: int, context: str) -> Callable[[], None]:
     """One training step of a contender, ready to be repeated. All average the same loss a film, σ = C = 1."""
     torch.manual_seed(0)
-    model = build_classifier(
-        ModelConfig.model_validate(
-            {"architecture": "resnet18", "context": context, "norm": "group", "head": "average"}
-        ),
-        _FINDINGS,
-    )
+    settings = {"architecture": "resnet18", "context": context, "norm": "group", "head": "average"}
+    trainable = "head" if name in (_HEAD, _PRIVATE_HEAD) else "all"
+    model = build_classifier(ModelConfig.model_validate({**settings, "trainable": trainable}), _FINDINGS)
     model = model.to(device).to(memory_format=torch.channels_last).train()
     images = torch.randn(films, 1, side, side, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 2, (films, _FINDINGS), device=device).float()
     if name in (_HOOKS, _GHOST):
         return _opacus(name, model, images, labels)
     optimizer = make_optimizer(model, TrainingConfig(optimizer="sgd", learning_rate=1e-3))
-    if name == _PLAIN:
+    if name in (_PLAIN, _HEAD):
 
         def plain() -> None:
             optimizer.zero_grad(set_to_none=True)

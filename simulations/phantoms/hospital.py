@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from acm_core.config.sections import Section, SiteName
+from acm_core.config.section import Section
+from acm_core.config.sections import SiteName
 from simulations.phantoms.findings import FINDINGS, NO_FINDING, Finding
 from simulations.phantoms.scanner import NamedScanner
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from acm_core.config.sections import Section
+from acm_core.config.section import Section
 from simulations.phantoms.geometry import Canvas
 
 

@@ -1,4 +1,7 @@
-"""`python -m simulations.pointing runs/NAME-acm-1 runs/NAME-none-1 …`: do models look where findings lie?"""
+"""`python -m simulations.pointing runs/NAME-acm-1 runs/NAME-none-1 …`: do models look where findings lie?
+
+On phantom films, of which that is known, or with `--boxes` on real films on which radiologists drew boxes.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from simulations.compare import markdown
+from simulations.markdown import markdown_table
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from acm_core.data.site_films import FilmSet
     from acm_core.training.metrics import Estimate
+    from simulations.pointing.boxes import BoxedFilms
+    from simulations.pointing.maps import Pointed
     from simulations.pointing.measure import Row
     from simulations.settings import SimulationConfig
 
@@ -22,14 +31,20 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure and write the table; returns the exit code (0 written, 1 a run is not usable, 130 interrupted)."""
     parser = argparse.ArgumentParser(
         prog="python -m simulations.pointing",
-        description="How often a model's score maps, Grad-CAM, K and Q hit a planted finding and the same place on "
-        "the other side: on phantom films of the runs' own machines, of patients that no run has. Runs that differ by "
-        "their seed alone are averaged.",
+        description="How often a model's score maps, Grad-CAM, K and Q hit a finding and the same place on the other "
+        "side: on phantom films of the runs' own machines, of patients that no run has, or on real films with boxes. "
+        "Runs that differ by their seed alone are averaged.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders of simulations")
+    parser.add_argument(
+        "--patients", type=int, default=300, help="phantoms of each synthetic hospital (default: 300)"
     )
     parser.add_argument(
-        "runs", nargs="+", type=Path, help="run folders of simulations with synthetic hospitals"
+        "--boxes",
+        type=Path,
+        help="real films instead: a CSV with the columns site, image, finding, x, y, width, height; site is a folder "
+        "beside it with labels.csv and films, the rest fractions of the film's sides",
     )
-    parser.add_argument("--patients", type=int, default=300, help="of each hospital (default: 300)")
     parser.add_argument("--output", type=Path, help="Markdown file for the table; default: the terminal")
     options = parser.parse_args(arguments)
     if options.patients < 20:
@@ -37,18 +52,22 @@ def main(arguments: list[str] | None = None) -> int:
 
     from acm_core.files import write_text_atomically
     from acm_core.processes import interruptible
+    from simulations.pointing.boxes import BoxesError
+    from simulations.sites import MissingFilmsError
 
     with interruptible():
         try:
-            configs = _load(options.runs)
-            results = _measure(configs, options.patients)
-        except UnusableRunError as error:
+            configs = _load(options.runs, phantoms=options.boxes is None)
+            if options.boxes is None:
+                text = table(_measure(configs, options.patients))
+            else:
+                text = _measure_boxes(configs, options.boxes)
+        except (UnusableRunError, BoxesError, MissingFilmsError) as error:
             print(error, file=sys.stderr)  # noqa: T201  # the command's own output
             return 1
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)  # noqa: T201
             return 130
-    text = table(results)
     if options.output is None:
         print(text, end="")  # noqa: T201
     else:
@@ -57,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class UnusableRunError(RuntimeError):
-    """A folder that holds no finished simulation of synthetic hospitals, or one unlike the others."""
+    """A folder that holds no finished simulation that can be measured, or one unlike the others."""
 
 
 class Result(NamedTuple):
@@ -69,7 +88,7 @@ class Result(NamedTuple):
     rows: list[Row]
 
 
-def _load(folders: Sequence[Path]) -> dict[Path, SimulationConfig]:
+def _load(folders: Sequence[Path], *, phantoms: bool) -> dict[Path, SimulationConfig]:
     from acm_core.config.loading import ConfigError, load_config
     from server.run_folder import RunFolder
     from simulations.settings import SimulationConfig
@@ -85,9 +104,10 @@ def _load(folders: Sequence[Path]) -> dict[Path, SimulationConfig]:
             config = load_config(run.config, SimulationConfig)
         except ConfigError as error:
             raise UnusableRunError(f"expected a simulation's settings: {error}") from None
-        if not config.simulation.hospitals:
+        if phantoms and not config.simulation.hospitals:
             raise UnusableRunError(
-                f"{folder}: expected synthetic hospitals, of whose films the truth is known, got none"
+                f"{folder}: expected synthetic hospitals, of whose films the truth is known, got none: give real films "
+                "with --boxes"
             )
         configs[folder] = config
     first = next(iter(configs.values()))
@@ -101,32 +121,22 @@ def _load(folders: Sequence[Path]) -> dict[Path, SimulationConfig]:
 
 
 def _shown(config: SimulationConfig) -> tuple[object, ...]:
-    return config.findings, config.model.image_size, config.simulation.hospitals
+    simulation = config.simulation
+    return config.findings, config.model.image_size, simulation.hospitals, sorted(simulation.folders)
 
 
 def _measure(configs: dict[Path, SimulationConfig], patients: int) -> list[Result]:
-    import torch
-
-    from acm_core.nn import unfilled_classifier
     from acm_core.training.metrics import mean_auroc
-    from acm_core.training.weights import load_arrays, set_arrays
-    from client.device import best_device
-    from server.run_folder import RunFolder
     from simulations.pointing.films import planted_films
-    from simulations.pointing.maps import point
     from simulations.pointing.measure import measure
 
     config = next(iter(configs.values()))
     findings, size = config.findings, config.model.image_size
     folder = config.simulation.data / "pointing"
     planted = planted_films(config.simulation.hospitals, findings, size, patients, folder, _said)
-    device = best_device()
     results = []
     for place, settings in configs.items():
-        model = unfilled_classifier(settings.model, len(findings))
-        set_arrays(model, load_arrays(RunFolder(place).model))
-        model = model.to(device).to(memory_format=torch.channels_last)
-        pointed = point(model, planted.films, STAGES)
+        pointed = _pointed(place, settings, planted.films)
         auroc = mean_auroc(
             pointed.probabilities, planted.films.labels, planted.films.patients, findings, seed=0
         )
@@ -137,15 +147,96 @@ def _measure(configs: dict[Path, SimulationConfig], patients: int) -> list[Resul
     return results
 
 
+def _measure_boxes(configs: dict[Path, SimulationConfig], boxes: Path) -> str:
+    """Two tables: of the boxes on films of patients that a run has not trained on, and of all boxes."""
+    import numpy as np
+
+    from simulations.pointing.boxes import boxed_films
+    from simulations.pointing.measure import measure_few
+
+    config = next(iter(configs.values()))
+    findings, size = config.findings, config.model.image_size
+    boxed = boxed_films(boxes, findings, size)
+    everybody = np.ones(len(boxed.patients), bool)
+    strangers: list[Result] = []
+    everything: list[Result] = []
+    notes = []
+    for place, settings in configs.items():
+        pointed = _pointed(place, settings, boxed.planted.films)
+        unseen = _unseen(settings, boxed)
+        for results, counted in ((strangers, unseen), (everything, everybody)):
+            rows = measure_few(pointed, boxed.planted, findings, size, counted)
+            results.append(Result(settings.model.context, settings.seed, None, rows))
+        start = (
+            "; it began from a file of weights, whose films are not known here"
+            if settings.model.weights
+            else ""
+        )
+        notes.append(
+            f"- {settings.model.context}, seed {settings.seed}: {(~unseen).sum()} of the {len(unseen)} films are "
+            f"of patients on whom it was trained or validated{start}"
+        )
+        _say(f"{place}: measured")
+    return "\n".join(
+        [
+            "Boxes on films of patients on whom the run was neither trained nor validated:\n",
+            _rows_table(strangers, "boxes"),
+            "All boxes:\n",
+            _rows_table(everything, "boxes"),
+            *notes,
+            "",
+        ]
+    )
+
+
+def _unseen(config: SimulationConfig, boxed: BoxedFilms) -> NDArray[np.bool_]:
+    import numpy as np
+
+    from simulations.pointing.boxes import trained_on
+    from simulations.sites import prepare_sites
+
+    # As the run had them: a simulated site's split follows from the run's seed.
+    sites = prepare_sites(config, 1, _said, resume=True)
+    seen = trained_on(list(sites.values()), _said)
+    return np.array([patient not in seen for patient in boxed.patients])
+
+
+def _pointed(folder: Path, config: SimulationConfig, films: FilmSet) -> Pointed:
+    """Where the maps of a run's model point."""
+    import torch
+
+    from acm_core.nn import unfilled_classifier
+    from acm_core.training.weights import load_arrays, set_arrays
+    from client.device import best_device
+    from server.run_folder import RunFolder
+    from simulations.pointing.maps import point
+
+    model = unfilled_classifier(config.model, len(config.findings))
+    set_arrays(model, load_arrays(RunFolder(folder).model))
+    return point(model.to(best_device()).to(memory_format=torch.channels_last), films, STAGES)
+
+
 def table(results: Sequence[Result]) -> str:
+    """Markdown: hits on phantom films, and how well the models tell these films apart."""
+    aurocs = [
+        f"- {result.context}, seed {result.seed}: mean AUROC on these films "
+        + (f"{result.auroc.value:.3f}" if result.auroc else "not defined")
+        for result in results
+    ]
+    return f"{_rows_table(results, 'films')}\n" + "\n".join(aurocs) + "\n"
+
+
+def _rows_table(results: Sequence[Result], what: str) -> str:
     """Markdown: a row a context module, map and place to hit; a column a finding.
 
     A cell is the mean over runs of the share of films with a hit, the smallest and largest (of one run: its 95 %
     interval), and after "by place" the mean share with other patients' boxes.
+
+    Args:
+        what: is counted, in the plural.
     """
     findings = list(dict.fromkeys(row.finding for result in results for row in result.rows))
-    films = {row.finding: row.films for result in results for row in result.rows}
-    heads = [f"{finding} ({films[finding]} films)" for finding in findings]
+    heads = [f"{finding} ({_counts(results, finding)} {what})" for finding in findings]
     lines = [["context", "map", "hits", *heads]]
     for context in dict.fromkeys(result.context for result in results):
         of_context = [result for result in results if result.context == context]
@@ -163,12 +254,13 @@ def table(results: Sequence[Result]) -> str:
                 for finding in findings
             ]
             lines.append([context, *kind, *cells])
-    aurocs = [
-        f"- {result.context}, seed {result.seed}: mean AUROC on these films "
-        + (f"{result.auroc.value:.3f}" if result.auroc else "not defined")
-        for result in results
-    ]
-    return f"{markdown(lines)}\n" + "\n".join(aurocs) + "\n"
+    return markdown_table(lines)
+
+
+def _counts(results: Sequence[Result], finding: str) -> str:
+    """`12`, or `12–14` where it differs from run to run."""
+    counts = {row.films for result in results for row in result.rows if row.finding == finding}
+    return "–".join(str(count) for count in sorted({min(counts), max(counts)}))
 
 
 def _cell(rows: Sequence[Row]) -> str:

@@ -61,8 +61,11 @@ def every_pair(points: Floats, boxes: Floats, tolerance: float) -> Bools:
     return inside(points[:, None], boxes[None], tolerance)
 
 
-def hits(pairs: Bools, patients: Ints, seed: int) -> Hits:
+def hits(pairs: Bools, patients: Ints, seed: int, kinds: Ints | None = None) -> Hits:
     """From what `every_pair` gave for N films, at least one, and the patient of each.
+
+    Args:
+        kinds: N, of the findings where there are several: only boxes of the same one stand in for each other.
 
     Raises:
         ValueError: there is no film.
@@ -71,6 +74,8 @@ def hits(pairs: Bools, patients: Ints, seed: int) -> Hits:
         raise ValueError("expected at least one film with the finding, got none")
     own = np.diagonal(pairs).astype(np.float64)
     others = patients[:, None] != patients[None]
+    if kinds is not None:
+        others &= kinds[:, None] == kinds[None]
     distinct, patient_of = np.unique(patients, return_inverse=True)
     weights = draw_patients(len(distinct), _RESAMPLES, seed)[:, patient_of]
     low, high = np.quantile((weights * own).sum(1) / weights.sum(1), (0.025, 0.975))

@@ -1,4 +1,4 @@
-"""How often a model's maps hit a planted finding, and the same place on the other side."""
+"""How often a model's maps hit a finding, and the same place on the other side."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ TOLERANCE = 1 / 24
 """Of the film's side: 8 pixels of 192. Zhang et al. permit 15 pixels of about 500."""
 
 ON_FINDING, ON_MIRROR = "finding", "mirror side"
+ALL_FINDINGS = "all findings"
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,78 @@ def most_hits(points: NDArray[np.float64], places: Places, tolerance: float) -> 
     """N×M×2 → the map (of M) that most often hits the finding; the first of several alike."""
     own = inside(points[places.rows], places.finding[:, None], tolerance)
     return int(own.mean(0).argmax())
+
+
+def measure_few(
+    pointed: Pointed,
+    planted: PlantedFilms,
+    findings: Sequence[str],
+    image_size: int,
+    counted: NDArray[np.bool_],
+) -> list[Row]:
+    """As `measure`, where boxes are too few to give half of them away.
+
+    For each box anew the key map and the query map are those that most often hit the same finding of all other
+    patients. Beside each finding there are figures of all boxes together, where another patient's box stands in only
+    for one of the same finding.
+
+    Args:
+        counted: N, the films that count; the others only help to choose maps.
+    """
+    tolerance = TOLERANCE * image_size
+    there = [(column, planted.places[name]) for column, name in enumerate(findings) if name in planted.places]
+    kinds = np.concatenate([np.full(len(places.rows), column) for column, places in there])
+    rows, own, mirror = (
+        np.concatenate([getattr(places, part) for _, places in there])
+        for part in ("rows", "finding", "mirror")
+    )
+    patients = planted.films.patients[rows]
+    pairs: dict[tuple[str, str], NDArray[np.bool_]] = {}
+
+    def look(name: str, points: NDArray[np.float64]) -> None:
+        pairs[name, ON_FINDING] = every_pair(points, own, tolerance)
+        pairs[name, ON_MIRROR] = every_pair(points, mirror, tolerance)
+
+    look("score map", pointed.scores[rows, kinds])
+    for stage, points in pointed.grad_cam.items():
+        look(f"Grad-CAM, {stage}", points[rows, kinds])
+    for word, partner, points, others in (
+        ("K", "Q", pointed.key, pointed.query),
+        ("Q", "K", pointed.query, pointed.key),
+    ):
+        if points.shape[1]:
+            chosen = _chosen_by_others(inside(points[rows], own[:, None], tolerance), kinds, patients)
+            look(word, points[rows, chosen])
+            compared = every_pair(others[rows, chosen], mirror, tolerance)
+            pairs[f"{word} on the finding, {partner} on the mirror side", "both"] = (
+                pairs[word, ON_FINDING] & compared
+            )
+    shown = counted[rows]
+    measured = []
+    for finding, of_finding in [
+        *((findings[column], shown & (kinds == column)) for column, _ in there),
+        (ALL_FINDINGS, shown),
+    ]:
+        if of_finding.any():
+            measured += [
+                Row(
+                    name,
+                    where,
+                    finding,
+                    int(of_finding.sum()),
+                    hits(hit[np.ix_(of_finding, of_finding)], patients[of_finding], _SEED, kinds[of_finding]),
+                )
+                for (name, where), hit in pairs.items()
+            ]
+    return measured
+
+
+def _chosen_by_others(
+    hit: NDArray[np.bool_], kinds: NDArray[np.int64], patients: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """N×M hits of M maps → N maps: each the one with most hits on the finding's boxes of other patients."""
+    others = (kinds[:, None] == kinds[None]) & (patients[:, None] != patients[None])
+    return np.asarray((others.astype(np.int64) @ hit.astype(np.int64)).argmax(1))
 
 
 @dataclass(frozen=True)

@@ -48,10 +48,6 @@ def value_of_scores(kept: KeptScores | None) -> int | None:
 
 
 SAVES: dict[str, tuple[Callable[[KeptModels, int], None], Callable[[KeptModels], int | None]]] = {
-    "normalisation": (
-        lambda kept, number: kept.save_normalisation(number, arrays(number)),
-        lambda kept: value_of(kept.load_normalisation(before=5)),
-    ),
     "optimizer": (
         lambda kept, number: kept.save_optimizer(number, arrays(number)),
         lambda kept: value_of(kept.load_optimizer(before=5)),
@@ -130,7 +126,7 @@ def changed_at(content: bytes, place: int) -> bytes:
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize(
     ("what", "instead"),
-    [(what, 3 if what in ("normalisation", "optimizer") else None) for what in (*SAVES, "gradient check")],
+    [(what, 3 if what == "optimizer" else None) for what in (*SAVES, "gradient check")],
 )
 def test_what_is_damaged_is_said_and_not_taken(
     tmp_path: Path, what: str, instead: int | None, damage: str, caplog: pytest.LogCaptureFixture
@@ -164,17 +160,15 @@ def test_a_run_begun_anew_keeps_its_own_rounds_and_not_those_of_the_former(
 ) -> None:
     kept = KeptModels(tmp_path, RUN)
     for number in (*range(1, former + 1), 1, 2, 3):
-        kept.save_normalisation(number, arrays(10 + number))
         kept.save_residual(number, arrays(20 + number))
         kept.save_update(number, f"{number:064x}", arrays(30 + number), arrays(number))
-        assert value_of(kept.load_normalisation(before=number + 1)) == 10 + number
         assert value_of(kept.load_residual(before=number + 1)) == 20 + number
         kept.save_optimizer(number, arrays(40 + number))
         given = kept.load_update(number, f"{number:064x}")
         assert given is not None
         assert [value_of(one) for one in given] == [30 + number, number]
         assert value_of(kept.load_optimizer(before=number + 1)) == 40 + number
-    assert len(list(tmp_path.rglob("*.safetensors"))) == 4 * 2
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 3 * 2
 
 
 def test_every_update_of_a_round_is_kept_whoever_asks_for_it_again(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_every_file_has_a_row_with_the_models_answer_or_the_reason(
 ) -> None:
     assert predict(given) == 1
     assert capsys.readouterr().out.splitlines() == [
-        "run test: the shared model, with the average of the sites' normalisation layers",
+        "run test: the shared model, with the average of the sites' normalisation",
         f"{given / 'out.csv'}: 20 films answered, 2 files not used",
     ]
     table = rows(given)

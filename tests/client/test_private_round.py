@@ -155,6 +155,20 @@ def test_what_the_policy_does_not_permit(
     assert rows(settings) == [] or steps(settings) == []
 
 
+@pytest.mark.parametrize("clipping_norm", [1e-46, 1e-32, 9e-5, 1.1e4])
+def test_a_server_cannot_ask_for_a_clipping_norm_that_nothing_reaches(
+    films: Path, tmp_path: Path, clipping_norm: float
+) -> None:
+    """With C = 1e-32 gradients whose squares are 0 in float32 went out unclipped, with noise of σ·C."""
+    asked = task(private())
+    settings = json.loads(asked.config)
+    settings["privacy"]["clipping_norm"] = clipping_norm
+    site_settings = at_site(films, tmp_path)
+    reply = SiteRound(site_settings).answer(replace(asked, config=json.dumps(settings)))
+    assert wire(reply) == wire(Reply("A", 1, refusal=Refusal.POLICY))
+    assert rows(site_settings) == []
+
+
 def test_a_site_may_permit_runs_without_privacy_too(films: Path, tmp_path: Path) -> None:
     settings = at_site(films, tmp_path, required=False)
     assert SiteRound(settings).answer(task(federation())).refusal == ""

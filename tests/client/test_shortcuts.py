@@ -35,6 +35,7 @@ def site_films(views: list[str], positives: list[int]) -> SiteFilms:
         empty,
         some,
         {Split.TRAIN: facts, Split.VALIDATION: none, Split.TEST: facts},
+        tuple(f"{number}.dcm" for number in range(films)),
         {"view": facts.views},
         {},
         "0a" * 32,

@@ -113,6 +113,23 @@ def test_onnx_gives_the_maps_by_name(
         np.testing.assert_allclose(given["score_maps"], trained.score_maps(normal), atol=1e-3)
 
 
+def test_a_mirrored_query_is_exported_with_its_maps(
+    films: np.ndarray[tuple[int, ...], np.dtype[np.float32]], tmp_path: Path
+) -> None:
+    config = federation(model={"context": "acm_mirrored"})
+    mirrored = build_classifier(config.model, len(FINDINGS), seed=5).eval()
+    site = report(federated=model(estimate(0.8)))
+    run = finished_run(tmp_path, {"A": site}, config)
+    save_arrays(run.model, get_arrays(mirrored))
+    assert main([str(run.folder), "--attention-maps"]) == 0
+    session = onnxruntime.InferenceSession(run.folder / "export" / "model.onnx")
+    names = [output.name for output in session.get_outputs()]
+    given = dict(zip(names, session.run(None, {"films": films}), strict=True))
+    np.testing.assert_allclose(given["probabilities"], probabilities(mirrored, films).numpy(), atol=1e-4)
+    for name, both in mirrored.attention_maps(normalised(torch.from_numpy(films))).items():
+        np.testing.assert_allclose(given[f"{name}.query"], both.query, atol=1e-4)
+
+
 def test_monai_runs_the_bundle(run: RunFolder, trained: Classifier, tmp_path: Path) -> None:
     random = np.random.default_rng(2)
     shapes = {"tall.png": (48, 40), "wide.png": (37, 64), "small.png": (20, 17)}

@@ -48,13 +48,25 @@ def test_every_card_says(said: str) -> None:
     assert said in card(federation())
 
 
+def test_the_card_says_what_each_site_has_in_the_end() -> None:
+    models = {
+        "federated": model(estimate(0.8), estimate(0.01)),
+        "mixture": model(estimate(0.9), estimate(0.25, 0.1)),
+    }
+    text = model_card(
+        federation(), metrics({"A": {**report(**models), "delivered": "mixture"}, "B": report(**models)})
+    )
+    assert "| A | federated, half and half with alone | +0.250 (+0.050 to +0.450) |" in text
+    assert "| B | federated | +0.010 (−0.190 to +0.210) |" in text
+
+
 def test_a_model_of_sites_with_their_own_normalisation_layers_says_so() -> None:
-    assert "(FedBN)" in card(federation())
+    assert "`client.adapt`" in card(federation())
     for shared in (
         federation(federation={"normalisation": "shared"}),
         federation(model={"norm": "group"}),
     ):
-        assert "FedBN" not in card(shared)
+        assert "client.adapt" not in card(shared)
 
 
 def test_fedprox_is_named_with_its_weight() -> None:
@@ -69,6 +81,20 @@ def test_a_robust_rule_is_named() -> None:
     assert "- FedProx (μ = 0.01) with trimmed mean, 2 rounds" in card(
         federation(federation={**rule, "proximal_mu": 0.01})
     )
+
+
+def test_a_step_of_the_server_is_named_with_its_settings() -> None:
+    step = {"rule": "fedavgm", "learning_rate": 0.5, "momentum": 0.9}
+    assert "- FedAvg and the server step FedAvgM (learning rate 0.5, momentum 0.9), 2 rounds" in card(
+        federation(federation={"server_step": step})
+    )
+    rule = {"sites": ["A", "B", "C"], "quorum": 3, "aggregation": {"rule": "median", "attackers": 1}}
+    step = {"rule": "fedadam", "learning_rate": 0.01, "beta1": 0.9, "beta2": 0.99, "tau": 0.001}
+    assert (
+        "- Median and the server step FedAdam (learning rate 0.01, beta1 0.9, beta2 0.99, tau 0.001), 2 rounds"
+        in card(federation(federation={**rule, "server_step": step}))
+    )
+    assert "server step" not in card(federation())
 
 
 def test_the_privacy_statement_has_a_heading() -> None:
@@ -117,7 +143,7 @@ def test_the_answer_stands_in_the_card_as_in_the_metrics() -> None:
 def test_every_table_has_as_many_cells_in_each_row() -> None:
     text = card(federation())
     tables = [block.splitlines() for block in text.split("\n\n") if "\n| ---" in block]
-    assert len(tables) == 3
+    assert len(tables) == 4
     for rows in tables:
         cells = [row.count("|") for row in rows if row.startswith("|")]
         assert len(cells) >= 4

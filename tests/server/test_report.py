@@ -344,6 +344,13 @@ def test_what_a_run_has_cost_is_said_as_of_the_last_answer(tmp_path: Path) -> No
     assert "may have spent more" in page
 
 
+def test_the_rule_and_the_servers_step_are_named(tmp_path: Path) -> None:
+    step = {"rule": "fedavgm", "learning_rate": 0.5, "momentum": 0.9}
+    config = federation(federation={"server_step": step})
+    page = render(report_content(finished_run(tmp_path, {"A": helped()}, config), None))
+    assert "FedAvg and the server step FedAvgM (learning rate 0.5, momentum 0.9)." in page
+
+
 def test_a_private_run_of_a_version_that_did_not_say_σ(tmp_path: Path) -> None:
     config = federation(privacy=PRIVATE, model={"norm": "group"})
     records = [record(1, "A", asked=["A"], metrics={"A": {"epsilon": 0.5}})]

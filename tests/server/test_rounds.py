@@ -265,8 +265,18 @@ def test_a_resumed_run_gives_the_same_model_in_every_encoding(tmp_path: Path, en
     assert not np.array_equal(once.arrays["weight"], start["weight"])
 
 
-def test_a_run_killed_at_any_change_to_the_disk_goes_on_to_the_same_model(tmp_path: Path) -> None:
-    settings = config(sites=["A", "B"], rounds=3, quorum=2)
+STEPS: list[dict[str, Any]] = [
+    {"rule": "plain"},
+    {"rule": "fedavgm", "learning_rate": 0.7, "momentum": 0.9},
+    {"rule": "fedadam", "learning_rate": 0.1, "beta1": 0.9, "beta2": 0.99, "tau": 0.001},
+]
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: str(step["rule"]))
+def test_a_run_killed_at_any_change_to_the_disk_goes_on_to_the_same_model(
+    tmp_path: Path, step: dict[str, Any]
+) -> None:
+    settings = config(sites=["A", "B"], rounds=3, quorum=2, server_step=step)
 
     def go_on(folder: RunFolder) -> RoundState:
         store = StateStore(folder.state, settings)
@@ -432,6 +442,16 @@ def test_the_rule_of_aggregation_is_the_federation_files(tmp_path: Path) -> None
     settings = config(quorum=3, aggregation={"rule": "median", "attackers": 1})
     state, _ = run(transport, tmp_path, settings)
     assert state.arrays["weight"] == pytest.approx([2.0, 2.0, 2.0])
+
+
+def test_the_servers_step_is_the_federation_files_and_goes_on_over_rounds(tmp_path: Path) -> None:
+    transport = InProcessTransport({"A": trained("A", 1.0, labelled=(10, 0))})
+    step = {"rule": "fedavgm", "learning_rate": 1, "momentum": 0.5}
+    state, _ = run(transport, tmp_path, config(sites=["A"], rounds=3, server_step=step))
+    assert state.arrays["weight"] == pytest.approx([4.25, 4.25, 4.25])  # steps of 1, 1.5 and 1.75
+    assert state.arrays["count"] == 8
+    assert state.arrays["head.weight"][0] == pytest.approx(np.full(4, 4.25))
+    assert not state.arrays["head.weight"][1].any()
 
 
 def test_a_rule_that_needs_more_sites_than_a_round_is_refused_at_the_start() -> None:

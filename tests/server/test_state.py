@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -13,6 +14,7 @@ import pytest
 from crashes import dies_at_change
 
 from acm_core.config.sections import FederationConfig
+from acm_core.federated.server_step import make_server_step
 from server.run_folder import ResumeError
 from server.state import RoundState, StateStore
 
@@ -135,6 +137,76 @@ def test_a_run_does_not_go_on_with_other_privacy_or_another_average(tmp_path: Pa
     )
     with pytest.raises(ResumeError, match=r"privacy, model, average_decay changed"):
         StateStore(tmp_path, other).load(no_damage)
+
+
+STEP = {"rule": "fedavgm", "learning_rate": 1.0, "momentum": 0.9}
+
+
+def stepping() -> FederationConfig:
+    return config(federation={"sites": ["A"], "rounds": 9, "server_step": STEP})
+
+
+def test_a_run_does_not_go_on_with_another_step_of_the_server(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    with pytest.raises(ResumeError, match="server_step changed"):
+        StateStore(tmp_path, stepping()).load(no_damage)
+
+
+def test_a_state_of_before_there_were_steps_goes_on_with_the_plain_one(tmp_path: Path) -> None:
+    store = saved(tmp_path, 1)
+    path = tmp_path / "round-00001.json"
+    description = json.loads(path.read_text(encoding="utf-8"))
+    del description["run"]["server_step"]
+    path.write_text(json.dumps(description), encoding="utf-8")
+    loaded = store.load(no_damage)
+    assert loaded is not None
+    assert (loaded.round, loaded.step) == (1, {})
+    with pytest.raises(ResumeError, match="server_step changed"):
+        StateStore(tmp_path, stepping()).load(no_damage)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rule": "plain"},
+        STEP,
+        {"rule": "fedadam", "learning_rate": 0.01, "beta1": 0.9, "beta2": 0.99, "tau": 1e-3},
+    ],
+    ids=lambda settings: str(settings["rule"]),
+)
+def test_what_the_servers_step_remembers_comes_back_bit_for_bit(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    run = config(federation={"sites": ["A"], "rounds": 9, "server_step": settings})
+    step, store = make_server_step(run.federation.server_step, ("head",)), StateStore(tmp_path, run)
+    rng = np.random.default_rng(0)
+
+    def drawn() -> dict[str, Any]:
+        return {
+            "conv.weight": rng.standard_normal((2, 3)).astype(np.float32),
+            "scale": np.array(rng.standard_normal(), np.float16),
+            "head": rng.standard_normal((1, 4)).astype(np.float32),
+            "count": np.array(rng.integers(9)),
+        }
+
+    kept = loaded = RoundState(0, drawn(), ())
+    for number in range(1, 5):
+        aggregate = drawn()
+        states = []
+        for before in (kept, loaded):  # one lives on in memory, the other is saved and read every round
+            memory = before.step or step.init(before.arrays)
+            arrays, memory = step.apply(before.arrays, aggregate, (number != 2,), memory)
+            states.append(RoundState(number, arrays, (), step=memory))
+        kept = states[0]
+        store.save(states[1])
+        read = store.load(no_damage)
+        assert read is not None
+        loaded = read
+        for left, right in ((kept.arrays, loaded.arrays), (kept.step, loaded.step)):
+            assert set(left) == set(right)
+            for name, array in left.items():
+                assert array.dtype == right[name].dtype
+                assert array.tobytes() == right[name].tobytes()
 
 
 def test_waiting_times_and_addresses_may_change(tmp_path: Path) -> None:

@@ -261,6 +261,28 @@ def test_a_model_that_a_site_does_not_have_is_a_dash() -> None:
     assert " ".join(row.split()) == "B Lung Opacity 5/7 – 0.60 (.58–.62)"
 
 
+def test_the_table_shows_what_each_site_has_in_the_end() -> None:
+    models = {"federated": model(estimate(0.8)), "mixture": model(estimate(0.6)), "local_only": model(None)}
+    found = metrics({"A": {**report(**models), "delivered": "mixture"}, "B": report(**models)})
+    together = {
+        line.split()[0]: line.split()[-2] for line in rendered(found).splitlines() if line[:2] in ("A ", "B ")
+    }
+    assert together == {"A": "0.60", "B": "0.80"}
+
+
+def test_findings_that_a_hospital_never_labelled_stand_in_a_table_of_their_own(tmp_path: Path) -> None:
+    def text(**unlabelled: Any) -> list[str]:
+        models = {"federated": model(estimate(0.8)), "local_only": model(estimate(0.7))}
+        output = io.StringIO()
+        found = {**metrics({"B": report(**models)}), "unlabelled": unlabelled}
+        print_results(Console(file=output, width=80), found, tmp_path)
+        return [" ".join(line.split()) for line in output.getvalue().splitlines()]
+
+    known = {"Mass": {"federated": estimate(0.97, 0.01), "local_only": estimate(0.5, 0.02)}}
+    assert "B Mass 0.50 (.46–.54) 0.97 (.95–.99)" in text(B=known)
+    assert not any("never labelled" in line for line in text(B={}))
+
+
 def test_a_model_that_is_not_above_a_shortcut_is_said_in_a_line(tmp_path: Path) -> None:
     def said(margin: float) -> list[str]:
         whole = {

@@ -192,7 +192,7 @@ def _judged(
         rows: Sequence[Row] = list(read_rows(manifest))
         about["changes"] = changed(rows, rows)
     else:
-        judgement = judge(_with_absent(journal, absent), listed, salt, site.unknown_view)
+        judgement = judge(_with_absent(journal, absent), listed, salt, site.unknown_view, site.splits)
         labels = (
             Label(ids[name], finding, float(value))
             for name, values in zip(images, table.labels, strict=True)
@@ -247,6 +247,7 @@ def _inputs(site: SiteConfig, journal: Journal, salt: bytes) -> str:
     """Changes when the manifest might."""
     digest = hashlib.sha256(f"{_VERSION} {readers_version()} {site.unknown_view} ".encode())
     digest.update(site.label_map.model_dump_json().encode() + hashlib.sha256(salt).digest())
+    digest.update(site.splits.model_dump_json().encode())
     digest.update(site.labels.read_bytes())
     for line in journal.lines():
         digest.update(line.encode("utf-8", "surrogatepass"))

@@ -10,11 +10,14 @@ from typing import Literal
 
 import numpy as np
 
+from acm_core.config.sections import SplitShares
 from acm_core.data.intake.duplicates import Groups, first_of_each, join_by_identity, look_alikes
 from acm_core.data.intake.manifest import Row
 from acm_core.data.intake.reading import SIGNATURE_SIDE, Reading, hashed
 from acm_core.data.set_aside import SetAside
 from acm_core.data.splits import Split, split_of
+
+_SHARES = SplitShares()
 
 OLDEST_AGE = 90.0
 """Ages above are written as this one: so few are older that the age would name them."""
@@ -62,6 +65,7 @@ def judge(
     listed: Mapping[str, Listed],
     salt: bytes,
     unknown_view: Literal["keep", "set_aside"] = "keep",
+    shares: SplitShares = _SHARES,
 ) -> Judgement:
     """Judge a site's files together.
 
@@ -72,6 +76,7 @@ def judge(
         readings: (path, reading) of every file and, as missing, of every film that only the label file knows.
         listed: path → what the label file says of it.
         unknown_view: what becomes of films whose view nobody states.
+        shares: of the patients in each split.
     """
     files = [_file(path, reading, listed.get(path), salt, unknown_view) for path, reading in readings]
     files.sort(key=lambda file: file.path)
@@ -80,7 +85,7 @@ def judge(
     placeholders += join_by_identity(groups, ((file.reading.person, file.patient) for file in files))
     shared = _set_duplicates_aside(files, groups, salt)
     raw = {hashed(f"patient\0{entry.patient}", salt): entry.patient for entry in listed.values()}
-    rows = sorted(_row(file, groups, raw, salt) for file in files)
+    rows = sorted(_row(file, groups, raw, salt, shares) for file in files)
     patients = {file.patient for file in files}
     linked = sum(groups.representative(patient) != patient for patient in patients)
     return Judgement(rows, linked, placeholders, shared)
@@ -136,7 +141,7 @@ def _set_duplicates_aside(files: Sequence[_File], groups: Groups, salt: bytes) -
     return shared
 
 
-def _row(file: _File, groups: Groups, raw: Mapping[str, str], salt: bytes) -> Row:
+def _row(file: _File, groups: Groups, raw: Mapping[str, str], salt: bytes, shares: SplitShares) -> Row:
     reading, listed = file.reading, file.listed
     person = groups.representative(file.patient)
     age = reading.age if reading.age is not None else (listed.age if listed is not None else None)
@@ -147,7 +152,7 @@ def _row(file: _File, groups: Groups, raw: Mapping[str, str], salt: bytes) -> Ro
         reason=file.reason,
         duplicate_of=file.duplicate_of,
         patient=person,
-        split=split_of(raw.get(person, person), salt),
+        split=split_of(raw.get(person, person), salt, shares),
         listed=listed is not None,
         view=view if view in ("AP", "PA") else None,
         sex=reading.sex or (listed.sex if listed is not None else None),

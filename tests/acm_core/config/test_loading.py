@@ -93,7 +93,8 @@ privacy: off
     assert problems(tmp_path, text) == [
         ":2: findings[1]: expected text, got 3; put it in quotes",
         ":5: model.contxt: unknown key; did you mean 'context'?",
-        ":6: model.context: expected one of acm, se, cbam, self_attention, none, got 'amc'; did you mean 'acm'?",
+        ":6: model.context: expected one of acm, acm_mirrored, se, cbam, self_attention, none, got 'amc'; "
+        "did you mean 'acm'?",
         ":7: model.groups: expected an integer ≥ 1, got 0",
         ":8: model.image_size: expected an integer ≥ 32 and ≤ 4096, got true",
         f":10: federation.sites[1]: expected text that matches {pattern}, got 'B!'",
@@ -120,7 +121,7 @@ privacy: off
         (VALID.replace("[A, B]", "[A, A]"), ":6: federation: expected each site once, got A, A"),
         (
             VALID.replace("se\n", "ACN\n"),
-            ":5: model.context: expected one of acm, se, cbam, self_attention, none",
+            ":5: model.context: expected one of acm, acm_mirrored, se, cbam, self_attention, none",
         ),
         (VALID.replace("se\n", "CBAM\n"), "got 'CBAM'; did you mean 'cbam'?"),
         (VALID.replace("1e-4", "1e999"), ":10: training.learning_rate: expected a number > 0, got '1e999'"),

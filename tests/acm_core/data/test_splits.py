@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from acm_core.config.sections import SplitShares
 from acm_core.data.splits import Split, load_or_create_salt, patient_numbers, split_of
 
 SALT, OTHER = b"s" * 32, b"t" * 32
@@ -20,13 +21,14 @@ PATIENTS = [f"patient-{number}" for number in range(5000)]
 
 def test_splits_never_change() -> None:
     """Pinned: another rule would test models on patients that they were trained on."""
-    splits = " ".join(split_of(f"p{number}", SALT).value for number in range(8))
+    splits = " ".join(split_of(f"p{number}", SALT, SplitShares()).value for number in range(8))
     assert splits == "validation test train train validation train train train"
 
 
 @pytest.mark.parametrize(("validation", "test"), [(0.1, 0.2), (0.0, 0.5), (0.25, 0.0)])
 def test_shares(validation: float, test: float) -> None:
-    counts = Counter(split_of(patient, SALT, validation=validation, test=test) for patient in PATIENTS)
+    shares = SplitShares(validation=validation, test=test)
+    counts = Counter(split_of(patient, SALT, shares) for patient in PATIENTS)
     # Four standard deviations of a share of 5000 are at most 0.029.
     assert counts[Split.TEST] / 5000 == pytest.approx(test, abs=0.029)
     assert counts[Split.VALIDATION] / 5000 == pytest.approx(validation, abs=0.029)
@@ -36,14 +38,17 @@ def test_shares(validation: float, test: float) -> None:
 
 def test_another_salt_splits_anew() -> None:
     """Independent splits of 0.7, 0.1 and 0.2 agree on 0.54 of the patients."""
-    same = sum(split_of(patient, SALT) is split_of(patient, OTHER) for patient in PATIENTS)
+    same = sum(
+        split_of(patient, SALT, SplitShares()) is split_of(patient, OTHER, SplitShares())
+        for patient in PATIENTS
+    )
     assert same / 5000 == pytest.approx(0.54, abs=0.029)
 
 
 @pytest.mark.parametrize(("validation", "test"), [(-0.1, 0.2), (0.5, 0.5), (float("nan"), 0.1)])
 def test_shares_that_leave_nobody_to_train_on(validation: float, test: float) -> None:
-    with pytest.raises(ValueError, match="leave patients to train on"):
-        split_of("p", SALT, validation=validation, test=test)
+    with pytest.raises(ValueError, match=r"expected shares together below 1|Input should be"):
+        SplitShares(validation=validation, test=test)
 
 
 @settings(max_examples=50, deadline=None)

@@ -1,18 +1,14 @@
-"""FedAvg as the federation relies on it: weights per film and per finding, order, dtypes, memory."""
+"""FedAvg's mean: weights per film and per finding. What it shares with every rule stands in test_robust.py."""
 
 from __future__ import annotations
-
-import tracemalloc
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acm_core.federated.aggregation import FedAvg, moving_average
-from acm_core.federated.summation import MAX_TOTAL_WEIGHT
-from acm_core.federated.update import MAX_FILMS, Arrays, RefusalReason, SiteUpdate, UpdateRefused
+from acm_core.federated.aggregation import FedAvg
+from acm_core.federated.update import Arrays, SiteUpdate
 
 FINDINGS = ("Pneumonia", "Effusion", "Nodule")
 ROWS = ("head.weight", "head.bias")
@@ -111,19 +107,6 @@ def test_one_site_gets_its_own_model_back() -> None:
     assert_same_bits(average(arrays(rng), [site]), site.arrays)
 
 
-def test_a_finding_that_no_site_labels_keeps_the_global_row_exactly() -> None:
-    rng = np.random.default_rng(1)
-    reference = arrays(rng)
-    reference["head.bias"][1] = -0.0
-    got = average(
-        reference,
-        [SiteUpdate("A", arrays(rng), 9, (9, 0, 0)), SiteUpdate("B", arrays(rng), 5, (2, 0, 3))],
-    )
-    for name in ROWS:
-        assert got[name][1].tobytes() == reference[name][1].tobytes()
-        assert got[name][0].tobytes() != reference[name][0].tobytes()
-
-
 def test_a_site_leaves_the_heads_it_does_not_label_alone() -> None:
     rng = np.random.default_rng(2)
     one = SiteUpdate("ONE", arrays(rng), 1000, (1000, 0, 0))
@@ -147,85 +130,6 @@ def test_the_weights_of_a_small_example_by_hand() -> None:
     assert fedavg.films == 4
 
 
-def test_a_refused_update_changes_nothing() -> None:
-    rng = np.random.default_rng(3)
-    reference, (good,) = arrays(rng), updates(rng, 1)
-    fedavg = FedAvg(reference, FINDINGS, ROWS)
-    fedavg.add(good)
-    bad = {**arrays(rng), "head.bias": np.array([1, np.nan, 1], np.float32)}
-    with pytest.raises(UpdateRefused, match="not_finite"):
-        fedavg.add(SiteUpdate("B", bad, 5, (5, 5, 5)))
-    with pytest.raises(UpdateRefused) as twice:
-        fedavg.add(good)
-    assert twice.value.reason is RefusalReason.DUPLICATE
-    assert fedavg.sites == (good.site,)
-    assert_same_bits(fedavg.result(), average(reference, [good]))
-
-
-def test_the_films_of_all_sites_together_are_bounded() -> None:
-    fedavg = FedAvg({"w": np.zeros(1)}, ())
-    for i in range(MAX_TOTAL_WEIGHT // MAX_FILMS):
-        fedavg.add(SiteUpdate(f"S{i}", {"w": np.ones(1)}, MAX_FILMS, ()))
-    with pytest.raises(UpdateRefused, match="films over all sites"):
-        fedavg.add(SiteUpdate("one-more", {"w": np.ones(1)}, MAX_FILMS, ()))
-    assert fedavg.result()["w"].tolist() == [1.0]
-
-
 def test_no_update_is_an_error_and_not_the_old_model() -> None:
-    with pytest.raises(ValueError, match="at least one site's update"):
+    with pytest.raises(ValueError, match="at least 1 sites' updates"):
         FedAvg(arrays(np.random.default_rng(0)), FINDINGS, ROWS).result()
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ("absent", "name arrays of the model, got absent"),
-        ("conv.weight", "have 3 rows"),
-        ("scale", "have 3 rows"),
-    ],
-)
-def test_finding_rows_have_one_row_a_finding(rows: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        FedAvg(arrays(np.random.default_rng(0)), FINDINGS, (rows,))
-
-
-def test_the_reference_and_the_updates_are_not_changed() -> None:
-    rng = np.random.default_rng(4)
-    reference, contributions = arrays(rng), updates(rng, 3)
-    before: list[dict[str, Any]] = [
-        {name: array.copy() for name, array in state.items()}
-        for state in (reference, *(c.arrays for c in contributions))
-    ]
-    average(reference, contributions)["conv.weight"][:] = 7
-    for state, saved in zip((reference, *(c.arrays for c in contributions)), before, strict=True):
-        assert_same_bits(state, saved)
-
-
-def test_memory_does_not_grow_with_the_sites() -> None:
-    size = 100_000
-    reference = {"w": np.zeros(size, np.float32)}
-    fedavg = FedAvg(reference, ())
-
-    def held_after(first: int, last: int) -> int:
-        for i in range(first, last):
-            fedavg.add(SiteUpdate(f"S{i}", {"w": np.full(size, i, np.float32)}, 10, ()))
-        return tracemalloc.get_traced_memory()[0]
-
-    tracemalloc.start()
-    try:
-        few, many = held_after(0, 2), held_after(2, 30)
-    finally:
-        tracemalloc.stop()
-    assert many - few < size  # bytes; one more copy of the model would be 4 × size
-
-
-def test_a_moving_average_by_hand() -> None:
-    def arrays(value: float, count: int) -> Arrays:
-        return {"w": np.full(3, value, np.float32), "n": np.array(count, np.int64)}
-
-    average = moving_average({}, arrays(1.0, 1), 0.75)
-    for value, count in ((2.0, 2), (4.0, 3)):
-        average = moving_average(average, arrays(value, count), 0.75)
-    assert average["w"].dtype == np.float32
-    assert average["w"].tolist() == [1.9375] * 3  # 0.75·(0.75·1 + 0.25·2) + 0.25·4
-    assert average["n"] == 3

@@ -81,16 +81,21 @@ def test_the_authors_score_biases_are_dead() -> None:
         assert vectors[f"grad/{branch}.map_gen.0.bias"].abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_attention_maps_pool_what_the_output_compares(memory_format: torch.memory_format) -> None:
+def test_attention_maps_pool_what_the_output_compares(
+    memory_format: torch.memory_format, mirrored: bool
+) -> None:
     vectors = read("acm_b2_c64_7x5_g32")
     module = module_of(vectors)
+    module.mirrored = mirrored
     x = vectors["x"].contiguous(memory_format=memory_format)
     maps = module.attention_maps(x)
     assert maps.key.shape == maps.query.shape == (2, 32, 7, 5)
     by_group = (x - x.mean((2, 3), keepdim=True)).unflatten(1, (32, 2))
     key, query = ((by_group * weights[:, :, None]).sum((3, 4)).flatten(1) for weights in maps)
-    torch.testing.assert_close((key * query).mean(1), vectors["orthogonality"].flatten())
+    torch.testing.assert_close((key * query).mean(1), module(x)[1])
+    assert torch.allclose(module(x)[1], vectors["orthogonality"].flatten()) is not mirrored
 
 
 def test_a_state_that_does_not_fit_is_refused_by_name_and_changes_nothing() -> None:
@@ -138,9 +143,10 @@ def test_kaiming_has_the_papers_scales() -> None:
     assert not module.gate2_bias.any()
 
 
-def test_identity_starts_near_x_and_every_parameter_learns_within_two_steps() -> None:
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_identity_starts_near_x_and_every_parameter_learns_within_two_steps(mirrored: bool) -> None:
     torch.manual_seed(0)
-    module = AttendAndCompare(64, 8, "identity")
+    module = AttendAndCompare(64, 8, "identity", mirrored=mirrored)
     x = torch.randn(4, 64, 6, 6)
     y, _ = module(x)
     assert ((y - x).norm() / x.norm()).item() < 0.02

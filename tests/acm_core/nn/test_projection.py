@@ -98,7 +98,7 @@ def test_score_maps_add_up_to_the_logit() -> None:
     assert scores.shape == (5, FINDINGS, 2, 2)
     torch.testing.assert_close(scores.mean((2, 3)), model(films()).logits)
     torch.testing.assert_close(model.pooled(scores), model(films()).logits)
-    deployed = DeployedClassifier(classifier(), maps=True)
+    deployed = DeployedClassifier([classifier()], maps=True)
     probabilities, maps = deployed(films() / 4 + 0.5)[:2]
     torch.testing.assert_close(torch.sigmoid(maps.mean((2, 3))), probabilities)
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -86,27 +87,27 @@ NAMES = (
 )
 
 
-def compare(x: Tensor, parameters: Parameters, dtype: torch.dtype) -> None:
+def compare(x: Tensor, parameters: Parameters, dtype: torch.dtype, *, mirrored: bool = False) -> None:
     low = x.to(dtype)
+    truth_of = partial(reference.attend_and_compare, mirrored=mirrored)
     kept = torch.float64 if dtype is torch.float64 else torch.float32
     held = tuple(p.to(kept) for p in as_in_a_network(parameters))
-    expected = everything(
-        reference.attend_and_compare, low.double(), tuple(parameter.double() for parameter in held)
-    )
-    got = everything(attend_and_compare, low, held)
+    expected = everything(truth_of, low.double(), tuple(parameter.double() for parameter in held))
+    got = everything(partial(attend_and_compare, mirrored=mirrored), low, held)
     for name, value, truth in zip(NAMES, got, expected, strict=True):
         assert_near(value, truth, TOLERANCES[dtype], name)
     y, orthogonality, grad_x, *_ = got
     assert y.dtype == grad_x.dtype == dtype
     assert orthogonality.dtype == kept
-    by_sample = sample_backward(loss_weights(y), torch.ones(len(x)), forward_kept(low, *held)[2])
+    kept_of_pass = forward_kept(low, *held, mirrored=mirrored)[2]
+    by_sample = sample_backward(loss_weights(y), torch.ones(len(x)), kept_of_pass, mirrored=mirrored)
     for name, value, truth in zip(NAMES[3:], by_sample[1:], expected[3:], strict=True):
         assert value.shape == (len(x), *truth.shape)
         assert_near(value.sum(0), truth, TOLERANCES[dtype], name)
     for sample in range(min(len(x), 2)):
         weights = loss_weights(y)[sample : sample + 1]
         alone = [tensor.double().requires_grad_() for tensor in (low[sample : sample + 1], *held)]
-        y_alone, orthogonality_alone = reference.attend_and_compare(*alone)
+        y_alone, orthogonality_alone = truth_of(*alone)
         loss = (y_alone * weights).sum() + orthogonality_alone.sum()
         for name, value, truth in zip(
             NAMES[3:], by_sample[1:], torch.autograd.grad(loss, alone)[1:], strict=True
@@ -123,6 +124,7 @@ def compare(x: Tensor, parameters: Parameters, dtype: torch.dtype) -> None:
     breadth=st.integers(1, 12),
     layout=st.sampled_from(sorted(LAYOUTS)),
     dtype=st.sampled_from(list(TOLERANCES)),
+    mirrored=st.booleans(),
     seed=st.integers(0, 2**31),
 )
 @pytest.mark.usefixtures("implementation")
@@ -134,10 +136,11 @@ def test_equals_the_reference(
     breadth: int,
     layout: str,
     dtype: torch.dtype,
+    mirrored: bool,
     seed: int,
 ) -> None:
     x, parameters = draw(batch, width * groups, height, breadth, groups, seed)
-    compare(LAYOUTS[layout](x.to(dtype)), parameters, dtype)
+    compare(LAYOUTS[layout](x.to(dtype)), parameters, dtype, mirrored=mirrored)
 
 
 # Each kernel's tiles are left by one position, filled, and begun again; every ResNet's c with 32 groups is here.
@@ -165,12 +168,13 @@ def test_equals_the_reference_where_tiles_begin_and_end(
     compare(LAYOUTS[layout](x.to(dtype)), parameters, dtype)
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.usefixtures("implementation")
-def test_gradients_by_finite_differences(layout: str) -> None:
+def test_gradients_by_finite_differences(layout: str, mirrored: bool) -> None:
     x, parameters = draw(2, 16, 2, 3, 4, seed=1)
     inputs = [LAYOUTS[layout](x).requires_grad_(), *(p.requires_grad_() for p in parameters)]
-    assert gradcheck(attend_and_compare, inputs)
+    assert gradcheck(partial(attend_and_compare, mirrored=mirrored), inputs)
 
 
 def test_a_second_derivative_is_refused_with_the_way_out() -> None:
@@ -260,15 +264,15 @@ def test_the_number_of_threads_changes_no_bit(layout: str, dtype: torch.dtype) -
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_one_graph_under_torch_compile(layout: str) -> None:
+def test_one_graph_under_torch_compile(layout: str, mirrored: bool) -> None:
     x, parameters = draw(2, 32, 3, 5, 2, seed=6)
     x = LAYOUTS[layout](x.float())
     held = tuple(parameter.float() for parameter in parameters)
-    compiled = torch.compile(attend_and_compare, fullgraph=True, backend="aot_eager")
-    for got, expected in zip(
-        everything(compiled, x, held), everything(attend_and_compare, x, held), strict=True
-    ):
+    eager = partial(attend_and_compare, mirrored=mirrored)
+    compiled = torch.compile(eager, fullgraph=True, backend="aot_eager")
+    for got, expected in zip(everything(compiled, x, held), everything(eager, x, held), strict=True):
         assert torch.equal(got, expected)
         assert got.stride() == expected.stride()
 
@@ -276,15 +280,19 @@ def test_one_graph_under_torch_compile(layout: str) -> None:
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("batch", [0, 2])
-def test_the_operation_keeps_torchs_rules(layout: str, dtype: torch.dtype, batch: int) -> None:
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_the_operation_keeps_torchs_rules(
+    layout: str, dtype: torch.dtype, batch: int, mirrored: bool
+) -> None:
     x, parameters = draw(batch, 32, 3, 5, 2, seed=8)
     x = operation._dense(LAYOUTS[layout](x.to(dtype))).requires_grad_()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The .grad attribute")  # opcheck looks at its own copies
-        torch.library.opcheck(operation._forward_op, (x, *parameters))
+        torch.library.opcheck(operation._forward_op, (x, *parameters, mirrored))
     passed = operation._implementation(x, OpParameters(*parameters)).forward(x, OpParameters(*parameters))
     arguments = (x.detach(), passed.mean.new_ones(batch), x.detach(), *parameters, *passed[1:])
-    torch.library.opcheck(operation._backward_op, tuple(tensor.detach() for tensor in arguments))
+    detached = tuple(tensor.detach() for tensor in arguments)
+    torch.library.opcheck(operation._backward_op, (*detached, mirrored))
 
 
 def in_a_process_of_its_own(code: str, **environment: str) -> str:

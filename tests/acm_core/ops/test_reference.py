@@ -22,18 +22,19 @@ from simulations.benchmark.authors_formula import attend_and_compare_as_written
     height=st.integers(1, 5),
     width=st.integers(1, 5),
     layout=st.sampled_from(sorted(LAYOUTS)),
+    mirrored=st.booleans(),
     seed=st.integers(0, 2**31),
 )
 def test_equals_the_formula_written_out(
-    batch: int, groups: int, half: int, height: int, width: int, layout: str, seed: int
+    batch: int, groups: int, half: int, height: int, width: int, layout: str, mirrored: bool, seed: int
 ) -> None:
     x, parameters = draw(batch, 2 * half * groups, height, width, groups, seed)
     x = LAYOUTS[layout](x).requires_grad_()
     inputs = [x, *(parameter.requires_grad_() for parameter in parameters)]
     results = []
     for function in (
-        lambda: attend_and_compare(x, *parameters),
-        lambda: attend_and_compare_as_written(x, *parameters),
+        lambda: attend_and_compare(x, *parameters, mirrored=mirrored),
+        lambda: attend_and_compare_as_written(x, *parameters, mirrored=mirrored),
     ):
         y, orthogonality = function()
         weights = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view(y.shape)
@@ -71,6 +72,26 @@ def test_attention_maps_are_distributions_that_look_where_the_score_is_high(layo
         torch.testing.assert_close(maps.sum((2, 3)), torch.ones(2, 3, dtype=torch.float64))
         scores = F.conv2d(x, weight[:, :, None, None], groups=3)
         assert torch.equal(maps.flatten(2).argmax(2), scores.flatten(2).argmax(2))
+
+
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+def test_a_mirrored_query_attends_to_the_film_flipped_left_to_right(layout: str) -> None:
+    x, parameters = draw(2, 12, 3, 5, 3, seed=1)
+    x = LAYOUTS[layout](x)
+    key_weight, query_weight = parameters[:2]
+    key, query = attention(x, key_weight, query_weight, mirrored=True)
+    plain_key, plain_query = attention(x, key_weight, query_weight)
+    torch.testing.assert_close(key, plain_key)
+    torch.testing.assert_close(query, plain_query.flip(3))
+    assert not torch.allclose(query, plain_query)
+    # Where a film is its own mirror image, there is nothing to mirror.
+    even = x + x.flip(3)
+    for got, expected in zip(
+        attend_and_compare(even, *parameters, mirrored=True),
+        attend_and_compare(even, *parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

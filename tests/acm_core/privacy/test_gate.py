@@ -23,7 +23,7 @@ def classifier(**changes: Any) -> Classifier:
     return build_classifier(ModelConfig.model_validate(settings), 2, seed=1)
 
 
-@pytest.mark.parametrize("context", ["acm", "se", "cbam", "self_attention", "none"])
+@pytest.mark.parametrize("context", ["acm", "acm_mirrored", "se", "cbam", "self_attention", "none"])
 def test_every_context_module_passes(context: str) -> None:
     check_gradients(classifier(context=context), 2, 0.1)
 

@@ -19,7 +19,7 @@ from acm_core.privacy.layers import UnknownGradientError
 from acm_core.privacy.units import Units
 from acm_core.training.loss import film_losses
 
-CONTEXTS = ["acm", "se", "cbam", "self_attention", "none"]
+CONTEXTS = ["acm", "acm_mirrored", "se", "cbam", "self_attention", "none"]
 EVERY_WAY = tuple(product((torch.contiguous_format, torch.channels_last), (True, False)))
 """Memory layout, and whether weights are clipped by their norms first."""
 BOTH = ((torch.contiguous_format, True), (torch.channels_last, False))

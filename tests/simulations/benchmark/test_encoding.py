@@ -18,4 +18,15 @@ def test_the_table_of_messages() -> None:
     assert [name for name, row in rows.items() if row["error"] > 0] == ["float16", "int8"]
     assert rows["float16"]["error"] < 1e-3 < rows["int8"]["error"] < 1e-2
     lines = encoding.table(document).splitlines()
-    assert [line[:16].strip() for line in lines[2:]] == list(rows)
+    parts = document["parts"]
+    assert [line[:16].strip() for line in lines[2:]] == [
+        *rows,
+        "trains",
+        *(row["trainable"] for row in parts),
+    ]
+    size = {(row["trainable"], row["encoding"]): row["bytes"] for row in parts}
+    for kind in ("float32", "float16", "int8"):
+        assert size["all", kind] == rows[kind]["bytes"]
+        assert size["head", kind] < size["norm", kind] < size["last_stage", kind] / 50
+        assert size["last_stage", kind] < size["all", kind]
+    assert all(row["bytes"] <= row["whole_bytes"] for row in parts)

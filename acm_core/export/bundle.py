@@ -11,7 +11,7 @@ from typing import Any
 from acm_core.deployment import Deployment
 from acm_core.files import write_text_atomically
 
-PROGRAM = "models/model.pt2"
+BUNDLE_PROGRAM = "models/model.pt2"
 """Where the bundle has the model, which `write_program` wrote."""
 
 
@@ -38,7 +38,7 @@ def _metadata(deployment: Deployment) -> Mapping[str, Any]:
         "name": f"Chest X-ray findings, run {deployment.run}",
         "task": "Classification of frontal chest X-rays",
         "description": f"{deployment.model.architecture} with {deployment.model.context} context, trained by federated "
-        "learning",
+        f"learning; {deployment.summary}",
         "authors": "the sites of the run",
         "copyright": "see the run's owner",
         "intended_use": deployment.notice,
@@ -80,7 +80,7 @@ def _inference(deployment: Deployment) -> Mapping[str, Any]:
         "bundle_root": ".",
         "dataset_dir": "films",
         "films": "$sorted(glob.glob(@dataset_dir + '/*.png'))",
-        "network": f"$torch.export.load(@bundle_root + '/{PROGRAM}').module()",
+        "network": f"$torch.export.load(@bundle_root + '/{BUNDLE_PROGRAM}').module()",
         "preprocessing": {
             "_target_": "Compose",
             "transforms": [
