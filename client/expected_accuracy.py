@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from acm_core.config.sections import FederationConfig, Section
+from acm_core.config.section import Section
+from acm_core.config.sections import FederationConfig
 
 PATH = Path(__file__).with_name("expected_accuracy.json")
 
