@@ -20,6 +20,7 @@ from acm_core.config.loading import load_config
 from acm_core.config.sections import SiteConfig
 from acm_core.data.site_films import load_site
 from acm_core.nn import build_classifier
+from acm_core.training.adaptation import estimate_statistics
 from acm_core.training.local import predict
 from acm_core.training.weights import load_arrays, set_arrays
 from client.kept_models import KeptModels, SiteRun
@@ -118,11 +119,14 @@ def expect_recomputed(folder: RunFolder, sites: dict[str, SiteConfig]) -> None:
     page = folder.report.read_text(encoding="utf-8")
     report = json.loads(folder.report_numbers.read_text(encoding="utf-8"))
     config = load_config(folder.config, SimulationConfig)
-    network = build_classifier(config.model, len(config.findings))
-    set_arrays(network, load_arrays(folder.model))
     loaded = {name: load_site(site, config.findings, config.model.image_size) for name, site in sites.items()}
     films = {name: of_site.test for name, of_site in loaded.items()}
-    scores = {name: predict(network, some, 8, torch.device("cpu"))[0] for name, some in films.items()}
+    scores = {}
+    for name, of_site in loaded.items():
+        network = build_classifier(config.model, len(config.findings)).to(memory_format=torch.channels_last)
+        set_arrays(network, load_arrays(folder.model))
+        estimate_statistics(network, of_site.train, torch.device("cpu"))  # each site is measured with its own
+        scores[name] = predict(network, of_site.test, 8, torch.device("cpu"))[0]
     merged, labels = (
         np.concatenate([*scores.values()]),
         np.concatenate([one.labels for one in films.values()]),
