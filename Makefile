@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
-EXPERIMENTS ?= real real_with_guangzhou contexts
+EXPERIMENTS ?= demo real real_with_guangzhou contexts new_hospital
 
 export PYTHONDONTWRITEBYTECODE :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -40,6 +40,7 @@ imports: $(INSTALLED)
 
 results: $(INSTALLED)  ## the tables of docs/results (hours on 2 cores; goes on where it stopped, and runs nothing twice)
 	$(BIN)/python -m simulations.tables --jobs 2 $(EXPERIMENTS)
+	$(BIN)/python -m simulations.comparing
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

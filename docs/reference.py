@@ -45,6 +45,7 @@ COMMANDS = (
     "simulations.expected_accuracy",
     "simulations.tables",
     "simulations.pointing",
+    "simulations.comparing",
     "simulations.benchmark",
 )
 FILES: tuple[tuple[str, str, type[BaseModel], str], ...] = (

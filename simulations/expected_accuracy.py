@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="folder of the finished runs (default: docs/results/private)",
     )
     parser.add_argument(
-        "--output", type=Path, help="file to write; default: the one in client/ that the commands read"
+        "--output", type=Path, help="JSON file to write; default: that of the installed client"
     )
     options = parser.parse_args(arguments)
     try:

@@ -23,13 +23,13 @@ class SimulationSection(Section):
         default_factory=dict,
         description="site → training units that it makes public (`privacy.population` of its file); with privacy only",
     )
+    splits: SplitShares = Field(SplitShares(), description="`splits` of every simulated site's file")
     training_patients: int | None = Field(
         None,
         ge=1,
         description="patients at most that a site trains on, drawn by the seed; validation and test films stay; "
         "null: all",
     )
-    splits: SplitShares = Field(SplitShares(), description="`splits` of every simulated site's file")
     processes: int | None = Field(
         None, ge=1, description="sites trained at the same time; default: one a core"
     )

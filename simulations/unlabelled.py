@@ -47,7 +47,7 @@ def _at_site(
     if kept is None:
         return {}
     columns = [config.findings.index(finding) for finding in findings]
-    truth = _truth(site.labels.parent / TRUTH_FILE, films.test_names, findings)
+    truth = _truth(site.films / TRUTH_FILE, films.test_names, findings)
     figures: dict[str, dict[str, dict[str, Any]]] = {finding: {} for finding in findings}
     for model, scores in kept.models.items():
         metrics = evaluate_findings(

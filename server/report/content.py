@@ -277,7 +277,7 @@ def _left(config: FederationConfig, metrics: Mapping[str, Any]) -> str:
     if config.privacy is None:
         left = (
             "Every site's weights left it, with the number of its training films and of those labelled for each "
-            f"finding, its losses, and {figures}"
+            f"finding, its losses, which model it has in the end, and {figures}"
         )
     else:
         left = (
@@ -288,18 +288,20 @@ def _left(config: FederationConfig, metrics: Mapping[str, Any]) -> str:
 
 
 def _left_of_local_only(metrics: Mapping[str, Any]) -> str:
-    """What left of the models trained alone and does not stand in the report."""
+    """What left of the site's other models and does not stand in the report."""
     findings = [
         finding
         for report in metrics["sites"].values()
-        for finding in report["models"].get("local_only", {"findings": {}})["findings"].values()
+        for name, model in report["models"].items()
+        if name not in ("federated", "pooled")
+        for finding in model["findings"].values()
     ]
     if not findings:
         return ""
     more = ""
     if any(finding["histogram"] for finding in findings):
         more = ", sensitivity at fixed specificity, calibration and numbers of test films by score"
-    return f", and of the models that sites trained alone also average precision{more}, which stand in metrics.json"
+    return f", and of the sites' other models also average precision{more}, which stand in metrics.json"
 
 
 def _security(config: FederationConfig, state: ServerState) -> Content:

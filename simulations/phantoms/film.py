@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from simulations.phantoms.findings import Finding, PlantedFinding, apply_finding
 from simulations.phantoms.geometry import LEFT, RIGHT, BodyGrid, Canvas, Image, Mask, Positioning, blurred
 from simulations.phantoms.skeleton import airways, clavicles, ribs, shoulder_blades, spine
 from simulations.phantoms.thorax import (
+    LungSpace,
     abdominal_gas,
     body_depth,
     heart_depth,
@@ -64,17 +65,23 @@ def draw_film(
     planted: Sequence[PlantedFinding],
     canvas: Canvas,
     rng: np.random.Generator,
+    aeration: Callable[[LungSpace], Image] | None = None,
 ) -> PhantomFilm:
     """Draw one film.
 
     `rng` draws the fine lung texture only, so that the film with and without a finding can be compared.
     The image is a saturating function of the tissue along each ray, as a digital radiograph's log signal is.
+
+    Args:
+        aeration: factor on the lungs' air at each pixel, H×W; default: even lungs.
     """
     grid = BodyGrid.of(canvas, positioning)
     lungs = lung_space(anatomy, grid)
     enlargement = sum(p.size for p in planted if p.finding == "Cardiomegaly")
     heart = place_heart(anatomy, grid, enlargement)
     air = anatomy.air * np.maximum(lung_depth(anatomy, grid, lungs) - heart_depth(heart, grid), 0)
+    if aeration is not None:
+        air = air * aeration(lungs)
     vascular = vessels(anatomy, grid)
     tissue = superficial(anatomy, grid, lungs)
     truth = []

@@ -16,7 +16,7 @@ from acm_core.files import file_sha256, write_text_atomically
 from acm_core.installation import software
 from server.results import DELIVERED
 from simulations.settings import SimulationConfig
-from simulations.tables.experiment import Cell, Experiment
+from simulations.tables.experiment import Cell, Experiment, Kind
 from simulations.tables.intervals import Measured
 from simulations.tables.replicates import unpack
 
@@ -95,6 +95,7 @@ class CellFile(_Strict):
     """What stands in `RESULTS/EXPERIMENT/VARIANT-SEED.json`."""
 
     experiment: str
+    kind: Kind = "federation"
     variant: str
     seed: int
     least_patients: int
@@ -168,8 +169,9 @@ def standing(results: Path, experiment: Experiment, cell: Cell) -> Standing:
     changed = {key for key in before.keys() & now.keys() if before[key] != now[key]}
     if file.digest != digest(cell.config, folder) and not changed:
         changed = before.keys() ^ now.keys()
-    if file.least_patients != experiment.settings.least_patients:
-        changed |= {"least_patients"}
+    for key in ("kind", "least_patients"):
+        if getattr(file, key) != getattr(experiment.settings, key):
+            changed |= {key}
     named = files_of(cell.config, folder)
     changed |= {path for path, seal in named.items() if file.files.get(path, seal) != seal}
     return Standing("stale", file, ", ".join(sorted(changed))) if changed else Standing("done", file)

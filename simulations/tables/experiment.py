@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -28,6 +28,7 @@ _TERM = rf"(?:(?P<experiment>{_NAME})/)?(?:(?P<variant>{_NAME}):)?(?P<model>[a-z
 _DECIDED_HERE = ("name", "seed")
 
 VariantName = Annotated[str, StringConstraints(pattern=rf"^{_NAME}$")]
+Kind = Literal["federation", "leave_one_out"]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -92,6 +93,11 @@ class ExperimentConfig(Section):
     title: str = Field(min_length=1, description="heading of the page")
     text: str = Field("", description="what a reader should know before the tables")
     base: Path = Field(description="the simulation's file that every variant starts from")
+    kind: Kind = Field(
+        "federation",
+        description="leave_one_out: each site in turn is left out, and gets the model that the others train; see "
+        "docs/results/README.md",
+    )
     settings: dict[str, Any] = Field(
         default_factory=dict,
         description="keys of the simulation's file that are different in all variants, laid out as there; null takes "

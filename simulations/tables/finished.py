@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +16,41 @@ from simulations.tables.replicates import measure
 _AFTER_A_STOP = ("run_started", "run_resumed")
 
 
-def finished_cell(experiment: Experiment, cell: Cell, folder: RunFolder) -> CellFile:
-    """The cell's file; a site without test films is not in it."""
+def cell_file(
+    experiment: Experiment, cell: Cell, sites: Mapping[str, SiteFigures], seconds: float
+) -> CellFile:
+    """The cell's file.
+
+    Args:
+        sites: what was measured at each site.
+        seconds: that the cell's runs were at work.
+    """
     config, here = cell.config, experiment.path.absolute().parent
-    metrics: dict[str, Any] = json.loads(folder.metrics.read_text(encoding="utf-8"))
-    unlabelled = metrics["unlabelled"]
-    sites = {
-        site: _site(experiment, cell, site, report, unlabelled.get(site, {}))
-        for site, report in metrics["sites"].items()
-    }
     return CellFile(
         experiment=experiment.name,
+        kind=experiment.settings.kind,
         variant=cell.variant,
         seed=cell.seed,
         least_patients=experiment.settings.least_patients,
         digest=digest(config, here),
         settings=settings_of(config, here),
         files=files_of(config, here),
-        seconds=seconds_at_work(folder.events),
+        seconds=seconds,
         findings=config.findings,
-        sites={site: figures for site, figures in sites.items() if figures is not None},
+        sites=dict(sites),
         **made_by(),
     )
+
+
+def measured_sites(experiment: Experiment, cell: Cell, folder: RunFolder) -> dict[str, SiteFigures]:
+    """What was measured at each site in a finished run; a site without test films is not among them."""
+    metrics: dict[str, Any] = json.loads(folder.metrics.read_text(encoding="utf-8"))
+    unlabelled = metrics["unlabelled"]
+    sites = {
+        site: _site(experiment, cell, site, report, unlabelled.get(site, {}))
+        for site, report in metrics["sites"].items()
+    }
+    return {site: figures for site, figures in sites.items() if figures is not None}
 
 
 def _site(

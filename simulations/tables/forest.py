@@ -48,8 +48,8 @@ class Panel(NamedTuple):
     mean: Drawn
 
 
-def drawing(title: str, differences: Sequence[Difference]) -> str:
-    """The SVG's text: a panel for each difference, all over one axis."""
+def drawing(title: str, differences: Sequence[Difference], mean: str = "mean over sites") -> str:
+    """The SVG's text: a panel for each difference, all over one axis; `mean` names the row below a panel's others."""
     x = _axis(differences)
     panels, y = [], _TOP
     for one in differences:
@@ -60,9 +60,7 @@ def drawing(title: str, differences: Sequence[Difference]) -> str:
             y += _ROW
             rows.append(_drawn(x, y, site, interval))
         y += _ROW
-        panels.append(
-            Panel(heading, one.title, tuple(rows), _drawn(x, y, "mean over sites", one.combined.mean))
-        )
+        panels.append(Panel(heading, one.title, tuple(rows), _drawn(x, y, mean, one.combined.mean)))
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -15,6 +15,9 @@ from simulations.tables.experiment import Comparison, Experiment, Term, load_exp
 from simulations.tables.intervals import Combined, Measured, combine
 
 TITLES = {
+    "received": "the others' model as it comes",
+    "adapted": "the others' model with own normalisation",
+    **{f"own_{films}": f"alone, {films} films" for films in (25, 50, 100, 200)},
     "local_only": "alone",
     "federated": "federated",
     "fine_tuned": "fine-tuned",

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from server.run_folder import RunFolder
-    from simulations.settings import SimulationConfig
+    from simulations.tables.cells import CellFile
+    from simulations.tables.experiment import Cell, Experiment
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the cell or go on with it, and write its file; returns the exit code (130 interrupted)."""
+    """Run the cell or go on with it, and write its file; returns the exit code (2 wrong file, 130 interrupted)."""
     parser = argparse.ArgumentParser(prog="python -m simulations.tables.run_cell")
     parser.add_argument("file", type=Path)
     parser.add_argument("variant")
@@ -26,69 +25,59 @@ def main(arguments: list[str] | None = None) -> int:
 
     from simulations.engine import start_imports
 
-    start_imports()
+    start_imports()  # before this process is at its own
     from acm_core.config.loading import ConfigError
     from acm_core.processes import interruptible
-    from server.run_folder import RunFolder
     from server.starts import pinned
-    from simulations.run import run
-    from simulations.tables.cells import write_cell
     from simulations.tables.experiment import load_experiment
 
-    experiment = load_experiment(options.file)
-    cell = experiment.cell(options.variant, options.seed)
-    try:
-        cell = replace(cell, config=pinned(cell.config, experiment.path))
-    except ConfigError as error:
-        print(error, file=sys.stderr)  # noqa: T201  # into the cell's log
-        return 2
-    folder = RunFolder((options.runs / cell.config.name).resolve())
     with interruptible():
         try:
-            resume = _goes_on(folder, cell.config)
-            folder.open(cell.config, resume=resume)
-            if (failed := run(cell.config, folder, resume=resume)) != 0:
-                return failed
-            from simulations.tables.finished import finished_cell
-
-            write_cell(options.results, finished_cell(experiment, cell, folder))
+            experiment = load_experiment(options.file)
+            cell = experiment.cell(options.variant, options.seed)
+            cell = replace(cell, config=pinned(cell.config, experiment.path))
+            run = _run_newcomers if experiment.settings.kind == "leave_one_out" else _run_federation
+            return run(experiment, cell, options)
+        except ConfigError as error:
+            print(error, file=sys.stderr)  # noqa: T201  # into the cell's log
+            return 2
         except KeyboardInterrupt:
             return 130
-    _forget(folder, cell.config)
+
+
+def _run_federation(experiment: Experiment, cell: Cell, options: argparse.Namespace) -> int:
+    """All sites train together; the file has what each of them reports."""
+    from simulations.run import run
+    from simulations.tables.cells import write_cell
+    from simulations.tables.finished import cell_file, measured_sites, seconds_at_work
+    from simulations.tables.run_folders import forget, opened
+
+    folder, resume = opened(options.runs, cell.config)
+    if (failed := run(cell.config, folder, resume=resume)) != 0:
+        return failed
+    file: CellFile = cell_file(
+        experiment, cell, measured_sites(experiment, cell, folder), seconds_at_work(folder.events)
+    )
+    write_cell(options.results, file)
+    forget(folder, cell.config)
     return 0
 
 
-def _goes_on(folder: RunFolder, config: SimulationConfig) -> bool:
-    """Whether the run folder holds a run of these settings; one of others, which nobody will ask for, is removed."""
-    from acm_core.config.loading import ConfigError, load_config
-    from simulations.settings import SimulationConfig
+def _run_newcomers(experiment: Experiment, cell: Cell, options: argparse.Namespace) -> int:
+    """Each site in turn is the one that comes later."""
+    from simulations.tables.cells import write_cell
+    from simulations.tables.finished import cell_file
+    from simulations.tables.newcomers import FailedRunError, measure_newcomers
+    from simulations.tables.run_folders import forget_sites
 
-    if not folder.config.exists():
-        return False
     try:
-        before = load_config(folder.config, SimulationConfig)
-    except ConfigError:
-        before = None
-    if before is not None and _like(before, folder) == _like(config, folder):
-        return True
-    shutil.rmtree(folder.folder)
-    _forget(folder, config)
-    return False
-
-
-def _like(config: SimulationConfig, folder: RunFolder) -> object:
-    from simulations.tables.cells import settings_of
-
-    return settings_of(config, folder.folder), config.model.weights_sha256
-
-
-def _forget(folder: RunFolder, config: SimulationConfig) -> None:
-    """Remove what only going on would need: hundreds of megabytes of models, and films that are drawn again."""
-    for place in (
-        folder.state,
-        *(config.simulation.data / kind / config.name for kind in ("state", "sites", "hospitals")),
-    ):
-        shutil.rmtree(place, ignore_errors=True)
+        sites, seconds = measure_newcomers(experiment, cell, options.runs)
+    except FailedRunError as error:
+        print(error, file=sys.stderr)  # noqa: T201  # into the cell's log
+        return 1
+    write_cell(options.results, cell_file(experiment, cell, sites, seconds))
+    forget_sites(cell.config)
+    return 0
 
 
 if __name__ == "__main__":

@@ -73,6 +73,7 @@ def finish(
     file = CellFile.model_validate(
         {
             "experiment": of.name,
+            "kind": of.settings.kind,
             "variant": variant,
             "seed": seed,
             "least_patients": of.settings.least_patients,

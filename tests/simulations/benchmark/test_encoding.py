@@ -29,4 +29,4 @@ def test_the_table_of_messages() -> None:
         assert size["all", kind] == rows[kind]["bytes"]
         assert size["head", kind] < size["norm", kind] < size["last_stage", kind] / 50
         assert size["last_stage", kind] < size["all", kind]
-    assert all(row["bytes"] <= row["whole_bytes"] for row in parts)
+    assert all(row["bytes"] < row["whole_bytes"] for row in parts if row["trainable"] in ("norm", "head"))

@@ -155,7 +155,7 @@ def test_killed_in_the_middle_it_goes_on_and_what_is_done_stays_done(tmp_path: P
     shutil.rmtree(tmp_path / "data")
     again = Command(["simulations.tables", *tables.arguments()], tmp_path / "again.txt")
     try:
-        assert again.wait(60) == 0, again.text()
+        assert again.wait(240) == 0, again.text()
     finally:
         again.end()
     assert again.text() == f"{tables.results / 'study.md'}: written\n"
