@@ -23,7 +23,11 @@ def cell(
         "settings": {
             "privacy": "off" if epsilon is None else {"epsilon": epsilon},
             "simulation": {"training_patients": patients},
-            "model": {"image_size": 64, "weights": "../starts/others.safetensors"},
+            "model": {
+                "image_size": 64,
+                "weights": "../starts/others.safetensors",
+                "trainable": "all" if variant.startswith("whole") else "head",
+            },
         },
         "sites": {
             f"S{number}": {"models": {"federated": {"mean": figure}}} for number, figure in enumerate(figures)
@@ -38,6 +42,11 @@ CELLS = [
     cell("eps8_130", 1, 0.6, 0.7, epsilon=8.0, patients=130),
     cell("eps1_130", 1, 0.5, 0.6, epsilon=1.0, patients=130),
 ]
+WHOLE = [
+    cell("whole_start", 1, 0.5, 0.5, epsilon=None, patients=250),
+    cell("whole_none_250", 1, 0.6, 0.62, epsilon=None, patients=250),
+    cell("whole_eps8_250", 1, 0.5, 0.51, epsilon=8.0, patients=250),
+]
 
 
 def results(folder: Path, cells: list[dict[str, Any]]) -> Path:
@@ -46,12 +55,16 @@ def results(folder: Path, cells: list[dict[str, Any]]) -> Path:
     return folder
 
 
-def test_means_over_sites_and_seeds_are_written_and_whole_networks_stay(tmp_path: Path) -> None:
+def test_means_over_sites_and_seeds_are_written(tmp_path: Path) -> None:
     output = tmp_path / "expected.json"
-    arguments = ["--results", str(results(tmp_path, CELLS)), "--output", str(output)]
+    arguments = ["--results", str(results(tmp_path, CELLS + WHOLE)), "--output", str(output)]
     assert expected_accuracy.main(arguments) == 0
     written = ExpectedAccuracy.load(output)
-    assert written.whole == ExpectedAccuracy.load().whole
+    assert written.whole.start_alone == 0.5
+    assert [(r.patients, r.epsilon, r.auroc) for r in written.whole.rows] == [
+        (250, None, 0.61),
+        (250, 8.0, 0.505),
+    ]
     assert written.head.start_alone == 0.51
     assert [(r.patients, r.epsilon, r.auroc, r.lowest, r.highest) for r in written.head.rows] == [
         (130, None, 0.825, 0.75, 0.9),
@@ -66,6 +79,7 @@ def test_means_over_sites_and_seeds_are_written_and_whole_networks_stay(tmp_path
     [
         (CELLS[1:], "the start's"),
         ([CELLS[0], *CELLS[3:]], "those without privacy for 130 patients"),
+        (CELLS, "the start's"),
         ([], "the start's"),
     ],
 )
