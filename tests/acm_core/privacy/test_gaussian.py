@@ -59,6 +59,13 @@ def test_epsilon_is_never_below_the_truth_and_hardly_above(mean: float, delta: f
         assert exact_delta(found * (1 - 1e-4), mean) > Decimal(delta)
 
 
+@pytest.mark.parametrize(("mean", "delta"), [(1e-6, 1e-8), (9e-6, 1e-10), (1e-8, 1e-10), (2e-5, 1e-7)])
+def test_noise_far_above_what_is_hidden_is_bounded_too(mean: float, delta: float) -> None:
+    found = gaussian_epsilon(mean, delta)
+    assert exact_delta(found, mean) <= Decimal(delta)
+    assert exact_delta(found * (1 - 1e-4), mean) > Decimal(delta)
+
+
 @given(target=epsilons, delta=deltas)
 @settings(max_examples=60, deadline=None)
 def test_the_noise_for_an_epsilon_is_enough_and_hardly_more(target: float, delta: float) -> None:
