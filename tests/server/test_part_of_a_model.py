@@ -20,6 +20,7 @@ from acm_core.training.weights import load_arrays
 from client.site_round import SiteRound
 from server.federation import FederatedRun
 from server.run_folder import RunFolder
+from server.starts import pinned
 from server.state import RoundState, StateStore
 from simulations.engine import simulate
 
@@ -47,7 +48,8 @@ def training(folder: Path, trainable: str, **federated: object) -> FederationCon
             array.add_(0.25)
     start = folder / "start.safetensors"
     save_file(model.state_dict(), start)
-    return settings.model_copy(update={"model": settings.model.model_copy(update={"weights": start})})
+    config = settings.model_copy(update={"model": settings.model.model_copy(update={"weights": start})})
+    return pinned(config, folder / "federation.yaml")
 
 
 class Killed(Exception):  # noqa: N818

@@ -272,7 +272,9 @@ def test_a_private_run_says_what_is_protected_and_what_was_spent(tmp_path: Path)
 
 def test_what_is_said_to_have_left_the_sites_did(tmp_path: Path) -> None:
     page = render(report_content(finished_run(tmp_path, {"A": helped(), "B": coarsened()}), None))
-    assert "the number of its training films and of those labelled for each finding, its losses, and" in page
+    assert (
+        "the number of its training films and of those labelled for each finding, its losses, which" in page
+    )
     assert "sensitivity at fixed specificity, calibration and numbers of test films by score" in page
     assert "Test films were counted in 1000 steps of the score at A; these counts were sent" in page
     assert "nearly the scores" in page

@@ -83,14 +83,15 @@ def test_killed_interrupted_and_resumed_it_gives_the_model_of_an_undisturbed_run
         own = metrics["sites"][tested]["models"]["local_only"]["mean_auroc"]
         assert metrics["crosswise"][tested][tested] == own
         assert set(metrics["crosswise"][tested]) == set(metrics["sites"])
-    assert set(metrics["mean_over_sites"]) == {"local_only", "federated", "pooled"}
+    models = {"local_only", "federated", "mixture", "pooled"}
+    assert set(metrics["mean_over_sites"]) == models | {"delivered"}
 
     sites = {}
     for name, settings in prepare_sites(config, 2, lambda *_: None, resume=True).items():
         kept = KeptModels(settings.state, SiteRun.of(config.federation_config()))
         scores = kept.load_scores(metrics["sites"][name]["fingerprint"])
         assert scores is not None
-        assert set(scores.models) == {"local_only", "federated", "pooled"}
+        assert set(scores.models) == models
         fresh = tmp_path / "fresh" / name
         fresh.mkdir(parents=True)
         shutil.copy(settings.state / "salt", fresh)
