@@ -51,8 +51,7 @@ def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
         "- not for diagnosis, triage or any decision about a patient; not for lateral films or other parts of the body",
         "",
         "## The model",
-        f"- {model.architecture} with context module `{model.context}`, {model.norm} normalisation, "
-        f"global {model.head} pooling of the findings' score maps",
+        f"- {model.architecture} with context module `{model.context}`, {model.norm} normalisation, {_head(config)}",
         f"- input: one frontal chest X-ray, {model.image_size} × {model.image_size}, dense tissue bright",
         f"- output: a probability each for {', '.join(config.findings)}",
         f"- {strategy(federation)}, {metrics['rounds']} rounds of {config.training.epochs} local epochs, "
@@ -106,6 +105,13 @@ def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _head(config: FederationConfig) -> str:
+    model = config.model
+    if model.head == "projected":
+        return f"a linear head on the pooled features' first {model.dimensions} axes, at unit length"
+    return f"global {model.head} pooling of the findings' score maps"
 
 
 def _results(metrics: dict[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 from acm_core.files import write_text_atomically
 from client.expected_accuracy import PATH, ExpectedAccuracy, Measured, Table
 
-_START = "start"
+_STARTS = ("start", "whole_start")
 
 
 class UnfinishedTableError(RuntimeError):
@@ -28,8 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Write the file; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m simulations.expected_accuracy",
-        description="Write what client.privacy --plan says that private training of a head may reach, from the "
-        "finished runs of configs/experiments/private.yaml. The figures of whole networks stay as they are.",
+        description="Write what client.privacy --plan says that private training may reach, from the finished "
+        "runs of configs/experiments/private.yaml.",
     )
     parser.add_argument(
         "--results",
@@ -41,12 +41,16 @@ def main(arguments: list[str] | None = None) -> int:
         "--output", type=Path, help="JSON file to write; default: that of the installed client"
     )
     options = parser.parse_args(arguments)
+    cells = [json.loads(path.read_bytes()) for path in sorted(options.results.glob("*.json"))]
     try:
-        head = table(json.loads(path.read_bytes()) for path in sorted(options.results.glob("*.json")))
+        of_heads, of_whole = (
+            table(cell for cell in cells if (cell["settings"]["model"]["trainable"] == "head") == head)
+            for head in (True, False)
+        )
     except UnfinishedTableError as error:
         print(error, file=sys.stderr)  # noqa: T201  # the command's own output
         return 1
-    write(options.output or PATH, ExpectedAccuracy(head=head, whole=ExpectedAccuracy.load().whole))
+    write(options.output or PATH, ExpectedAccuracy(head=of_heads, whole=of_whole))
     return 0
 
 
@@ -64,7 +68,7 @@ def write(path: Path, expected: ExpectedAccuracy) -> None:
 
 
 def table(cells: Iterable[Mapping[str, Any]]) -> Table:
-    """The figures of finished runs, as `simulations.tables` leaves them; the variant `start` has the start's.
+    """The figures of finished runs, as `simulations.tables` leaves them, of a head or of whole networks.
 
     Raises:
         UnfinishedTableError: the start is missing, or the runs without privacy for a number of patients.
@@ -82,7 +86,7 @@ def table(cells: Iterable[Mapping[str, Any]]) -> Table:
         seeds.add(cell["seed"])
         sites |= set(figures)
         findings, made_with = len(cell["findings"]), settings["model"]
-        if cell["variant"] == _START:
+        if cell["variant"] in _STARTS:
             starts.append(value)
             continue
         privacy = settings["privacy"]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from acm_core.config.sections import ModelConfig, TrainingConfig
-from acm_core.nn import Classifier, build_classifier
+from acm_core.nn import Classifier, MeanHead, build_classifier
 from acm_core.nn.attend_and_compare import AttendAndCompare
 from acm_core.nn.resnet import BasicBlock
 from acm_core.ops.attend_and_compare import forward_kept, sample_backward
@@ -30,7 +30,8 @@ from simulations.benchmark.measurement import Timing, machine, peak_resident_byt
 _PLAIN, _HOOKS, _GHOST = "plain", "Opacus hooks", "Opacus ghost"
 _FILM, _PATIENT = "ours, per film", "ours, per patient"
 _HEAD, _PRIVATE_HEAD = "plain, head alone", "ours, head alone"  # the private one per film
-CONTENDERS = (_PLAIN, _FILM, _PATIENT, _HEAD, _PRIVATE_HEAD, _HOOKS, _GHOST)
+_KEPT = "ours, kept features"  # the head alone, per film, on what the trunk said of the films before
+CONTENDERS = (_PLAIN, _FILM, _PATIENT, _HEAD, _PRIVATE_HEAD, _KEPT, _HOOKS, _GHOST)
 _SETTINGS = ((96, 32), (224, 16))  # side of the film, films
 _CONTEXTS = ("none", "acm")
 _PATIENTS = (1, 2, 1, 4)  # films of one patient after another
@@ -81,7 +82,7 @@ def table(document: dict[str, Any]) -> str:
                 memory = f"{peaks[name] / _MEBIBYTE:6.0f} MiB{peaks[name] / peaks[_PLAIN]:12.2f}"
             lines.append(
                 f"{row['films']} of {row['side']}²".ljust(14)
-                + f"{row['context']:9}{'tuned' if row['tuned'] else 'as it is':>10}  {name:20}{timing.median:9.3f}"
+                + f"{row['context']:9}{'tuned' if row['tuned'] else 'as it is':>10}  {name:20}{timing.median:9.4f}"
                 f"{f'{middle:.2f} ({lower:.2f}–{upper:.2f})':>27}{memory}"
             )
     return "\n".join(lines) + "\n"
@@ -109,10 +110,12 @@ def step(name: str, device: torch.device, side: int, films: int, context: str) -
     """One training step of a contender, ready to be repeated. All average the same loss a film, σ = C = 1."""
     torch.manual_seed(0)
     settings = {"architecture": "resnet18", "context": context, "norm": "group", "head": "average"}
-    trainable = "head" if name in (_HEAD, _PRIVATE_HEAD) else "all"
+    trainable = "head" if name in (_HEAD, _PRIVATE_HEAD, _KEPT) else "all"
     model = build_classifier(ModelConfig.model_validate({**settings, "trainable": trainable}), _FINDINGS)
     model = model.to(device).to(memory_format=torch.channels_last).train()
-    images = torch.randn(films, 1, side, side, device=device).contiguous(memory_format=torch.channels_last)
+    shape = (model.channels, 1, 1) if name == _KEPT else (1, side, side)
+    images = torch.randn(films, *shape, device=device).contiguous(memory_format=torch.channels_last)
+    network = MeanHead(model) if name == _KEPT else model
     labels = torch.randint(0, 2, (films, _FINDINGS), device=device).float()
     if name in (_HOOKS, _GHOST):
         return _opacus(name, model, images, labels)
@@ -131,7 +134,7 @@ def step(name: str, device: torch.device, side: int, films: int, context: str) -
         while (left := films - sum(sizes)) > 0:
             sizes.append(min(left, _PATIENTS[len(sizes) % len(_PATIENTS)]))
     units = Units(tuple(sizes))
-    gradients = UnitGradients(model)
+    gradients = UnitGradients(network)
     private = PrivateOptimizer(
         optimizer, gradients.parameters, noise_multiplier=1.0, clipping_norm=1.0, expected_batch=len(units)
     )
@@ -139,7 +142,7 @@ def step(name: str, device: torch.device, side: int, films: int, context: str) -
     def ours() -> None:
         private.zero_grad(set_to_none=True)
         with gradients.recording(units):
-            losses = _losses(model(images), labels)
+            losses = _losses(network(images), labels)
             loss = (losses * units.film_weights(losses)).sum()
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature is untyped
         private.add_sums(gradients.clipped_sum(1.0).gradients)

@@ -71,8 +71,9 @@ def test_maps_are_coloured_by_sign_and_strength() -> None:
     assert not overlay.tint(np.zeros((2, 2), np.float32), 0.0, "both")[..., 3].any()
 
 
-def test_a_case_has_the_models_scores_and_maps() -> None:
-    config = federation().model
+@pytest.mark.parametrize("head", ["max", "projected"])
+def test_a_case_has_the_models_scores_and_maps(head: str) -> None:
+    config = federation(model={"head": head, "dimensions": 8, "weights_sha256": "a" * 64}).model
     network = build_classifier(config, len(FINDINGS), seed=4).eval()
     film = np.random.default_rng(0).random((32, 32), np.float32)
     (module,) = chosen_modules(network, ["layer2.1.context"])

@@ -15,11 +15,13 @@ from acm_core.config import FederationConfig, SiteConfig, load_config
 from acm_core.privacy.accounting import NoisedSteps, Plan, epsilon
 from acm_core.privacy.ledger import Ledger, ledger_folder, verify
 from client import privacy
+from client.expected_accuracy import ExpectedAccuracy
 from client.kept_models import SiteRun
 
 ROOT = Path(__file__).resolve().parents[2]
 FILMS, MODEL = "a" * 64, "c" * 64
 POLICY = {"epsilon": 10, "population": 1000}
+OK = privacy.OK
 HEAVY = {"torch", "opacus", "monai", "numpy", "scipy", "pydantic", "rich"}
 
 
@@ -40,12 +42,14 @@ class Hospital:
             yaml.safe_dump(settings | ({"privacy": policy} if policy else {}))
         )
 
-    def federation(self, sites: tuple[str, ...] = ("A",), **privacy: object) -> Path:
+    def federation(
+        self, sites: tuple[str, ...] = ("A",), model: dict[str, object] | None = None, **privacy: object
+    ) -> Path:
         settings = {
             "name": "chest",
             "findings": ["Nodule"],
             "privacy": {"epsilon": 3, "expected_batch": 50, **privacy},
-            "model": {"norm": "group"},
+            "model": model or {"norm": "group"},
             "federation": {"sites": list(sites), "rounds": 2},
         }
         path = self.folder / "chest.yaml"
@@ -179,6 +183,48 @@ def test_a_plan_that_fits_is_permitted(hospital: Hospital, capsys: pytest.Captur
     assert f"the run alone: ε = {alone:.3f} at δ = 1e-05 for a patient" in text
     assert f"after it: ε = {alone:.3f} of 10 at δ = 1e-05" in text
     assert text.endswith("\npermitted\n")
+
+
+def test_a_plan_says_that_a_whole_network_learnt_nothing(
+    hospital: Hospital, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hospital.run("--plan", str(hospital.federation()))
+    text = read(capsys)
+    assert "to expect: nothing learnt. A whole network under noise came hardly farther than its start" in text
+    assert "model.trainable: head with model.head: projected on a frozen start" in text
+
+
+def test_a_plan_says_what_a_head_on_a_frozen_start_may_reach(
+    hospital: Hospital, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hospital.policy(epsilon=10, population=260)
+    head = {"trainable": "head", "head": "projected", "weights": "start.safetensors"}
+    assert hospital.run("--plan", str(hospital.federation(model=head, epsilon=5, expected_batch=260))) == OK
+    text = read(capsys)
+    rows = ExpectedAccuracy.load().head.rows
+    at_four, without = (next(r for r in rows if (r.patients, r.epsilon) == (250, e)) for e in (4.0, None))
+    assert (
+        f"to expect, mean AUROC: {at_four.figure} with ε = 4 where each site has 250 training patients (this site: "
+        f"260, as many or more); {without.figure} without privacy"
+    ) in text
+    assert "q = 260 / 260 = 1," in text
+    assert "a direction, no promise" in text
+    assert "membership" not in text
+
+
+def test_an_epsilon_above_a_hundred_is_named_for_what_it_is(
+    hospital: Hospital, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = hospital.federation(epsilon=500)
+    assert hospital.run("--plan", str(large)) == privacy.NOT_PERMITTED
+    hospital.policy(epsilon=500, population=1000)
+    assert hospital.run("--plan", str(large)) == OK
+    named = (
+        "ε = 500: this is no promise about membership; it was found to stop reconstruction of films (Ziller et al. "
+        "2024)"
+    )
+    assert read(capsys).count(named) == 2
+    assert hospital.run("--plan", str(hospital.federation(epsilon=1e7))) == privacy.WRONG
 
 
 def test_a_plan_is_added_to_what_is_spent(hospital: Hospital, capsys: pytest.CaptureFixture[str]) -> None:

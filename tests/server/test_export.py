@@ -130,6 +130,25 @@ def test_a_mirrored_query_is_exported_with_its_maps(
         np.testing.assert_allclose(given[f"{name}.query"], both.query, atol=1e-4)
 
 
+def test_a_projected_head_is_exported_with_score_maps_that_add_up(
+    films: np.ndarray[tuple[int, ...], np.dtype[np.float32]], tmp_path: Path
+) -> None:
+    config = federation(model={"head": "projected", "dimensions": 8, "weights_sha256": "a" * 64})
+    projected = build_classifier(config.model, len(FINDINGS), seed=5).eval()
+    with torch.no_grad():
+        projected.head.weight.mul_(100)
+    site = report(federated=model(estimate(0.8)))
+    run = finished_run(tmp_path, {"A": site}, config)
+    save_arrays(run.model, get_arrays(projected))
+    assert main([str(run.folder), "--attention-maps"]) == 0
+    session = onnxruntime.InferenceSession(run.folder / "export" / "model.onnx")
+    given, scores = session.run(["probabilities", "score_maps"], {"films": films})
+    expected = probabilities(projected, films).numpy()
+    assert expected.std() > 0.01
+    np.testing.assert_allclose(given, expected, atol=1e-4)
+    np.testing.assert_allclose(torch.sigmoid(torch.from_numpy(scores).mean((2, 3))), expected, atol=1e-4)
+
+
 def test_monai_runs_the_bundle(run: RunFolder, trained: Classifier, tmp_path: Path) -> None:
     random = np.random.default_rng(2)
     shapes = {"tall.png": (48, 40), "wide.png": (37, 64), "small.png": (20, 17)}

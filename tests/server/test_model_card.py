@@ -101,6 +101,21 @@ def test_the_privacy_statement_has_a_heading() -> None:
     assert "\n## Privacy\n- **no differential privacy**" in card(federation())
 
 
+def test_an_epsilon_that_promises_nothing_about_membership_is_said_to() -> None:
+    privacy = {"epsilon": 500, "expected_batch": 10}
+    large = card(federation(privacy=privacy, model={"norm": "group"}))
+    assert "poisoning. ε = 500: this is no promise about membership; it was found to stop" in large
+    assert "membership" not in card(federation(privacy={**privacy, "epsilon": 8}, model={"norm": "group"}))
+
+
+def test_a_projected_head_is_described() -> None:
+    text = card(federation(model={"head": "projected", "dimensions": 32, "weights_sha256": "a" * 64}))
+    assert (
+        "batch normalisation, a linear head on the pooled features' first 32 axes, at unit length\n" in text
+    )
+    assert "global max pooling of the findings' score maps\n" in card(federation())
+
+
 def test_sites_that_were_not_evaluated_are_named() -> None:
     config = federation(federation={"sites": ["A", "B", "C", "D"]})
     assert "\nNot evaluated: C, D.\n" in card(config)

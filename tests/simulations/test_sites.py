@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 from simulated import simulation, simulation_settings, spec
@@ -157,3 +158,19 @@ def test_with_privacy_every_site_needs_a_population(tmp_path: Path) -> None:
     settings["model"] = {"norm": "group"}
     with pytest.raises(ValidationError, match=r"expected simulation.populations .* got none for B"):
         SimulationConfig.model_validate(settings)
+
+
+def test_training_patients_can_be_fewer_and_the_test_films_stay(tmp_path: Path) -> None:
+    hospitals = [spec("A", 30)]
+    whole = simulation(tmp_path, sites=("A",), hospitals=hospitals)
+    some = simulation(tmp_path, sites=("A",), hospitals=hospitals, training_patients=5)
+    before = load_site(prepared(whole)[0]["A"], FINDINGS, 32)
+    few = load_site(prepared(some)[0]["A"], FINDINGS, 32)
+    assert len(set(before.train.patients)) > 5 == len(set(few.train.patients))
+    for split in ("validation", "test"):
+        one, other = (np.asarray(getattr(films, split).images) for films in (before, few))
+        assert np.array_equal(one, other)
+    again = load_site(prepared(some)[0]["A"], FINDINGS, 32)
+    assert np.array_equal(np.asarray(again.train.images), np.asarray(few.train.images))
+    most = simulation(tmp_path, sites=("A",), hospitals=hospitals, training_patients=500)
+    assert len(load_site(prepared(most)[0]["A"], FINDINGS, 32).train) == len(before.train)

@@ -290,6 +290,24 @@ def test_a_planted_fault_is_named(fault: type[PrivateTraining], named: str, mean
     assert means in next(check.meaning for check in found.failed if check.name == named)
 
 
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        (QuarterNoise, "noise"),
+        (NoNoise, "noise"),
+        (TwiceTheClippingNorm, "clipping norm"),
+        (ClippedLayerByLayer, "clipping norm"),
+        (SameNoiseEachRound, "correlation"),
+        (UnrecordedStep, "steps"),
+        (RecordedTooLate, "steps"),
+    ],
+)
+def test_a_planted_fault_is_named_where_everybody_takes_part_in_every_step(
+    fault: type[PrivateTraining], named: str
+) -> None:
+    assert named in names(audit(claim(rate=1.0, rounds=5, steps=3), fault))
+
+
 def test_skipped_empty_batches_are_named() -> None:
     found = audit(claim(rate=0.001, rounds=2, steps=20), EmptyBatchesSkipped)
     assert "steps" in names(found)

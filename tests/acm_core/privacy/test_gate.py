@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from acm_core.config.sections import ModelConfig
-from acm_core.nn import Classifier, build_classifier
+from acm_core.nn import Classifier, MeanHead, Projection, build_classifier
 from acm_core.privacy.convolution import ConvolutionUse
 from acm_core.privacy.gate import check_gradients
 from acm_core.privacy.layers import UnknownGradientError
@@ -38,6 +38,32 @@ def test_a_model_with_its_gates_open_and_another_head_passes() -> None:
 
 def test_a_bottleneck_passes() -> None:
     check_gradients(classifier(context="acm", architecture="resnet50"), 2, 0.1)
+
+
+@pytest.mark.parametrize("loss", ["logistic", "least_squares"])
+@pytest.mark.parametrize("head", ["average", "projected"])
+def test_a_head_on_means_passes(head: str, loss: Any) -> None:
+    model = classifier(norm="batch", head=head, dimensions=8, trainable="head")
+    check_gradients(model, 2, 0.1, loss)
+    check_gradients(MeanHead(model), 2, 0.1, loss)
+
+
+class MixingProjection(Projection):
+    """Takes a part of its centre from the batch."""
+
+    share = 1.0
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features - self.share * features.mean(0))
+
+
+@pytest.mark.parametrize("share", [1.0, 1e-6])
+def test_a_projection_that_takes_its_centre_from_the_batch_is_refused(share: float) -> None:
+    model = classifier(head="projected", dimensions=8, trainable="head")
+    model.projection = MixingProjection(model.channels, 8)
+    model.projection.share = share
+    with pytest.raises(UnknownGradientError, match="a layer mixes films"):
+        check_gradients(MeanHead(model), 2, 0.1)
 
 
 def test_the_model_and_the_random_state_are_as_before() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from acm_core.training.loss import film_losses, masked_bce
+from acm_core.training.loss import film_losses, masked_bce, masked_loss
 
 NAN = float("nan")
 
@@ -92,3 +92,14 @@ def test_orthogonality_counts_by_its_size_for_each_film() -> None:
 
 def test_it_keeps_float64() -> None:
     assert film_losses(*batch(0, 2, 2), 0.1).dtype is torch.float64
+
+
+def test_least_squares_is_half_the_squared_distance_from_one_or_minus_one() -> None:
+    logits = torch.tensor([[0.5, -3.0, 2.0], [1.0, -1.0, 0.0]])
+    labels = torch.tensor([[1.0, 0.0, NAN], [1.0, 0.0, 1.0]])
+    losses = film_losses(logits, labels, torch.zeros(2), 0.0, "least_squares")
+    expected = torch.tensor([(0.125 + 2.0) / 2, (0.0 + 0.0 + 0.5) / 3])
+    torch.testing.assert_close(losses, expected)
+    together = masked_loss(logits, labels, "least_squares")
+    torch.testing.assert_close(together, torch.tensor((0.125 + 2.0 + 0.5) / 5))
+    assert float(masked_loss(logits, torch.full((2, 3), NAN), "least_squares")) == 0.0
