@@ -42,8 +42,8 @@ COMMANDS = (
     "client.audit verify",  # what reads the log has a parser of its own
     "simulations.run",
     "simulations.pretrain",
-    "simulations.tables",
     "simulations.expected_accuracy",
+    "simulations.tables",
     "simulations.pointing",
     "simulations.comparing",
     "simulations.benchmark",

@@ -37,14 +37,16 @@ def main(arguments: list[str] | None = None) -> int:
         default=Path("docs/results/private"),
         help="folder of the finished runs (default: docs/results/private)",
     )
-    parser.add_argument("--output", type=Path, default=PATH, help="default: in the installed client")
+    parser.add_argument(
+        "--output", type=Path, help="JSON file to write; default: that of the installed client"
+    )
     options = parser.parse_args(arguments)
     try:
         head = table(json.loads(path.read_bytes()) for path in sorted(options.results.glob("*.json")))
     except UnfinishedTableError as error:
         print(error, file=sys.stderr)  # noqa: T201  # the command's own output
         return 1
-    write(options.output, ExpectedAccuracy(head=head, whole=ExpectedAccuracy.load().whole))
+    write(options.output or PATH, ExpectedAccuracy(head=head, whole=ExpectedAccuracy.load().whole))
     return 0
 
 

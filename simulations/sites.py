@@ -95,9 +95,8 @@ def _labels(config: SimulationConfig, name: str, labels: Path, state: Path, salt
         rows = list(csv.DictReader(file))
     columns = list(rows[0]) if rows else []
     column = LabelMap().patient
-    training = sorted(
-        {row[column] for row in rows if split_of(row[column], salt, config.simulation.splits) == Split.TRAIN}
-    )
+    shares = config.simulation.splits
+    training = sorted({row[column] for row in rows if split_of(row[column], salt, shares) == Split.TRAIN})
     left_out = {
         training[place] for place in stream(config.seed, name, "patients").permutation(len(training))[most:]
     }
