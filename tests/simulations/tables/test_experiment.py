@@ -199,5 +199,6 @@ def test_every_experiment_of_the_project_can_be_run(path: Path) -> None:
     others = {term.experiment for comparison in made.settings.compared() for term in comparison} - {None}
     for name in others:
         other = load_experiment(path.with_name(f"{name}.yaml"))
+        assert other.settings.least_patients == made.settings.least_patients
         for term in (term for comparison in made.settings.compared() for term in comparison):
             assert term.experiment != name or term.variant in other.settings.variants
