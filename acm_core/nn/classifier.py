@@ -204,16 +204,6 @@ def unfilled_classifier(config: ModelConfig, findings: int) -> Classifier:
     return model.to_empty(device="cpu")
 
 
-def normalisation_names(model: nn.Module) -> frozenset[str]:
-    """state_dict names, parameters and buffers, of the normalisation layers: what FedBN keeps at a site."""
-    return frozenset(
-        f"{prefix}.{name}"
-        for prefix, module in model.named_modules()
-        if isinstance(module, _NORMALISATION)
-        for name in module.state_dict()
-    )
-
-
 def trained_names(model: nn.Module) -> frozenset[str]:
     """state_dict names that training changes: parameters that require gradients, and the buffers beside them."""
     names: set[str] = set()

@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 
 from acm_core.config.sections import ModelConfig
-from acm_core.nn import build_classifier, finding_rows, normalisation_names, unfilled_classifier
+from acm_core.nn import build_classifier, finding_rows, unfilled_classifier
 from acm_core.training.weights import blank_arrays, get_arrays, set_arrays
 
 ARCHITECTURES = get_args(ModelConfig.model_fields["architecture"].annotation)
@@ -185,24 +185,6 @@ def test_the_seed_alone_decides_the_weights_and_the_global_stream_is_untouched()
         assert torch.equal(value, second[name]), name
     assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
     assert not torch.equal(first["layer1.0.context.key_weight"], other["layer1.0.context.key_weight"])
-
-
-def test_normalisation_names_are_parameters_and_buffers_of_the_norms() -> None:
-    model = build_classifier(ACM, 2)
-    names = normalisation_names(model)
-    state = model.state_dict()
-    assert names <= state.keys()
-    assert {
-        "bn1.weight",
-        "bn1.running_mean",
-        "bn1.num_batches_tracked",
-        "layer2.0.downsample.1.running_var",
-        "layer4.1.bn2.bias",
-    } <= names
-    assert len(names) == 20 * 5
-    assert not [name for name in names if "context" in name or "conv" in name or "head" in name]
-    group_model = build_classifier(ModelConfig(norm="group"), 2)
-    assert len(normalisation_names(group_model)) == 20 * 2
 
 
 def test_finding_rows_are_the_heads() -> None:
