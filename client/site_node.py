@@ -203,7 +203,7 @@ class Guard:
         Raises:
             TooMuchError: the part is larger than a part can be, or the message than any model.
         """
-        with self._whole_or_failed(), self._bounded():
+        with self._whole_or_failed(ObjectUnavailableError), self._bounded():
             content = self._pull(run, identifier)
             with self._lock:
                 self._left -= len(content)
@@ -214,7 +214,7 @@ class Guard:
 
     def confirm(self, run: int, identifier: str) -> None:
         """Say that the message that was received last is whole."""
-        with self._whole_or_failed():
+        with self._whole_or_failed(ObjectUnavailableError):
             self._confirm(run, identifier)
 
     def send(self, message: Message, tree: ObjectTree, seconds: float) -> tuple[set[str], str]:
@@ -228,7 +228,7 @@ class Guard:
                 make_message(copy(message.metadata), error=Error(message.error.code, "failed")), seconds
             )
             return set(), ""
-        with self._whole_or_failed():
+        with self._whole_or_failed(RunNotRunningException):
             announced = self._send(message, tree, seconds)
         self._note(sending=True)
         return announced
@@ -237,7 +237,7 @@ class Guard:
         """Send a part of the reply that was announced last."""
         self._note(pushes=1)
         try:
-            with self._whole_or_failed():
+            with self._whole_or_failed(RunNotRunningException):
                 self._push(run, session, identifier, content)
         finally:
             self._note(pushes=-1)
@@ -266,20 +266,23 @@ class Guard:
 
     def _send_error(self, reply: Message, seconds: float) -> None:
         reply.metadata.__dict__["_message_id"] = reply.object_id
-        with self._whole_or_failed():
+        with self._whole_or_failed(RunNotRunningException):
             missing, session = self._send(reply, get_object_tree(reply), seconds)
             for identifier in missing:  # the reply itself: until it is there, the server waits for it
                 self._push(reply.metadata.run_id, session, identifier, reply.deflate())
 
     @contextlib.contextmanager
-    def _whole_or_failed(self) -> Iterator[None]:
-        """Note where a part of a message or a reply does not get through: Flower drops the whole of it, and goes on."""
+    def _whole_or_failed(self, harmless: type[BaseException]) -> Iterator[None]:
+        """Note where a part of a message or a reply does not get through: Flower drops the whole of it, and goes on.
+
+        Args:
+            harmless: of a message, a part that is not there yet, which is asked for again; of a reply, the end of its
+                run, as nobody waits for it. A message whose run ends while it is received is dropped half as any other.
+        """
         try:
             yield
-        except (RunNotRunningException, ObjectUnavailableError):
-            raise  # nobody waits for it any more; it is not there yet and is asked for again
-        except Exception:
-            self._failed = True
+        except BaseException as error:  # Flower's own are no Exceptions
+            self._failed = self._failed or not isinstance(error, harmless)
             raise
 
     @contextlib.contextmanager

@@ -280,8 +280,8 @@ def test_a_reply_that_cannot_be_announced_is_given_up_at_once(tmp_path: Path, er
 
 @pytest.mark.parametrize(
     ("error", "ends"),
-    [(ConnectionError(), True), (RunNotRunningException(), False), (ObjectUnavailableError("part"), False)],
-    ids=["broken off", "over", "not there yet"],
+    [(ConnectionError(), True), (RunNotRunningException(), True), (ObjectUnavailableError("part"), False)],
+    ids=["broken off", "its run is over", "not there yet"],
 )
 @pytest.mark.parametrize("call", ["asked", "confirmed"])
 def test_a_message_that_cannot_be_received_is_given_up_at_once(
