@@ -35,21 +35,10 @@ def expect_permitted(config: FederationConfig, site: SiteConfig, now: datetime) 
             Refusal.POLICY_MODEL,
             f"policy.architectures: expected {' or '.join(policy.architectures)}, got {config.model.architecture}",
         )
-    if policy.image_size is not None and config.model.image_size > policy.image_size:
-        raise RefusedError(
-            Refusal.POLICY_MODEL,
-            f"policy.image_size: expected films of at most {policy.image_size} pixels, got {config.model.image_size}",
-        )
-    if policy.rounds is not None and federation.rounds > policy.rounds:
-        raise RefusedError(
-            Refusal.POLICY_ROUNDS,
-            f"policy.rounds: expected at most {policy.rounds} rounds, got {federation.rounds}",
-        )
-    if policy.epochs is not None and config.training.epochs > policy.epochs:
-        raise RefusedError(
-            Refusal.POLICY_EPOCHS,
-            f"policy.epochs: expected at most {policy.epochs} local epochs a round, got {config.training.epochs}",
-        )
+    for line, code, value, what in _numbers(config):
+        largest = getattr(policy, line)
+        if largest is not None and value > largest:
+            raise RefusedError(code, f"policy.{line}: expected at most {largest:g} {what}, got {value:g}")
     behind = federation.aggregation.averaged_sites(federation.quorum)
     if behind < policy.minimum_sites:
         raise RefusedError(
@@ -61,6 +50,20 @@ def expect_permitted(config: FederationConfig, site: SiteConfig, now: datetime) 
         raise RefusedError(
             Refusal.POLICY_HOURS, f"policy.hours: expected a time in {policy.hours}, got {now:%H:%M}"
         )
+
+
+def _numbers(config: FederationConfig) -> tuple[tuple[str, Refusal, float, str], ...]:
+    """Lines that name the largest number permitted; the code of a refusal; what the run asks, and in which unit."""
+    training, privacy = config.training, config.privacy
+    views = 1 if privacy is None else privacy.augmentations
+    return (
+        ("image_size", Refusal.POLICY_MODEL, config.model.image_size, "pixels a side"),
+        ("rounds", Refusal.POLICY_ROUNDS, config.federation.rounds, "rounds"),
+        ("epochs", Refusal.POLICY_EPOCHS, training.epochs, "local epochs a round"),
+        ("batch_size", Refusal.POLICY_TRAINING, training.batch_size, "films at once"),
+        ("learning_rate", Refusal.POLICY_TRAINING, training.learning_rate, "as learning rate"),
+        ("augmentations", Refusal.POLICY_TRAINING, views, "views of a film"),
+    )
 
 
 def _within(hours: str, now: time) -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from acm_core.config.sections import FederationConfig, SiteConfig, SitePrivacy
-    from acm_core.privacy.chain import Step
+    from acm_core.privacy.chain import Population, Step
     from acm_core.privacy.ledger import Record
 
 OK, UNSOUND, WRONG, NOT_PERMITTED = 0, 1, 2, 3
@@ -146,11 +146,8 @@ def _show(console: Console, site: SiteConfig, policy: SitePrivacy, record: Recor
         return
     head = record.head
     console.print(f"site {site.site}: ledger of {head.rows:,} rows, chain verified, head {head.hash[:12]}")
-    spent = record.spent(policy.delta)
-    console.print(
-        f"spent: ε = {spent:.3f} of {policy.epsilon:g} at δ = {policy.delta:g} for a {record.opened.unit}; left "
-        f"{max(policy.epsilon - spent, 0):.3f}"
-    )
+    console.print(_balance(policy, record, "train", f"a training {record.opened.unit}"))
+    console.print(_balance(policy, record, "test", "a test patient"))
     console.print(
         "All runs on all datasets compose, since the same patients are in several: this is the ε of every step "
         "together. The ε of one run or dataset, below, is what it would have cost alone.",
@@ -159,6 +156,14 @@ def _show(console: Console, site: SiteConfig, policy: SitePrivacy, record: Recor
     _show_datasets(console, policy, record)
     _show_runs(console, policy, record)
     _show_releases(console, policy, record)
+
+
+def _balance(policy: SitePrivacy, record: Record, population: Population, whose: str) -> str:
+    spent = record.spent(policy.delta, population=population)
+    return (
+        f"spent: ε = {spent:.3f} of {policy.epsilon:g} at δ = {policy.delta:g} for {whose}; left "
+        f"{max(policy.epsilon - spent, 0):.3f}"
+    )
 
 
 def _show_datasets(console: Console, policy: SitePrivacy, record: Record) -> None:
@@ -195,10 +200,7 @@ def _show_releases(console: Console, policy: SitePrivacy, record: Record) -> Non
     releases = record.steps("test")
     if not releases:
         return
-    spent = record.spent(policy.delta, population="test")
-    console.print(
-        f"released metrics: ε = {spent:.3f} for a test patient, who is in no training: counted apart"
-    )
+    console.print("released figures, of test patients, who are in no training:")
     rows = [
         (step.run, step.settings, str(step.round), f"{step.sigma:.4g}", f"{_epsilon([step], policy):.3f}")
         for step in releases

@@ -19,7 +19,8 @@ from acm_core.federated.update import Arrays
 from acm_core.nn import Classifier
 from acm_core.privacy.accounting import Plan, epsilon, noise_multiplier
 from acm_core.privacy.chain import LedgerError
-from acm_core.privacy.gate import check_gradients
+from acm_core.privacy.gate import check_bound, check_gradients
+from acm_core.privacy.gradients import full_float32
 from acm_core.privacy.layers import UnknownGradientError
 from acm_core.privacy.ledger import BudgetExceededError, Ledger, ledger_folder
 from acm_core.privacy.scores import noised_aurocs
@@ -188,12 +189,14 @@ class PrivateRound:
 
     def _check_gradients(self, model: Classifier) -> None:
         libraries = " ".join(f"{name} {_version(name)}" for name in _LIBRARIES)
-        if self._kept.load_gradient_check() == libraries:
-            return
-        log.info("comparing the gradients of each unit with passes of one unit each")
-        training = self._config.training
-        check_gradients(model, len(self._config.findings), training.orthogonality, training.loss)
-        self._kept.save_gradient_check(libraries)
+        training, findings = self._config.training, len(self._config.findings)
+        with full_float32():
+            if self._kept.load_gradient_check() != libraries:
+                log.info("comparing the gradients of each unit with passes of one unit each")
+                check_gradients(model, findings, training.orthogonality, training.loss)
+                self._kept.save_gradient_check(libraries)
+            bound = self._privacy.clipping_norm
+            check_bound(model, findings, training.orthogonality, training.loss, bound)
 
     def _plan(self) -> Plan:
         try:

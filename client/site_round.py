@@ -92,6 +92,9 @@ class SiteRound:
             raise RefusedError(Refusal.POLICY, "expected a valid configuration with the task") from error
         if self._site.site not in config.federation.sites:
             raise RefusedError(Refusal.POLICY, f"the run is not for site {self._site.site}")
+        first, last = int(task.kind is TaskKind.TRAIN), config.federation.rounds
+        if not first <= task.round <= last:
+            raise RefusedError(Refusal.POLICY, f"expected a round from {first} to {last}, got {task.round}")
         kept = KeptModels(self._site.state, SiteRun.of(config))
         if task.kind is TaskKind.TRAIN:
             kept.forget_rounds_from(task.round)  # whatever comes of this one, refused or not

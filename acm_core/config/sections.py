@@ -61,9 +61,9 @@ class ModelConfig(Section):
         "features, centred, cut to few axes as the start says, at unit length: for private training of the head alone",
     )
     dimensions: int = Field(
-        64, ge=1, description="axes that a projected head keeps; the start's have to be as many"
+        64, ge=1, le=4096, description="axes that a projected head keeps; the start's have to be as many"
     )
-    groups: int = Field(32, ge=1, description="groups G of the attend-and-compare module")
+    groups: int = Field(32, ge=1, le=2048, description="groups G of the attend-and-compare module")
     initialisation: Literal["kaiming", "identity"] = Field(
         "kaiming", description="of the context modules; identity keeps the residual branch as it is at step 0"
     )
@@ -94,20 +94,24 @@ Loss = Literal["logistic", "least_squares"]
 class TrainingConfig(Section):
     """What a site does in one round."""
 
-    epochs: int = Field(1, ge=1, description="local epochs a round")
-    batch_size: int = Field(32, ge=1, description="films a step")
+    epochs: int = Field(1, ge=1, le=10_000, description="local epochs a round")
+    batch_size: int = Field(32, ge=1, le=2**16, description="films a step")
     optimizer: Literal["sgd", "adamw"] = Field(
         "adamw", description="its state stays at the site from round to round"
     )
-    learning_rate: float = Field(1e-3, gt=0, description="at the start of the schedule")
+    learning_rate: float = Field(1e-3, gt=0, le=1000, description="at the start of the schedule")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only")
-    weight_decay: float = Field(1e-4, ge=0, description="of matrices and kernels; norms and biases have none")
+    weight_decay: float = Field(
+        1e-4, ge=0, le=1, description="of matrices and kernels; norms and biases have none"
+    )
     schedule: Literal["constant", "cosine"] = Field("cosine", description="over the rounds of the whole run")
     loss: Loss = Field(
         "logistic",
         description="where a film is labelled; least_squares: of a logit's distance from 1 (present) or −1 (absent)",
     )
-    orthogonality: float = Field(0.1, ge=0, description="weight of |mean orthogonality term| in the loss")
+    orthogonality: float = Field(
+        0.1, ge=0, le=100, description="weight of |mean orthogonality term| in the loss"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 autocast where the processor has it in hardware"
     )
@@ -115,7 +119,7 @@ class TrainingConfig(Section):
 
 
 PrivacyUnit = Literal["patient", "film"]
-Delta = Annotated[float, Field(gt=0, lt=1)]
+Delta = Annotated[float, Field(ge=1e-30, lt=1)]
 
 
 class PrivacyConfig(Section):
@@ -138,12 +142,12 @@ class PrivacyConfig(Section):
         description="C, bound on the L2 norm of a unit's gradient; with a smaller one gradients whose squares are 0 in "
         "float32 would pass unclipped, and the noise, σ·C, be too little for them",
     )
-    expected_batch: int = Field(ge=1, description="units a step on average; the divisor, public")
+    expected_batch: int = Field(ge=1, le=2**24, description="units a step on average; the divisor, public")
     films_per_patient: int = Field(
-        4, ge=1, description="a patient's films in one step at most, drawn anew each step"
+        4, ge=1, le=1000, description="a patient's films in one step at most, drawn anew each step"
     )
     augmentations: int = Field(
-        1, ge=1, description="augmented views of a film, averaged before clipping; costs no ε"
+        1, ge=1, le=64, description="augmented views of a film, averaged before clipping; costs no ε"
     )
     accountant: Literal["prv", "rdp"] = Field(
         "prv", description="prv: numerical composition, tight; rdp: Rényi, looser and faster"
@@ -188,7 +192,7 @@ class FederationSection(Section):
     """Who takes part and how a round ends."""
 
     sites: tuple[SiteName, ...] = Field(min_length=1, description="names of the sites of this run")
-    rounds: int = Field(ge=1, description="rounds of the whole run")
+    rounds: int = Field(ge=1, le=100_000, description="rounds of the whole run")
     quorum: int = Field(1, ge=1, description="sites whose updates a round needs")
     round_deadline: float = Field(3600.0, gt=0, description="seconds a round may take")
     join_deadline: float = Field(
@@ -202,7 +206,9 @@ class FederationSection(Section):
     )
     aggregation: AggregationConfig = AggregationConfig()
     server_step: ServerStepConfig = ServerStepConfig()
-    proximal_mu: float = Field(0.0, ge=0, description="FedProx: weight of μ/2·‖w − w_global‖²; 0 is FedAvg")
+    proximal_mu: float = Field(
+        0.0, ge=0, le=1000, description="FedProx: weight of μ/2·‖w − w_global‖²; 0 is FedAvg"
+    )
     normalisation: Literal["site", "shared"] = Field(
         "site",
         description="site: each site measures the statistics of batch normalisation on its own films (SiloBN), and so "
@@ -244,8 +250,8 @@ class DeliverConfig(Section):
         "site; mixture: the mean of its scores and those of the model that the site trained alone. A site departs from "
         "the rule where its validation films show another to be clearly better",
     )
-    epochs: int = Field(2, ge=1, description="of fine-tuning")
-    learning_rate: float = Field(1e-4, gt=0, description="at the start of fine-tuning")
+    epochs: int = Field(2, ge=1, le=10_000, description="of fine-tuning")
+    learning_rate: float = Field(1e-4, gt=0, le=1000, description="at the start of fine-tuning")
 
 
 class EvaluationConfig(Section):
@@ -428,7 +434,9 @@ class SitePrivacy(Section):
     )
     unit: PrivacyUnit = Field("patient", description="patient: refuse runs that protect single films only")
     epsilon: float = Field(
-        gt=0, description="ε that all runs together may ever cost the training patients; the ledger counts"
+        gt=0,
+        description="ε that all runs together may ever cost a patient, by training on their films or by noised figures "
+        "of them as a test patient; the ledger counts both",
     )
     delta: Delta = Field(1e-5, description="δ at which the ledger's ε is computed")
     population: int = Field(
@@ -472,6 +480,13 @@ class SitePolicy(Section):
     )
     rounds: int | None = Field(None, ge=1, description="rounds that a run may have; null: any number")
     epochs: int | None = Field(None, ge=1, description="local epochs that a round may have; null: any number")
+    batch_size: int | None = Field(
+        None, ge=1, description="films that a step may have, or with privacy hold at once; null: any number"
+    )
+    learning_rate: float | None = Field(None, gt=0, description="largest learning rate; null: any")
+    augmentations: int | None = Field(
+        None, ge=1, description="views of a film that a private step may average over; null: any number"
+    )
     minimum_sites: int = Field(
         1,
         ge=1,

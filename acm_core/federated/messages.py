@@ -42,6 +42,7 @@ class Refusal(StrEnum):
     POLICY_MODEL = "policy.model"  # policy.architectures or policy.image_size
     POLICY_ROUNDS = "policy.rounds"  # policy.rounds
     POLICY_EPOCHS = "policy.epochs"  # policy.epochs
+    POLICY_TRAINING = "policy.training"  # policy.batch_size, policy.learning_rate or policy.augmentations
     POLICY_SITES = "policy.minimum_sites"  # policy.minimum_sites
     POLICY_HOURS = "policy.hours"  # policy.hours: it may be asked again later
     PRIVACY = "privacy"  # the site's file does not permit so little, or any, differential privacy

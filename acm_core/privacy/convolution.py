@@ -25,7 +25,8 @@ from acm_core.privacy.units import Units
 _MULTIPLICATIONS = 75e9
 _BYTES = 20e9
 _KEPT_BYTES = 96 * 2**20  # of one weight's gradients by unit, above which memory would grow with the units
-_TRUSTED = 4e5  # units of rounding by which a squared norm may be raised before it is computed the dear way
+_TRUSTED = 1e6  # units of rounding by which a squared norm may be raised before it is computed the dear way
+_UNDERFLOW = 1e-3  # of a squared norm that may be lost by products that are rounded to 0
 _PATCH_BYTES = 16 * 2**20  # of the patches that are copied out at a time
 
 
@@ -117,13 +118,25 @@ class ConvolutionUse:
             raise ValueError("expected at least one unit")
         return result if self.standardised is None else self.standardised.gradient(result)
 
-    def squared_norms(self, units: Units) -> Tensor:
+    def gradient_of(self, units: Units, unit: int) -> Tensor:
+        """Gradient of the parameter by one unit: 1×O×(I/G)×k×k; the same numbers each time."""
+        films = slice(*units.bounds[unit])
+        output = None if self.output is None else self.output[films]
+        alone = replace(self, x=self.x[films], grad=self.grad[films], output=output)
+        return alone.unit_gradients(Units((units.sizes[unit],)))
+
+    def squared_norms(self, units: Units) -> tuple[Tensor, list[int]]:
         """Squared norm of the parameter's gradient by unit, U, without that gradient: in T² instead of I·k²·O.
 
         ‖Σ_t g_t x_tᵀ‖² = Σ_tt' (g_t·g_t')(x_t·x_t'), over all positions of a unit's films (Goodfellow, 1510.01799).
+
+        Returns:
+            The squared norms, never too small by the rounding of what `weighted_gradient` gives, and the units of which
+            that cannot be said: their gradient is the small rest of large numbers, or products leave what float32
+            holds. Those have to be taken from `gradient_of`, norm and gradient alike.
         """
         grad = self.grad
-        norms, bounds = (self.x.new_empty(len(units), dtype=torch.float64) for _ in range(2))
+        norms, lengths = (self.x.new_empty(len(units), dtype=torch.float64) for _ in range(2))
         if self.standardised is not None:
             grad = grad * self.standardised.scale.view(1, -1, 1, 1)
         for size, chosen in units.by_size.items():
@@ -131,38 +144,41 @@ class ConvolutionUse:
             gram = self._input_gram(self.x[films], size, grad.shape[2:])
             tokens = _by_unit(_tokens(grad[films], self.geometry.groups), size)
             of_grad = torch.matmul(tokens, tokens.transpose(-1, -2))
-            lengths = (_diagonal(gram) * _diagonal(of_grad)).clamp_(min=0).sqrt_()
-            bounds[chosen] = lengths.sum(-1, dtype=torch.float64).square().sum(1)
+            length = (_diagonal(gram) * _diagonal(of_grad)).clamp_(min=0).sqrt_()
+            lengths[chosen] = length.sum(-1, dtype=torch.float64).square().sum(1)
             norms[chosen] = gram.mul_(of_grad).flatten(1).sum(1, dtype=torch.float64)
         if self.standardised is not None:
             norms -= self._removed_by_standardisation(grad, units)
-        rounding = self._rounding() * bounds
-        if bool((rounding > _TRUSTED * torch.finfo(grad.dtype).eps * norms).any()):
-            return self._squared_norms_of_gradients(units)
-        return norms + rounding
+        rounding = self._rounding() * lengths
+        trusted = rounding <= _TRUSTED * torch.finfo(grad.dtype).eps * norms
+        largest = torch.stack([_largest(maps, units) for maps in (self.x, grad)])
+        trusted &= (norms > self._underflow(largest, units)) & torch.isfinite(norms)
+        trusted |= (largest == 0).any(0)  # the gradient is 0
+        return norms + rounding, torch.nonzero(~trusted).flatten().tolist()
 
     def _rounding(self) -> float:
         """Error of a squared norm over (Σ_t ‖g_t‖‖x_t‖)², as if the rounding of all its products had one sign.
 
-        It is added, so that a norm that is the small rest of large numbers is not understated and C holds.
+        It is added, so that a norm that is the small rest of large numbers is not understated and C holds: by as much
+        as the products of the norm and those of the gradient itself are rounded.
         """
         terms = self.weight[0].numel() + self.weight.shape[0] // self.geometry.groups
-        return math.sqrt(terms) * torch.finfo(self.x.dtype).eps * (1 if self.standardised is None else 3)
+        return 3 * math.sqrt(terms) * torch.finfo(self.x.dtype).eps * (1 if self.standardised is None else 3)
 
-    def _squared_norms_of_gradients(self, units: Units) -> Tensor:
-        """The same by every unit's gradient, none of which is kept."""
-        norms = self.x.new_empty(len(units), dtype=torch.float64)
-        for unit, (start, end) in enumerate(units.bounds):
-            films = slice(start, end)
-            alone = replace(
-                self,
-                x=self.x[films],
-                grad=self.grad[films],
-                output=None if self.output is None else self.output[films],
-            )
-            gradient = alone.unit_gradients(Units((end - start,)))
-            norms[unit] = gradient.double().square().sum()
-        return norms
+    def _underflow(self, largest: Tensor, units: Units) -> Tensor:
+        """U: a squared norm below this may lack products that were rounded to 0.
+
+        A product of two inputs or of two gradients loses at most the smallest normal number; K of them make an entry of
+        a Gram matrix, which is multiplied by an entry of the other, at most K·max². So does the product of the entries.
+
+        Args:
+            largest: 2×U, magnitudes of the inputs and of the gradients.
+        """
+        terms = float(max(self.weight[0].numel(), self.weight.shape[0]))
+        positions = torch.tensor(units.sizes, dtype=torch.float64, device=largest.device)
+        pairs = (positions * prod(self.grad.shape[2:])).square() * self.geometry.groups
+        tiny = torch.finfo(self.grad.dtype).tiny / _UNDERFLOW
+        return (largest.square().sum(0) * terms**2 + 1) * pairs * tiny
 
     def weighted_gradient(self, factors: Tensor) -> Tensor:
         """Σ over films of factor · gradient: as the parameter. factors: B."""
@@ -263,6 +279,12 @@ def _films(units: Units, chosen: list[int]) -> slice | Tensor:
     if chosen[-1] - chosen[0] + 1 == len(chosen):
         return slice(units.bounds[chosen[0]][0], units.bounds[chosen[-1]][1])
     return units.films_of(chosen)
+
+
+def _largest(maps: Tensor, units: Units) -> Tensor:
+    """B×… → U: the largest magnitude of each unit's numbers, float64."""
+    by_film = torch.linalg.vector_norm(maps, math.inf, dim=(1, 2, 3)).double()
+    return torch.stack([by_film[start:end].max() for start, end in units.bounds])
 
 
 def _tokens(maps: Tensor, groups: int) -> Tensor:

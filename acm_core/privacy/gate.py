@@ -23,6 +23,10 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-2}
 """Of a gradient's norm. In float32 a ReLU or a maximum on the verge tips over: up to 4e-3 without any fault."""
 
 
+_PERMITTED = 1 + 1e-5
+"""Of C, that a unit may add: what rounding costs."""
+
+
 def check_gradients(
     model: Classifier | MeanHead, findings: int, orthogonality: float, loss: Loss = "logistic"
 ) -> None:
@@ -42,10 +46,7 @@ def check_gradients(
         UnknownGradientError: they differ, films are mixed, a buffer moves, or a layer is not known: such a model must
             not be trained.
     """
-    generator = torch.Generator().manual_seed(0)
-    shape = (model.channels, 1, 1) if isinstance(model, MeanHead) else (1, _SIDE, _SIDE)
-    images = torch.rand(_UNITS.films, *shape, generator=generator) * 4 - 2
-    labels = torch.randint(0, 2, (_UNITS.films, findings), generator=generator).double()
+    images, labels = _random_films(model, findings)
     device = next(model.parameters()).device
     ways = (
         (torch.float64, torch.contiguous_format, (True, False)),
@@ -58,6 +59,54 @@ def check_gradients(
         for norms_first in choices:
             check.run(norms_first)
         check.expect_still()
+
+
+def check_bound(
+    model: Classifier | MeanHead,
+    findings: int,
+    orthogonality: float,
+    loss: Loss,
+    clipping_norm: float,
+) -> None:
+    """With these very weights, add no unit of random films more than C(1 + 1e-5), as training computes it.
+
+    It takes two passes of a few small films: cheap enough for each round, whose weights the server chose.
+
+    Args:
+        model: as it is trained in this round; it is not changed.
+        findings, orthogonality, loss: as of `check_gradients`.
+        clipping_norm: C.
+
+    Raises:
+        UnknownGradientError: one adds more.
+    """
+    images, labels = _random_films(model, findings)
+    device = next(model.parameters()).device
+    copy = deepcopy(model).to(memory_format=torch.channels_last).train()
+    recorder = UnitGradients(copy)
+    for start, end in _UNITS.bounds:
+        unit = Units((end - start,))
+        films = images[start:end].to(device, torch.float32, memory_format=torch.channels_last)
+        with recorder.recording(unit):
+            output = copy(films)
+            losses = film_losses(
+                output.logits, labels[start:end].to(device), output.orthogonality, orthogonality, loss
+            )
+            mean = (losses * unit.film_weights(losses)).sum()
+        mean.backward()  # type: ignore[no-untyped-call]  # torch's own signature is untyped
+        added = float(_norm(recorder.clipped_sum(clipping_norm).gradients))
+        if not added <= clipping_norm * _PERMITTED:
+            raise UnknownGradientError(
+                f"expected at most {clipping_norm:g} of a unit's gradient, got {added:g}: these weights are such that "
+                "clipping does not hold; nothing was trained"
+            )
+
+
+def _random_films(model: Classifier | MeanHead, findings: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shape = (model.channels, 1, 1) if isinstance(model, MeanHead) else (1, _SIDE, _SIDE)
+    images = torch.rand(_UNITS.films, *shape, generator=generator) * 4 - 2
+    return images, torch.randint(0, 2, (_UNITS.films, findings), generator=generator).double()
 
 
 class _Check:

@@ -37,6 +37,25 @@ _BATCH_NORM = signature(F.batch_norm)
 
 _STRETCH = 1024
 """Numbers whose squares are added in float32."""
+_LOST = 2.0**-100
+"""Of a sum of squares, the mean below which squares that float32 rounds to 0 could count; far above 2⁻¹²⁶."""
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Products of float32 numbers with all their digits inside, whatever the process has set for them."""
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    precision = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("highest")
+        for backend in backends:
+            backend.allow_tf32 = False
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
 
 
 @dataclass(frozen=True)
@@ -117,21 +136,30 @@ class UnitGradients:
                     "or set requires_grad to False"
                 )
         squares = torch.zeros(len(units), dtype=torch.float64, device=self._device())
+        alone: dict[str, list[int]] = {}
         for name, use in self._uses.items():
             norms_first = use.prefers_norms(units) if self._norms_first is None else self._norms_first
             if norms_first:
-                squares += use.squared_norms(units)
+                of_weight, alone[name] = use.squared_norms(units)
+                for unit in alone[name]:
+                    of_weight[unit] = squared_norms(_rows(use.gradient_of(units, unit))[0])[0]
+                squares += of_weight
             else:
                 self._kept[name] = use.unit_gradients(units)
-        squares += sum(_squared_norms(_rows(grads)[0]) for grads in self._kept.values())
+        squares += sum(squared_norms(_rows(grads)[0]) for grads in self._kept.values())
         norms = squares.sqrt()
         finite = torch.isfinite(norms)
         factors = torch.where(finite, (clipping_norm / norms).clamp(max=1), 0.0)
-        gradients = self._weighted(units, factors, finite)
+        # A smaller number is none of float32's normal ones, and would be rounded up by as much as half of itself.
+        factors[factors < torch.finfo(torch.float32).tiny] = 0
+        gradients = self._weighted(units, factors, finite, alone)
         self._units, self._uses, self._kept = None, {}, {}
         return ClippedSum(gradients, norms)
 
-    def _weighted(self, units: Units, factors: Tensor, finite: Tensor) -> dict[str, Tensor]:
+    def _weighted(
+        self, units: Units, factors: Tensor, finite: Tensor, alone: dict[str, list[int]]
+    ) -> dict[str, Tensor]:
+        """Σ over units of factor · gradient; of those in `alone` by the very numbers whose norm was taken."""
         bad = None if bool(finite.all()) else ~finite
         gradients: dict[str, Tensor] = {}
         for name, parameter in self._parameters.items():
@@ -141,10 +169,15 @@ class UnitGradients:
                     grads = grads.masked_fill(bad[:, None], 0)
                 summed = restore(factors.to(grads.dtype) @ grads)
             else:
-                use = self._uses.pop(name)
-                if bad is not None:
-                    use = use.without(units.per_film(bad, use.x.new_empty(0, dtype=torch.bool)))
+                use = whole = self._uses.pop(name)
+                out = torch.zeros_like(finite) if bad is None else bad.clone()
+                out[alone[name]] = True
+                if bool(out.any()):
+                    use = use.without(units.per_film(out, use.x.new_empty(0, dtype=torch.bool)))
                 summed = use.weighted_gradient(units.per_film(factors, use.x))
+                for unit in alone[name]:
+                    if bool(finite[unit]):
+                        summed += float(factors[unit]) * whole.gradient_of(units, unit)[0]
             gradients[name] = summed.reshape(parameter.shape)
         return gradients
 
@@ -204,12 +237,20 @@ def _rows(gradients: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     return dense.reshape(len(gradients), -1), lambda summed: summed.view(dense.shape[1:]).permute(axes)
 
 
-def _squared_norms(rows: Tensor) -> Tensor:
-    """U×P → U, float64. By stretches: torch's float32 sum of a million squares is too small by 4e-5."""
+def squared_norms(rows: Tensor) -> Tensor:
+    """U×P → U, float64: above 0 wherever a number is not 0, and finite wherever all numbers are.
+
+    By stretches: torch's float32 sum of a million squares is too small by 4e-5. Where the sum is so small that squares
+    may have been rounded to 0, or too large for float32, in float64.
+    """
     whole = rows.shape[1] // _STRETCH * _STRETCH
     stretches = rows[:, :whole].view(len(rows), -1, _STRETCH)
     rest = torch.linalg.vector_norm(rows[:, whole:], dim=1).double().square()
-    return cast(Tensor, torch.linalg.vector_norm(stretches, dim=2).double().square().sum(1) + rest)
+    squares = torch.linalg.vector_norm(stretches, dim=2).double().square().sum(1) + rest
+    doubtful = ~((squares > _LOST * rows.shape[1]) & torch.isfinite(squares))
+    for row in torch.nonzero(doubtful).flatten().tolist():
+        squares[row] = rows[row].double().square().sum()
+    return cast(Tensor, squares)
 
 
 class _Interception(TorchFunctionMode):

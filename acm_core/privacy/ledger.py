@@ -21,6 +21,7 @@ from acm_core.privacy.chain import LEDGER, Dataset, LedgerError, Opened, Planned
 log = logging.getLogger("acm_fed.client")
 
 _ROUNDING = 1 + 1e-9
+_PATIENTS = {"train": "training patient", "test": "test patient"}
 
 
 class DatasetChangedError(LedgerError):
@@ -106,13 +107,21 @@ class Record:
         self._expect_within(budget, delta, steps, f"run {plan.run}")
         return plan
 
-    def _expect_within(self, budget: float, delta: float, more: NoisedSteps, what: str) -> None:
-        after = epsilon([*(step.noised for step in self.steps()), more], delta)
+    def _expect_within(
+        self, budget: float, delta: float, more: NoisedSteps, what: str, population: Population = "train"
+    ) -> None:
+        after = epsilon([*(step.noised for step in self.steps(population)), more], delta)
         if after > budget * _ROUNDING:
+            spent = self.spent(delta, population=population)
+            advice = {
+                "train": "plan runs with fewer rounds or a smaller privacy.epsilon",
+                "test": "withhold figures (privacy.metrics) or make them cost less (privacy.metrics_epsilon)",
+            }
             raise BudgetExceededError(
-                f"expected at most ε = {budget:g} at δ = {delta:g} for all runs of the site together, got {after:.4g}: "
-                f"{self.spent(delta):.4g} is spent and {what} would cost {epsilon([more], delta):.4g} alone; plan runs "
-                "with fewer rounds or a smaller privacy.epsilon, or decide that the site file's may be larger"
+                f"expected at most ε = {budget:g} at δ = {delta:g} for a {_PATIENTS[population]} over all runs of the "
+                f"site together, got {after:.4g}: {spent:.4g} is spent and {what} would cost "
+                f"{epsilon([more], delta):.4g} alone; {advice[population]}, or decide that the site file's ε may be "
+                "larger"
             )
 
 
@@ -143,7 +152,8 @@ class Ledger(Record):
             site, unit: must be those that the ledger began with.
             fingerprint: of the dataset that will be trained on; the first one is written down, another is refused
                 until `accept_dataset`.
-            delta, budget: all runs together may cost ε = `budget` at `delta`.
+            delta, budget: all runs together may cost ε = `budget` at `delta`: by training a training patient, by
+                noised figures a test patient.
             witness: file on another disk that says what `head.json` says.
 
         Raises:
@@ -238,9 +248,11 @@ class Ledger(Record):
 
         Raises:
             ValueError: σ is not a finite number > 0.
+            BudgetExceededError: all releases together would cost a test patient more than the site permits.
             LedgerError: it could not be written.
         """
-        NoisedSteps(sigma, 1.0, 1)
+        release = NoisedSteps(sigma, 1.0, 1)
+        self._expect_within(self._budget, self._delta, release, f"the figures of run {run}", "test")
         about = {
             "run": run,
             "settings": settings,

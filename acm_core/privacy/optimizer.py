@@ -37,6 +37,12 @@ class PrivateOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]  
                 f"expected noise multiplier, clipping norm and expected batch > 0, got {noise_multiplier}, "
                 f"{clipping_norm}, {expected_batch}"
             )
+        deviation = noise_multiplier * clipping_norm
+        if not torch.finfo(torch.float32).tiny <= deviation <= torch.finfo(torch.float32).max:
+            raise ValueError(
+                f"expected noise, σ·C, that float32 holds with all its digits, got {deviation}: set a clipping norm of "
+                "ordinary size"
+            )
         super().__init__(
             optimizer,
             noise_multiplier=noise_multiplier,

@@ -15,7 +15,7 @@ from acm_core.config.sections import TrainingConfig
 from acm_core.data.batches import batch_of
 from acm_core.data.site_films import FilmSet
 from acm_core.nn import Classifier
-from acm_core.privacy.gradients import UnitGradients
+from acm_core.privacy.gradients import UnitGradients, full_float32
 from acm_core.privacy.optimizer import PrivateOptimizer
 from acm_core.privacy.sampling import PoissonSampler, physical_batches
 from acm_core.privacy.units import Units
@@ -108,6 +108,11 @@ class PrivateTraining:
             UnknownGradientError: see `UnitGradients`.
         """
         self.model.train()
+        with full_float32():
+            self._take(steps, record, after)
+        self._private.zero_grad(set_to_none=True)
+
+    def _take(self, steps: Steps, record: Callable[[], None], after: Callable[[int], None]) -> None:
         for step in range(steps.first, steps.last):
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self._training, step / steps.total)
@@ -118,7 +123,6 @@ class PrivateTraining:
             record()
             self._private.step()
             after(step)
-        self._private.zero_grad(set_to_none=True)
 
     def _clipped_sum(self, batch: list[NDArray[np.int64]]) -> dict[str, Tensor]:
         views = self._mechanism.augmentations

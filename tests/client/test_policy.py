@@ -50,7 +50,7 @@ def refused(tmp_path: Path, policy: dict[str, Any], now: datetime = NOON, **run:
             {"image_size": 64},
             {"model": {"image_size": 65}},
             Refusal.POLICY_MODEL,
-            "policy.image_size: expected films of at most 64 pixels, got 65",
+            "policy.image_size: expected at most 64 pixels a side, got 65",
         ),
         (
             {"rounds": 3},
@@ -63,6 +63,27 @@ def refused(tmp_path: Path, policy: dict[str, Any], now: datetime = NOON, **run:
             {"training": {"epochs": 3}},
             Refusal.POLICY_EPOCHS,
             "policy.epochs: expected at most 2 local epochs a round, got 3",
+        ),
+        (
+            {"batch_size": 64},
+            {"training": {"batch_size": 65}},
+            Refusal.POLICY_TRAINING,
+            "policy.batch_size: expected at most 64 films at once, got 65",
+        ),
+        (
+            {"learning_rate": 0.01},
+            {"training": {"learning_rate": 0.02}},
+            Refusal.POLICY_TRAINING,
+            "policy.learning_rate: expected at most 0.01 as learning rate, got 0.02",
+        ),
+        (
+            {"augmentations": 2},
+            {
+                "privacy": {"epsilon": 8, "expected_batch": 4, "augmentations": 3},
+                "model": {"norm": "group"},
+            },
+            Refusal.POLICY_TRAINING,
+            "policy.augmentations: expected at most 2 views of a film, got 3",
         ),
         (
             {"minimum_sites": 3},

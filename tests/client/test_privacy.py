@@ -135,7 +135,10 @@ def test_it_says_what_is_spent_and_left_by_dataset_and_run(
     text = read(capsys)
     head = verify(ledger_folder(hospital.site)).head
     assert f"site A: ledger of 23 rows, chain verified, head {head.hash[:12]}\n" in text
-    assert f"spent: ε = {spent:.3f} of 10 at δ = 1e-05 for a patient; left {10 - spent:.3f}\n" in text
+    assert (
+        f"spent: ε = {spent:.3f} of 10 at δ = 1e-05 for a training patient; left {10 - spent:.3f}\n" in text
+    )
+    assert "spent: ε = 0.000 of 10 at δ = 1e-05 for a test patient; left 10.000\n" in text
     assert "All runs on all datasets compose" in text
     rows = [line.split() for line in text.splitlines()]
     assert ["dataset", "unit", "steps", "ε"] in rows
@@ -143,7 +146,7 @@ def test_it_says_what_is_spent_and_left_by_dataset_and_run(
     plan = hospital.plan
     expected = ["chest", plan.settings, "20", "of", "40", f"{plan.sigma:.4g}", "0.05", f"{spent:.3f}"]
     assert expected in rows
-    assert "test patient" not in text
+    assert "released figures" not in text
 
 
 def test_another_dataset_and_released_metrics_are_listed_apart_and_spending_is_in_all(
@@ -170,7 +173,10 @@ def test_another_dataset_and_released_metrics_are_listed_apart_and_spending_is_i
     assert f"spent: ε = {both:.3f} of 10" in text
     assert ["aaaaaaaaaaaa", "patient", "20", f"{first:.3f}"] in rows
     assert [second[:12], "patient", "10", f"{then:.3f}"] in rows
-    assert f"released metrics: ε = {released:.3f} for a test patient" in text
+    assert (
+        f"spent: ε = {released:.3f} of 10 at δ = 1e-05 for a test patient; left {10 - released:.3f}" in text
+    )
+    assert "released figures, of test patients" in text
     assert ["chest", "digest", "2", "4", f"{released:.3f}"] in rows
 
 
@@ -237,7 +243,7 @@ def test_a_plan_is_added_to_what_is_spent(hospital: Hospital, capsys: pytest.Cap
     after = epsilon([spent.noised(40), hospital.plan.noised(40)], 1e-5)
     assert after > 3.2
     assert f"after it: ε = {after:.3f} of 3.2" in text
-    assert "not permitted: expected at most ε = 3.2 at δ = 1e-05 for all runs of the site together" in text
+    assert "not permitted: expected at most ε = 3.2 at δ = 1e-05 for a training patient over all runs" in text
 
 
 def test_of_a_run_that_has_begun_only_the_rest_is_added(

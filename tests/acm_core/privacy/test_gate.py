@@ -220,7 +220,12 @@ def test_wrong_gradients_and_wrong_norms_are_refused(
     method: str, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = getattr(ConvolutionUse, method)
-    monkeypatch.setattr(ConvolutionUse, method, lambda self, units: FAULTS[fault](right(self, units)))
+
+    def wrong(self: ConvolutionUse, units: Any) -> Any:
+        found = right(self, units)
+        return (FAULTS[fault](found[0]), *found[1:]) if isinstance(found, tuple) else FAULTS[fault](found)
+
+    monkeypatch.setattr(ConvolutionUse, method, wrong)
     with pytest.raises(UnknownGradientError, match="expected gradients by unit within"):
         check_gradients(classifier(), 2, 0.1)
 
@@ -238,8 +243,9 @@ def test_a_fault_in_float32_alone_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     """The kernels that train are not those of float64."""
     right = ConvolutionUse.squared_norms
 
-    def wrong(self: ConvolutionUse, units: Any) -> Tensor:
-        return right(self, units) * (1.2 if self.x.dtype is torch.float32 else 1.0)
+    def wrong(self: ConvolutionUse, units: Any) -> tuple[Tensor, list[int]]:
+        norms, alone = right(self, units)
+        return norms * (1.2 if self.x.dtype is torch.float32 else 1.0), alone
 
     monkeypatch.setattr(ConvolutionUse, "squared_norms", wrong)
     with pytest.raises(UnknownGradientError, match="expected gradients by unit within 2e-02"):

@@ -406,6 +406,28 @@ def test_a_released_metric_costs_the_test_patients_and_nobody_else(folder: Path)
         assert len(ledger.rows) == rows == len(lines_of(folder))
 
 
+def test_releases_of_all_runs_together_stay_within_what_the_site_permits_a_test_patient(
+    folder: Path,
+) -> None:
+    """45 names of runs gave ε = 10.8 at a site that permits 8."""
+    permitted = {**SITE, "budget": 8.0}
+    sigma = noise_multiplier(1.0, DELTA, 1.0, 1)
+    about = {"settings": "digest", "round": 1, "sigma": sigma, "sensitivity": 2.0, "model": MODEL}
+    released = 0
+    with pytest.raises(
+        BudgetExceededError, match=r"ε = 8 .* for a test patient .* the figures of run run-\d+"
+    ):
+        for run in range(1000):
+            with Ledger.open(folder, **permitted) as ledger:
+                ledger.record_release(run=f"run-{run}", **about)
+            released += 1
+    with Ledger.open(folder, **permitted) as ledger:
+        assert len(ledger.steps("test")) == released > 8
+        assert ledger.spent(DELTA, population="test") <= 8
+        assert epsilon([NoisedSteps(sigma, 1.0, released + 1)], DELTA) > 8
+        take_round(ledger, ledger.admit(plan_of()), 1)  # training patients are others
+
+
 def test_no_step_without_a_hash_of_the_model(folder: Path) -> None:
     """Names of files or patients cannot come into the ledger by this way."""
     with Ledger.open(folder, **SITE) as ledger:

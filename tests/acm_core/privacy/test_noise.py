@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import math
 import os
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -65,15 +68,35 @@ class SameBytes:
         return len(data)
 
 
+@pytest.mark.parametrize(("byte", "more", "expected"), [(0x00, 0x80, 9.45), (0x00, 0x7F, 6.66), (0xFF, 0, 0)])
 def test_the_rarest_bits_give_the_largest_number_and_none_that_is_infinite_or_zero(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, byte: int, more: int, expected: float
 ) -> None:
-    source = GaussianNoise()
-    for byte, expected in ((0x00, 6.75), (0xFF, 0.0)):
-        monkeypatch.setattr(source, "_cipher", SameBytes(byte))
-        drawn = noise(2**17, source=source)
-        assert float(drawn.abs().max()) == pytest.approx(expected, abs=0.02)
-        assert bool((drawn != 0).all())
+    monkeypatch.setattr("acm_core.privacy.noise._cipher", lambda: SameBytes(byte))
+    # As a signed number 0x80000000 is the smallest, to which 2^31 is added.
+    word = bytes([0, 0, 0, more] if more == 0x80 else [more] * 4)
+    monkeypatch.setattr(os, "urandom", lambda count: word * (count // 4))
+    drawn = noise(2**17)
+    assert float(drawn.abs().max()) == pytest.approx(expected, abs=0.05)
+    assert bool((drawn != 0).all())
+
+
+def test_the_smallest_numbers_are_as_evenly_spread_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 2^16 radii whose first 24 bits are 0, which no test could wait for."""
+
+    class FirstBitsZero:
+        def update_into(self, data: bytes, buffer: bytearray) -> int:
+            words = np.frombuffer(os.urandom(len(data)), np.uint32).copy()
+            words[: len(words) // 2] &= 0xFF
+            buffer[: len(data)] = words.tobytes()
+            return len(data)
+
+    monkeypatch.setattr("acm_core.privacy.noise._cipher", FirstBitsZero)
+    first, second = noise(2**17).double().view(2, -1)
+    # u·2^24 is uniform where exp(−r²/2) = u.
+    uniform = np.exp(-(first.square() + second.square()).numpy() / 2) * 2.0**24
+    assert stats.kstest(uniform, "uniform").pvalue > 1e-6
+    assert len(np.unique(uniform)) > 2**15
 
 
 def test_no_number_is_drawn_with_its_neighbour() -> None:
@@ -116,6 +139,63 @@ def test_a_forked_process_has_another_stream() -> None:
     assert abs(correlation(of_parent, of_child)) < 5 / math.sqrt(2**13)
 
 
+def test_each_tensor_has_a_key_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is copied between two of them, however that is done, repeats none."""
+    keys: list[bytes] = []
+    real = os.urandom
+    monkeypatch.setattr(os, "urandom", lambda count: keys.append(real(count)) or keys[-1])
+    source = GaussianNoise()
+    for _ in range(20):
+        noise(8, source=source)
+    assert len({key for key in keys if len(key) == 32}) == 20
+
+
+def test_a_process_forked_into_another_pid_namespace_has_another_stream() -> None:
+    """There both have the process number 1."""
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        with contextlib.suppress(OSError):
+            _in_new_namespace(lambda: _write_twice(writing), _NEW_USER | _NEW_PIDS)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        streams = pipe.read()
+    os.waitpid(child, 0)
+    if not streams:
+        pytest.skip("this system permits no PID namespaces")
+    of_child, of_parent = streams[: len(streams) // 2], streams[len(streams) // 2 :]
+    assert len(of_child) == len(of_parent) == 4 * 64
+    assert of_child != of_parent
+
+
+def _write_twice(writing: int) -> None:
+    assert os.getpid() == 1
+    torch.set_num_threads(1)  # others would be lost by the next fork, and waited for
+    source = GaussianNoise()
+    noise(64, source=source)
+
+    def write() -> None:
+        os.write(writing, noise(64, source=source).numpy().tobytes())
+
+    _in_new_namespace(write, _NEW_PIDS)
+    write()
+
+
+_NEW_USER, _NEW_PIDS = 0x10000000, 0x20000000  # linux/sched.h
+
+
+def _in_new_namespace(run: Callable[[], None], flags: int) -> None:
+    """Run in a process that has the number 1."""
+    if ctypes.CDLL(None, use_errno=True).unshare(flags) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+    if (child := os.fork()) == 0:
+        try:
+            run()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+
+
 LAYOUTS = {
     "contiguous": torch.zeros(40, 30, 9, 11),
     "channels_last": torch.zeros(40, 30, 9, 11).contiguous(memory_format=torch.channels_last),
@@ -154,7 +234,7 @@ def test_a_tensor_with_gaps_is_refused_and_not_half_noised() -> None:
     assert not whole.any()
 
 
-@pytest.mark.parametrize("standard_deviation", [0.0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize("standard_deviation", [0.0, -1.0, 1e-39, 1e39, math.inf, math.nan])
 def test_a_wrong_standard_deviation_is_refused_and_nothing_is_changed(standard_deviation: float) -> None:
     values = torch.ones(3)
     with pytest.raises(ValueError, match="expected a standard deviation > 0"):
