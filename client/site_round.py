@@ -99,7 +99,8 @@ class SiteRound:
         if task.kind is TaskKind.TRAIN:
             kept.forget_rounds_from(task.round)  # whatever comes of this one, refused or not
         expect_permitted(config, self._site, datetime.now())  # the site's own clock time
-        films = load_site(self._site, config.findings, config.model.image_size)
+        apart = config.privacy is not None
+        films = load_site(self._site, config.findings, config.model.image_size, apart=apart)
         if task.kind is TaskKind.TRAIN:
             return self._train(task, config, films, kept)
         if task.kind is TaskKind.LOCAL_ONLY:

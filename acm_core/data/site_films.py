@@ -92,6 +92,7 @@ def load_site(
     findings: Sequence[str],
     image_size: int,
     *,
+    apart: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> SiteFilms:
     """Read a site's labels and films: what is new is taken in first, and prepared films are kept in its state folder.
@@ -99,6 +100,8 @@ def load_site(
     Args:
         findings: F, the order of the label columns; none: every film that the label file names, labelled or not.
         image_size: S, pixels a side.
+        apart: judge each patient by the label file's id as if there were no other, as private training has to; else
+            patients whom headers or films show to be one person are one.
         progress: called with (films done, films in all) while films are decoded.
 
     Raises:
@@ -107,7 +110,7 @@ def load_site(
     """
     taken = take_in(site, image_size=image_size, progress=progress)
     table = read_labels(site.labels, findings, site.label_map)
-    by_film = {row.film: row for row in taken.rows}
+    by_film = {row.film: row.apart() if apart else row for row in taken.rows}
     wanted = ~np.isnan(table.labels).all(axis=1) if findings else np.ones(len(table.labels), np.bool_)
     labelled = np.flatnonzero(wanted).tolist()
     reasons = Counter(by_film[taken.images[index]].reason for index in labelled)

@@ -242,7 +242,9 @@ def test_the_doctor_says_that_the_manifest_is_damaged(
 ) -> None:
     manifest = intake_folder(load_config(hospital / "A.yaml", SiteConfig)) / "manifest.sqlite"
     manifest.parent.mkdir(parents=True)
-    row = Row("film", "content", None, None, "patient", Split.TRAIN, True, *[None] * 6)
+    row = Row(
+        "film", "content", None, None, "patient", Split.TRAIN, True, *[None] * 6, "patient", Split.TRAIN, None
+    )
     write_manifest(manifest, [row], [])
     if damage == "another value":
         with closing(sqlite3.connect(manifest)) as database, database:

@@ -27,7 +27,7 @@ from acm_core.data.splits import load_or_create_salt
 from acm_core.files import write_text_atomically
 from acm_core.processes import usable_cores
 
-_VERSION = 2
+_VERSION = 3
 """Raise when the same readings and labels give another manifest."""
 
 Progress = Callable[[int, int], None]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from base64 import b64decode
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -58,6 +58,7 @@ class _File:
     patient: str
     signature: bytes
     duplicate_of: str | None = None
+    own_reason: SetAside | None = None
 
 
 def judge(
@@ -72,6 +73,9 @@ def judge(
     A film that is there twice is kept once: the listed one before the unlisted, then the first by path. Patients who
     share a film, a Patient ID or name, birth date and sex are one person, so that a split never parts them.
 
+    Beside that each row says how it would be judged if the site had no other patient. Differential privacy promises
+    that one patient more or less changes one unit; a person joined, or a film dropped, because of another would be two.
+
     Args:
         readings: (path, reading) of every file and, as missing, of every film that only the label file knows.
         listed: path → what the label file says of it.
@@ -80,6 +84,7 @@ def judge(
     """
     files = [_file(path, reading, listed.get(path), salt, unknown_view) for path, reading in readings]
     files.sort(key=lambda file: file.path)
+    _judge_apart(files)
     groups = Groups()
     placeholders = join_by_identity(groups, ((file.reading.patient, file.patient) for file in files))
     placeholders += join_by_identity(groups, ((file.reading.person, file.patient) for file in files))
@@ -116,29 +121,47 @@ def _file(path: str, reading: Reading, listed: Listed | None, salt: bytes, unkno
     return _File(path, slim, listed, reason, patient, b64decode(reading.signature))
 
 
+def _judge_apart(files: Iterable[_File]) -> None:
+    """Set `own_reason`: of the films of one patient alone."""
+    of_patient: defaultdict[str, list[_File]] = defaultdict(list)
+    for file in files:
+        file.own_reason = file.reason
+        if file.reason is None:
+            of_patient[file.patient].append(file)
+    for films in of_patient.values():
+        for film, _, reason in _duplicates(films):
+            film.own_reason = reason
+
+
 def _set_duplicates_aside(files: Sequence[_File], groups: Groups, salt: bytes) -> int:
     """Returns how many of them lie under two patients."""
-    films = [file for file in files if file.reason is None]
-    films.sort(key=lambda file: (file.listed is None, file.path))
     shared = 0
-
-    def drop(film: _File, kept: _File, reason: SetAside) -> int:
+    for film, kept, reason in _duplicates([file for file in files if file.reason is None]):
         film.reason, film.duplicate_of = reason, film_id(kept.path, salt)
-        parted = groups.representative(film.patient) != groups.representative(kept.patient)
+        shared += groups.representative(film.patient) != groups.representative(kept.patient)
         groups.join(film.patient, kept.patient)
-        return int(parted)
+    return shared
 
+
+def _duplicates(films: Sequence[_File]) -> Iterator[tuple[_File, _File, SetAside]]:
+    """Each film that is there twice, and the one that is kept."""
+    if len(films) < 2:
+        return
+    films = sorted(films, key=lambda file: (file.listed is None, file.path))
+    different = []
     for film, first in zip(films, first_of_each([film.reading.pixels or "" for film in films]), strict=True):
-        if films[first] is not film:
-            shared += drop(film, films[first], SetAside.DUPLICATE)
-    different = [film for film in films if film.reason is None]
+        if films[first] is film:
+            different.append(film)
+        else:
+            yield film, films[first], SetAside.DUPLICATE
     signatures = np.zeros((len(different), SIGNATURE_SIDE, SIGNATURE_SIDE), np.uint8)
     for signature, film in zip(signatures, different, strict=True):
         signature[:] = np.frombuffer(film.signature, np.uint8).reshape(signature.shape)
-    for first, second in look_alikes(signatures):
-        if different[first].reason is None and different[second].reason is None:
-            shared += drop(different[second], different[first], SetAside.NEAR_DUPLICATE)
-    return shared
+    gone: set[int] = set()
+    for one, other in look_alikes(signatures):
+        if one not in gone and other not in gone:
+            gone.add(other)
+            yield different[other], different[one], SetAside.NEAR_DUPLICATE
 
 
 def _row(file: _File, groups: Groups, raw: Mapping[str, str], salt: bytes, shares: SplitShares) -> Row:
@@ -160,6 +183,9 @@ def _row(file: _File, groups: Groups, raw: Mapping[str, str], salt: bytes, share
         rows=reading.rows,
         columns=reading.columns,
         bits=reading.bits,
+        own_patient=file.patient,
+        own_split=split_of(raw.get(file.patient, file.patient), salt, shares),
+        own_reason=file.own_reason,
     )
 
 

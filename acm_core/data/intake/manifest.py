@@ -18,7 +18,8 @@ from acm_core.files import file_sha256, write_atomically
 _SCHEMA = """
 CREATE TABLE film (
     film TEXT PRIMARY KEY, content TEXT, reason TEXT, duplicate_of TEXT, patient TEXT NOT NULL, split TEXT NOT NULL,
-    listed INTEGER NOT NULL, view TEXT, sex TEXT, age REAL, rows INTEGER, columns INTEGER, bits INTEGER
+    listed INTEGER NOT NULL, view TEXT, sex TEXT, age REAL, rows INTEGER, columns INTEGER, bits INTEGER,
+    own_patient TEXT NOT NULL, own_split TEXT NOT NULL, own_reason TEXT
 ) WITHOUT ROWID;
 CREATE TABLE label (
     film TEXT NOT NULL, finding TEXT NOT NULL, value REAL NOT NULL, PRIMARY KEY (film, finding)
@@ -41,6 +42,8 @@ class Row(NamedTuple):
         sex: "F", "M" or None.
         age: years, 90 for all above.
         rows, columns, bits: of the film as it was stored.
+        own_patient, own_split, own_reason: as `patient`, `split` and `reason` would be if the site had no other
+            patient: of the label file's id alone, whatever headers say and whoever else has the same film.
     """
 
     film: str
@@ -56,6 +59,13 @@ class Row(NamedTuple):
     rows: int | None
     columns: int | None
     bits: int | None
+    own_patient: str
+    own_split: Split
+    own_reason: SetAside | None
+
+    def apart(self) -> Row:
+        """The row as if the site had no other patient: what private training goes by."""
+        return self._replace(patient=self.own_patient, split=self.own_split, reason=self.own_reason)
 
 
 class Label(NamedTuple):
@@ -91,8 +101,13 @@ def read_rows(path: Path) -> Iterator[Row]:
     """
     with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
         for row in map(Row._make, database.execute("SELECT * FROM film ORDER BY film")):
-            reason = None if row.reason is None else SetAside(row.reason)
-            yield row._replace(reason=reason, split=Split(row.split), listed=bool(row.listed))
+            yield row._replace(
+                reason=None if row.reason is None else SetAside(row.reason),
+                split=Split(row.split),
+                listed=bool(row.listed),
+                own_split=Split(row.own_split),
+                own_reason=None if row.own_reason is None else SetAside(row.own_reason),
+            )
 
 
 def read_manifest_labels(path: Path) -> Iterator[Label]:
@@ -115,8 +130,8 @@ def changed(before: Sequence[Row], after: Sequence[Row]) -> dict[str, int]:
         "removed": len(old.keys() - new.keys()),
         "content": sum(old[film].content != new[film].content for film in both),
         "verdict": sum(
-            (old[film].reason, old[film].patient, old[film].split)
-            != (new[film].reason, new[film].patient, new[film].split)
+            (old[film].reason, old[film].patient, old[film].split, old[film].apart())
+            != (new[film].reason, new[film].patient, new[film].split, new[film].apart())
             for film in both
         ),
     }
