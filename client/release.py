@@ -39,7 +39,7 @@ def released(report: Report, policy: SitePrivacy) -> Report:
     kept["set_aside"] = {
         reason: count
         for reason, files in report["set_aside"].items()
-        if (count := _count(files, policy.counts)) is not None
+        if (count := _count(files, policy.counts))  # a reason with 0 would say that there is one
     }
     if policy.counts != "exact":
         kept["fingerprint"] = None  # it changes with every film
@@ -58,8 +58,11 @@ def released(report: Report, policy: SitePrivacy) -> Report:
         for finding in model["findings"].values():
             for name in ("positives", "negatives"):
                 finding[name] = _count(finding[name], policy.counts)
-            for name in ("auroc", "auprc"):
-                finding[name] = _figure(finding[name], policy)
+            finding["auroc"] = _figure(finding["auroc"], policy)
+            if not (policy.counts == policy.metrics == "exact"):
+                finding["auprc"] = (
+                    None  # of a model that says the same of each film, it is a share of the films
+                )
         for name in ("mean_auroc", "gain"):
             model[name] = _figure(model[name], policy)
     return {**kept, "metrics": policy.metrics, "counts": policy.counts}
@@ -95,11 +98,15 @@ def _count(count: int, policy: Release) -> int | None:
 
 
 def _figure(estimate: Mapping[str, Any] | None, policy: SitePrivacy) -> dict[str, Any] | None:
-    """All its digits beside exact counts alone: an AUROC is a fraction that only few counts of films make."""
+    """All its digits beside exact counts alone: an AUROC is a fraction that only few counts of films make.
+
+    The interval's width goes with the root of the number of patients: it has two digits, as has a coarsened value.
+    """
     if estimate is None or policy.counts == policy.metrics == "exact":
         return None if estimate is None else dict(estimate)
+    coarse = rounded_outward(Estimate(**estimate), _DIGITS_COARSENED)
     digits = _DIGITS if policy.metrics == "exact" else _DIGITS_COARSENED
-    return rounded_outward(Estimate(**estimate), digits).to_dict()
+    return {**coarse.to_dict(), "value": round(estimate["value"], digits)}
 
 
 def _noised(value: float | None) -> dict[str, Any] | None:

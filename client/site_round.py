@@ -283,7 +283,31 @@ class SiteRound:
 
     def _refuse(self, task: Task, refusal: Refusal, error: Exception) -> Reply:
         log.error("round %d: %s refused (%s): %s", task.round, task.kind, refusal, error)
+        if refusal in _OF_PATIENTS and _is_private(task):
+            refusal = Refusal.UNABLE
         return Reply(self._site.site, task.round, refusal=refusal)
+
+
+_OF_PATIENTS = frozenset(
+    {
+        Refusal.LEDGER,
+        Refusal.LABELS,
+        Refusal.NO_FILMS,
+        Refusal.TOO_FEW_FILMS,
+        Refusal.DIVERGED,
+        Refusal.MEMORY,
+        Refusal.STORAGE,
+        Refusal.INTERNAL,
+    }
+)
+"""Which of these it is may hang on one patient, whom a private run promises to hide."""
+
+
+def _is_private(task: Task) -> bool:
+    try:
+        return FederationConfig.model_validate_json(task.config).privacy is not None
+    except ValidationError:
+        return False
 
 
 def _expect_same(received: Arrays, before: Arrays, frozen: Sequence[str]) -> None:

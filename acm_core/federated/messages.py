@@ -58,6 +58,7 @@ class Refusal(StrEnum):
     STORAGE = "storage"  # the site's state folder cannot be read or written
     LOST = "lost"  # the site's process ended before it answered
     INTERNAL = "internal"  # anything else: see the site's log
+    UNABLE = "unable"  # in a private run any that a single patient's films or labels may decide: see the site's log
 
 
 class Metric(StrEnum):

@@ -181,7 +181,20 @@ def test_a_ledger_that_cannot_be_trusted_stops_the_round(films: Path, tmp_path: 
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join(lines[:-2]), encoding="utf-8")
     reply = SiteRound(settings).answer(task(private(), number=2))
-    assert (reply.refusal, reply.arrays) == (Refusal.LEDGER, {})
+    assert (reply.refusal, reply.arrays) == (Refusal.UNABLE, {})
+
+
+def test_what_one_patients_row_may_decide_leaves_as_one_code(films: Path, tmp_path: Path) -> None:
+    """Labels that cannot be read, none for the run's findings, a ledger of other films: a server learns none of it."""
+    wrong, none = tmp_path / "wrong.csv", tmp_path / "none.csv"
+    wrong.write_text("patient_id,image,Lung Opacity\np1,films/x.dcm,perhaps\n", encoding="utf-8")
+    none.write_text("patient_id,image,Nodule\np1,films/x.dcm,1\n", encoding="utf-8")
+    for kind in (TaskKind.TRAIN, TaskKind.EVALUATE):
+        for labels in (wrong, none, tmp_path / "absent.csv"):
+            settings = at_site(films, tmp_path / f"{kind} {labels.stem}").model_copy(update={"labels": labels})
+            reply = SiteRound(settings).answer(task(private(), kind))
+            # Without a film that counts, steps are taken and noised all the same.
+            assert reply.refusal == ("" if labels == none else Refusal.UNABLE)
 
 
 def test_changed_films_stop_the_run(films: Path, tmp_path: Path) -> None:
@@ -192,7 +205,7 @@ def test_changed_films_stop_the_run(films: Path, tmp_path: Path) -> None:
     assert SiteRound(settings).answer(task(config)).refusal == ""
     table = (folder / "A" / "labels.csv").read_text(encoding="utf-8").splitlines(keepends=True)
     (folder / "A" / "labels.csv").write_text("".join(table[:-1]), encoding="utf-8")
-    assert SiteRound(settings).answer(task(config, number=2)).refusal == Refusal.LEDGER
+    assert SiteRound(settings).answer(task(config, number=2)).refusal == Refusal.UNABLE
 
 
 @pytest.mark.parametrize("killed_after", [1, 3])

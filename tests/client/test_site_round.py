@@ -343,7 +343,8 @@ def test_every_error_leaves_as_a_reason_code(films: Path, tmp_path: Path) -> Non
     start = initial(federation())
     difference = encode(start, {**start, "head.bias": np.ones(2, np.float32)}, "float32").payload
     huge = {**start, "head.bias": np.full(2, 3e38, np.float32)}
-    wild = replace(task, config=federation(training={"learning_rate": 1e37}).model_dump_json())
+    wildly = {"optimizer": "sgd", "learning_rate": 1000, "momentum": 0.99, "epochs": 6}
+    wild = replace(task, config=federation(training=wildly).model_dump_json())
     for reply, refusal in [
         (refused(films, replace(task, config="{}")), Refusal.POLICY),
         (
