@@ -177,6 +177,17 @@ class Chain(Generic[R]):
         self._sound = True
         return row
 
+    def begin_witness(self, witness: Path) -> None:
+        """Write where the chain ends into a file that is not there yet, by which it is opened from then on.
+
+        Raises:
+            FileExistsError: it is there.
+        """
+        if witness.exists():
+            raise FileExistsError(f"expected no file {witness} yet, found one: a witness is begun once")
+        with self._kind.disk(self._folder):
+            write_atomically(witness, partial(write_private, content=self._mark()))
+
     def close(self) -> None:
         """Let go of the lock."""
         self._sound = False
@@ -215,9 +226,11 @@ class Chain(Generic[R]):
             self._write_marks()
 
     def _write_marks(self) -> None:
-        content = f"{self.head.model_dump_json()}\n".encode()
         for path in self._marks:
-            write_atomically(path, partial(write_private, content=content))
+            write_atomically(path, partial(write_private, content=self._mark()))
+
+    def _mark(self) -> bytes:
+        return f"{self.head.model_dump_json()}\n".encode()
 
 
 class Found(NamedTuple, Generic[R]):
@@ -270,7 +283,7 @@ def _read(folder: Path, kind: ChainKind[R], witness: Path | None, *, tail: bool)
     start = _said_before(content, marked) if offset else head_of([])
     rows, length = _parse_rows(kind, content, start, marked)
     for path, mark in zip(paths, marks, strict=True):
-        _expect_at_end(kind, path, mark, rows, may_be_new=path == witness)
+        _expect_at_end(kind, path, mark, rows)
     return Found(rows, offset + length, len(content) - length, marks)
 
 
@@ -354,12 +367,8 @@ def _checked(kind: ChainKind[R], values: dict[str, Any] | None, line: bytes, bef
     return row
 
 
-def _expect_at_end(
-    kind: ChainKind[R], path: Path, mark: Head | None, rows: Sequence[R], *, may_be_new: bool
-) -> None:
+def _expect_at_end(kind: ChainKind[R], path: Path, mark: Head | None, rows: Sequence[R]) -> None:
     """The last write may have been interrupted before the mark: it may be one row behind."""
-    if mark is None and may_be_new:
-        return
     at, end = 0 if mark is None else mark.rows, head_of(rows)
     if not end.rows - 1 <= at <= end.rows:
         raise kind.faults.rolled_back(

@@ -7,6 +7,7 @@ site file or the federation file is wrong; 3 the planned run is not permitted.
 from __future__ import annotations
 
 import argparse
+import sqlite3
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ _NO_POLICY = """\
 privacy: expected what the site permits, got nothing: the site takes part in runs without privacy only and has no
 ledger. Write, with figures that the hospital has decided on:
 privacy:
-  epsilon: 8  # ε that all runs together may ever cost a training patient
+  epsilon: 8  # ε that all runs together may ever cost a patient
   population: 1000  # training patients, a round number that may be known outside"""
 
 
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m client.privacy",
         description="Verify the site's privacy ledger and show what is spent and left. Nothing leaves the site, and "
-        "nothing is written without --accept-dataset.",
+        "nothing is written without --accept-dataset or --begin-witness.",
         epilog="exit codes: 0 the ledger is sound, and the planned run is permitted; 1 the ledger cannot be trusted or "
         "written; 2 the site file or the federation file is wrong; 3 the planned run is not permitted",
     )
@@ -53,6 +54,12 @@ def main(arguments: list[str] | None = None) -> int:
         action="store_true",
         help="write down that the site trains from now on the films that the last preflight found; what was spent on "
         "those before stays spent",
+    )
+    parser.add_argument(
+        "--begin-witness",
+        action="store_true",
+        help="write where the ledger stands into the new file that the site file's privacy.witness names; from then on "
+        "the ledger is refused without it",
     )
     options = parser.parse_args(arguments)
 
@@ -73,10 +80,12 @@ def main(arguments: list[str] | None = None) -> int:
             f"{', '.join(config.federation.sites)}",
             WRONG,
         )
-    return _answer(site, site.privacy, config, options.accept_dataset)
+    return _answer(site, site.privacy, config, options)
 
 
-def _answer(site: SiteConfig, policy: SitePrivacy, config: FederationConfig | None, accept: bool) -> int:
+def _answer(
+    site: SiteConfig, policy: SitePrivacy, config: FederationConfig | None, options: argparse.Namespace
+) -> int:
     from rich.console import Console
 
     from acm_core.privacy.chain import LedgerError
@@ -86,20 +95,43 @@ def _answer(site: SiteConfig, policy: SitePrivacy, config: FederationConfig | No
     console = Console(
         highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else _FILE_WIDTH
     )
+    if options.begin_witness and (code := _begin_witness(console, site, policy)) != OK:
+        return code
     try:
         record = verify(ledger_folder(site), policy.witness)
         if record.opened is not None and record.opened.site != site.site:
             return _fail(
                 f"expected the ledger of site {site.site}, got that of {record.opened.site}", UNSOUND
             )
-        if accept:
+        if options.accept_dataset:
             if (code := _accept(console, site, policy, record)) != OK:
                 return code
             record = verify(ledger_folder(site), policy.witness)
     except LedgerError as error:
         return _fail(f"{type(error).__name__}: {error}", UNSOUND)
     _show(console, site, policy, record)
+    _show_patients(console, site, policy)
     return OK if config is None else _show_plan(console, policy, record, config)
+
+
+def _begin_witness(console: Console, site: SiteConfig, policy: SitePrivacy) -> int:
+    from acm_core.privacy.chain import LedgerError
+    from acm_core.privacy.ledger import begin_witness, ledger_folder, verify
+
+    if policy.witness is None:
+        return _fail("expected privacy.witness in the site file, a file on another disk, got none", WRONG)
+    try:
+        opened = verify(ledger_folder(site)).opened
+        if opened is None:
+            console.print("no ledger yet: the first run with privacy begins it, and the witness with it")
+            return OK
+        begin_witness(ledger_folder(site), site=site.site, unit=opened.unit, witness=policy.witness)
+    except LedgerError as error:
+        return _fail(f"{type(error).__name__}: {error}", UNSOUND)
+    except FileExistsError as error:
+        return _fail(str(error), WRONG)
+    console.print(f"witness begun: {policy.witness}", soft_wrap=True)
+    return OK
 
 
 def _accept(console: Console, site: SiteConfig, policy: SitePrivacy, record: Record) -> int:
@@ -158,6 +190,28 @@ def _show(console: Console, site: SiteConfig, policy: SitePrivacy, record: Recor
     _show_releases(console, policy, record)
 
 
+def _show_patients(console: Console, site: SiteConfig, policy: SitePrivacy) -> None:
+    """Say where there are more training patients than declared; it is said here alone, since it tells their number."""
+    from acm_core.data.intake.intake import intake_folder
+    from acm_core.data.intake.manifest import read_rows
+    from acm_core.data.splits import Split
+
+    manifest = intake_folder(site) / "manifest.sqlite"
+    try:
+        rows = [row.apart() for row in read_rows(manifest)] if manifest.is_file() else []
+    except (sqlite3.DatabaseError, TypeError, ValueError):
+        return  # damaged, or of an earlier version: the next intake writes it anew
+    patients = len(
+        {row.patient for row in rows if row.split == Split.TRAIN and row.listed and not row.reason}
+    )
+    if patients > policy.population:
+        console.print(
+            f"privacy.population: {policy.population:,} is declared, and there are {patients:,} training patients: "
+            f"each takes part oftener than has to be. δ = {policy.delta:g} should be below 1/{patients:,}. Set a larger one",
+            soft_wrap=True,
+        )
+
+
 def _balance(policy: SitePrivacy, record: Record, population: Population, whose: str) -> str:
     spent = record.spent(policy.delta, population=population)
     return (
@@ -209,7 +263,7 @@ def _show_releases(console: Console, policy: SitePrivacy, record: Record) -> Non
 
 
 def _show_plan(console: Console, policy: SitePrivacy, record: Record, config: FederationConfig) -> int:
-    from acm_core.privacy.accounting import Plan, epsilon
+    from acm_core.privacy.accounting import Plan, epsilon, filtered_epsilon
     from acm_core.privacy.chain import LedgerError
     from client.expected_accuracy import ExpectedAccuracy
     from client.kept_models import SiteRun
@@ -234,7 +288,7 @@ def _show_plan(console: Console, policy: SitePrivacy, record: Record, config: Fe
     done, planned = len(record.steps_of(plan.run, plan.settings)), plan.steps_per_round * plan.rounds
     rest = plan.noised(max(planned - done, 0))
     alone = epsilon([plan.noised(planned)], plan.delta, plan.accountant)
-    after = epsilon([*(step.noised for step in record.steps()), rest], policy.delta)
+    after = filtered_epsilon([*(step.noised for step in record.steps()), rest], policy.delta, policy.epsilon)
     if refusal is None and after > policy.epsilon:
         refusal = "all runs of the site together would cost more than its file permits"
     caveat = [] if config.privacy.caveat is None else [config.privacy.caveat]

@@ -461,7 +461,8 @@ class SitePrivacy(Section):
     )
     witness: Path | None = Field(
         None,
-        description="file on another disk that also says where the ledger ends, so that a restored backup is noticed",
+        description="file on another disk that also says where the ledger ends, so that a restored backup is noticed; "
+        "beside a ledger that is older, client.privacy --begin-witness writes it",
     )
 
 

@@ -96,6 +96,48 @@ def epsilon(history: Sequence[NoisedSteps], delta: float, accountant: Accountant
     )
 
 
+def filtered_epsilon(history: Sequence[NoisedSteps], delta: float, budget: float) -> float:
+    """Upper bound of the ε at `delta`, also where who saw the results of earlier steps chose σ and q of later ones.
+
+    `epsilon` is one for mechanisms that were fixed beforehand. Runs are not: the server names the next one when it
+    knows the last. What holds for them as well, if each step was let through by this bound being at most `budget`:
+
+    - one σ and q for all: only how many steps there are was chosen, and to stop early tells no more (`epsilon`);
+    - q = 1 in all: the filter of Gaussian differential privacy (Koskela, Tobaben and Honkela, ICLR 2023);
+    - else: the Rényi filter (Feldman and Zrnic, NeurIPS 2021) at one order, which `delta` and `budget` fix
+      before the first step. It is tight near the budget and too high far below it.
+
+    Raises:
+        ValueError: `delta` is not in (0, 1).
+    """
+    _expect_delta(delta)
+    kinds = {(step.noise_multiplier, step.sampling_rate) for step in history if step.steps}
+    if len(kinds) <= 1 or all(rate == 1 for _, rate in kinds):
+        return epsilon(history, delta)
+    order = _order(budget, delta)
+    # Opacus warns of an order at the end of its list.
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        try:
+            spent = sum(
+                step.steps * float(_curve(step.noise_multiplier, step.sampling_rate)[order])
+                for step in history
+            )
+            bound = float(analysis.get_privacy_spent(orders=[_ORDERS[order]], rdp=[spent], delta=delta)[0])
+        except (ArithmeticError, ValueError):
+            return math.inf
+    return math.inf if math.isnan(bound) else max(bound, 0.0)
+
+
+@lru_cache(maxsize=64)
+def _order(budget: float, delta: float) -> int:
+    """Index of the Rényi order at which a Gaussian mechanism that costs `budget` is bounded best."""
+    orders = np.array(_ORDERS)
+    extra = np.log1p(-1 / orders) - (math.log(delta) + np.log(orders)) / (orders - 1)
+    # Of a Gaussian mechanism the divergence is α·r; the order that leaves most room for r is the one.
+    return int(((budget - extra) / orders).argmax())
+
+
 @lru_cache(maxsize=64)
 def noise_multiplier(
     target_epsilon: float, delta: float, sampling_rate: float, steps: int, accountant: Accountant = "prv"

@@ -125,7 +125,7 @@ LEDGER: ChainKind[Row] = ChainKind(
         busy=LedgerBusyError,
     ),
     lost="what the patients have spent can no longer be shown; keep the folder as it is, and train on them again only "
-    "when its newest copy is back",
+    "when its newest copy is back. Where privacy.witness was only now set: client.privacy --begin-witness",
     halted="nothing more is permitted; mend that, then start again",
     busy="a site trains once at a time; wait for the other run to end",
 )

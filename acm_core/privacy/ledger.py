@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from acm_core.config.sections import PrivacyUnit, SiteConfig
 from acm_core.hash_chain import Chain, Head, head_of, read
-from acm_core.privacy.accounting import Accountant, NoisedSteps, Plan, epsilon
+from acm_core.privacy.accounting import Accountant, NoisedSteps, Plan, epsilon, filtered_epsilon
 from acm_core.privacy.chain import LEDGER, Dataset, LedgerError, Opened, Planned, Population, Row, Step
 
 log = logging.getLogger("acm_fed.client")
@@ -86,7 +86,10 @@ class Record:
         return [step for step in self.steps(population) if (step.run, step.settings) == (run, settings)]
 
     def spent(self, delta: float, accountant: Accountant = "prv", population: Population = "train") -> float:
-        """ε at `delta` of everything on one population, whatever the run and dataset: patients are in several."""
+        """ε at `delta` of everything on one population, whatever the run and dataset: patients are in several.
+
+        As if all of it had been planned beforehand; what the site permits is judged by `filtered_epsilon`.
+        """
         return epsilon([step.noised for step in self.steps(population)], delta, accountant)
 
     def admissible(self, plan: Plan, *, delta: float, budget: float) -> Plan:
@@ -110,7 +113,7 @@ class Record:
     def _expect_within(
         self, budget: float, delta: float, more: NoisedSteps, what: str, population: Population = "train"
     ) -> None:
-        after = epsilon([*(step.noised for step in self.steps(population)), more], delta)
+        after = filtered_epsilon([*(step.noised for step in self.steps(population)), more], delta, budget)
         if after > budget * _ROUNDING:
             spent = self.spent(delta, population=population)
             advice = {
@@ -120,8 +123,8 @@ class Record:
             raise BudgetExceededError(
                 f"expected at most ε = {budget:g} at δ = {delta:g} for a {_PATIENTS[population]} over all runs of the "
                 f"site together, got {after:.4g}: {spent:.4g} is spent and {what} would cost "
-                f"{epsilon([more], delta):.4g} alone; {advice[population]}, or decide that the site file's ε may be "
-                "larger"
+                f"{epsilon([more], delta):.4g} alone, and runs chosen one after another may cost more together "
+                f"(docs/PRIVACY.md); {advice[population]}, or decide that the site file's ε may be larger"
             )
 
 
@@ -322,6 +325,17 @@ def accept_dataset(
     with _opened_chain(folder, witness, site, unit) as (_, chain, _):
         if Record(chain.rows).dataset != fingerprint:
             chain.append({"kind": "dataset", "fingerprint": fingerprint})
+
+
+def begin_witness(folder: Path, *, site: str, unit: PrivacyUnit, witness: Path) -> None:
+    """Write where a ledger stands into a witness that is not there yet; without it the ledger is refused from then on.
+
+    Raises:
+        LedgerError: see `Ledger.open`.
+        FileExistsError: the witness is there.
+    """
+    with _opened_chain(folder, None, site, unit) as (_, chain, _):
+        chain.begin_witness(witness)
 
 
 def verify(folder: Path, witness: Path | None = None) -> Record:

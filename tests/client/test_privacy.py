@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from acm_core.config import FederationConfig, SiteConfig, load_config
-from acm_core.privacy.accounting import NoisedSteps, Plan, epsilon
+from acm_core.data.intake.manifest import Row, write_manifest
+from acm_core.data.splits import Split
+from acm_core.privacy.accounting import NoisedSteps, Plan, epsilon, filtered_epsilon
 from acm_core.privacy.ledger import Ledger, ledger_folder, verify
 from client import privacy
 from client.expected_accuracy import ExpectedAccuracy
@@ -240,7 +242,7 @@ def test_a_plan_is_added_to_what_is_spent(hospital: Hospital, capsys: pytest.Cap
     other = hospital.federation(clipping_norm=0.5, epsilon=2)
     assert hospital.run("--plan", str(other)) == privacy.NOT_PERMITTED
     text = read(capsys)
-    after = epsilon([spent.noised(40), hospital.plan.noised(40)], 1e-5)
+    after = filtered_epsilon([spent.noised(40), hospital.plan.noised(40)], 1e-5, 3.2)
     assert after > 3.2
     assert f"after it: ε = {after:.3f} of 3.2" in text
     assert "not permitted: expected at most ε = 3.2 at δ = 1e-05 for a training patient over all runs" in text
@@ -283,6 +285,24 @@ def manifest(hospital: Hospital, content: bytes) -> None:
     folder = hospital.folder / "state" / "intake"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "manifest.sqlite").write_bytes(content)
+
+
+def test_more_training_patients_than_are_declared_are_said_at_the_site(
+    hospital: Hospital, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest(hospital, b"")
+    path = hospital.folder / "state" / "intake" / "manifest.sqlite"
+    path.unlink()
+    rows = [
+        Row(f"{number}", "c", None, None, "one", split, True, *[None] * 6, f"p{number}", split, None)
+        for number, split in enumerate([Split.TRAIN] * 30 + [Split.TEST] * 9)
+    ]
+    write_manifest(path, rows, [])
+    for population, said in ((29, True), (30, False)):
+        hospital.policy(epsilon=10, population=population)
+        assert hospital.run() == privacy.OK
+        text = read(capsys)
+        assert ("29 is declared, and there are 30 training patients" in text) is said
 
 
 def test_a_dataset_is_accepted_once_and_both_fingerprints_are_shown(

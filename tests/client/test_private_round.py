@@ -191,7 +191,9 @@ def test_what_one_patients_row_may_decide_leaves_as_one_code(films: Path, tmp_pa
     none.write_text("patient_id,image,Nodule\np1,films/x.dcm,1\n", encoding="utf-8")
     for kind in (TaskKind.TRAIN, TaskKind.EVALUATE):
         for labels in (wrong, none, tmp_path / "absent.csv"):
-            settings = at_site(films, tmp_path / f"{kind} {labels.stem}").model_copy(update={"labels": labels})
+            settings = at_site(films, tmp_path / f"{kind} {labels.stem}").model_copy(
+                update={"labels": labels}
+            )
             reply = SiteRound(settings).answer(task(private(), kind))
             # Without a film that counts, steps are taken and noised all the same.
             assert reply.refusal == ("" if labels == none else Refusal.UNABLE)

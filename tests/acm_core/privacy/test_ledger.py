@@ -40,6 +40,7 @@ from acm_core.privacy.ledger import (
     Record,
     UnitChangedError,
     accept_dataset,
+    begin_witness,
     verify,
 )
 
@@ -662,15 +663,22 @@ def test_a_lost_ledger_is_not_begun_anew(folder: Path) -> None:
     expect_refused(folder, LedgerBrokenError, "row 0")
 
 
-def test_a_witness_begins_where_the_ledger_stands_and_its_disk_must_be_there(
+def test_a_missing_witness_is_refused_like_a_wrong_one_until_it_is_begun(
     folder: Path, tmp_path: Path
 ) -> None:
     begun(folder)
     with pytest.raises(LedgerError, match=r"witness's folder .* is its disk there\?"):
         Ledger.open(folder, **SITE, witness=tmp_path / "away" / "witness.json")
-    with Ledger.open(folder, **SITE, witness=tmp_path / "witness.json"):
+    witness = tmp_path / "witness.json"
+    expect_refused(folder, LedgerRolledBackError, "after 6 rows, got 0: .* --begin-witness", witness)
+    begin_witness(folder, site="A", unit="patient", witness=witness)
+    with Ledger.open(folder, **SITE, witness=witness):
         pass
-    assert json.loads((tmp_path / "witness.json").read_text())["rows"] == 6
+    assert json.loads(witness.read_text())["rows"] == 6
+    with pytest.raises(FileExistsError, match="a witness is begun once"):
+        begin_witness(folder, site="A", unit="patient", witness=witness)
+    witness.unlink()
+    expect_refused(folder, LedgerRolledBackError, "after 6 rows, got 0", witness)
 
 
 def test_one_writer_at_a_time(folder: Path) -> None:
