@@ -207,7 +207,7 @@ def _show_patients(console: Console, site: SiteConfig, policy: SitePrivacy) -> N
     if patients > policy.population:
         console.print(
             f"privacy.population: {policy.population:,} is declared, and there are {patients:,} training patients: "
-            f"each takes part oftener than has to be. δ = {policy.delta:g} should be below 1/{patients:,}. Set a larger one",
+            f"each takes part oftener than has to be, and δ = {policy.delta:g} should be below 1/{patients:,}",
             soft_wrap=True,
         )
 

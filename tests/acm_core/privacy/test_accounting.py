@@ -94,7 +94,7 @@ def drawn_history(seed: int) -> tuple[float, float, list[tuple[float, float, int
 def expect_within_budget(seed: int) -> None:
     budget, delta, history = drawn_history(seed)
     reference = tight(history, delta)
-    assert reference <= budget
+    assert reference * (1 - 1e-4) <= budget  # its own grid adds as much, as above
     bound = filtered_epsilon(noised(history), delta, budget)
     assert reference * (1 - 1e-4) <= bound <= budget
     spent = epsilon(noised(history), delta)
