@@ -8,7 +8,7 @@ import importlib
 import inspect
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, get_args, get_origin
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -16,7 +16,10 @@ from pydantic_core import PydanticUndefined
 
 from acm_core.audit_events import AnyEvent
 from acm_core.config.explanation import expected
-from acm_core.config.sections import FederationConfig, SiteConfig
+from acm_core.config.sections import FederationConfig, SiteConfig, SitePrivacy
+from acm_core.federated.messages import Reply
+from acm_core.federated.report import SiteReport
+from client.release import noised_model, released
 from simulations.phantoms.scanner import SCANNERS, Scanner
 from simulations.settings import SimulationSection
 from simulations.tables.experiment import ExperimentConfig
@@ -222,9 +225,114 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
+# What leaves a private run, for docs/PRIVACY.md.
+
+_SETTINGS = {  # column → (counts, metrics)
+    "withheld": ("withheld", "withheld"),
+    "noised": ("withheld", "noised"),
+    "coarsened": ("coarsened", "coarsened"),
+    "exact figures": ("withheld", "exact"),
+    "all exact": ("exact", "exact"),
+}
+LEAVES_BEGIN, LEAVES_END = "<!-- python docs/reference.py writes from here -->", "<!-- to here -->"
+
+
+def leaves() -> str:
+    """Every field of a site's reply and of the report in it, and what becomes of it by `counts` and `metrics`."""
+    lines = ["| in a reply | |", "| --- | --- |"]
+    lines += [f"| `{name}` | {_cell(what)} |" for name, what in _attributes(Reply)]
+    lines += ["", f"| in its report | {' | '.join(_SETTINGS)} |", f"| --- |{' --- |' * len(_SETTINGS)}"]
+    whole = _example(SiteReport)
+    kept = {name: dict(_leaves(_released(whole, *how))) for name, how in _SETTINGS.items()}
+    for path, value in _leaves(whole):
+        cells = [_fate(value, of_setting.get(path)) for of_setting in kept.values()]
+        line = f"| `{_field(path)}` | {' | '.join(cells)} |"
+        if line not in lines and path not in ("metrics", "counts"):  # they say which setting it is
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def _field(path: str) -> str:
+    """A path without what every one has, and short of details that leave together or not at all."""
+    path = path.replace("models.federated.findings.FINDING.", "a finding's ").replace("models.federated.", "")
+    path = path.replace(".grey.FINDING.", ".").replace("margins.federated", "margins")
+    for detail in ("operating_points", "calibration", "histogram", "subgroups", "set_aside"):
+        if detail in path:
+            return path[: path.index(detail) + len(detail)]
+    stem, _, last = path.rpartition(".")
+    if last == "value":
+        return stem
+    if last == "dropped":
+        return f"{stem}, resamples without both classes"
+    return f"{stem}, its interval" if last in ("low", "high", "standard_error") else path
+
+
+def _released(report: dict[str, Any], counts: str, metrics: str) -> dict[str, Any]:
+    policy = SitePrivacy.model_validate({"epsilon": 1, "population": 1, "counts": counts, "metrics": metrics})
+    kept = released(report, policy)
+    if metrics == "noised":
+        kept["models"] = {"federated": noised_model({"FINDING": 0.81234})}
+    return kept
+
+
+def _fate(before: Any, after: Any) -> str:
+    if after is None or (before == 123 and after == 0):
+        return "–"
+    return "yes" if after == before else "changed"
+
+
+def _attributes(message: type[Any]) -> Iterator[tuple[str, str]]:
+    """Name and meaning of each attribute, from the docstring."""
+    text = inspect.getdoc(message) or ""
+    for line in text.partition("Attributes:\n")[2].splitlines():
+        name, _, meaning = line.strip().partition(": ")
+        yield name, meaning
+
+
+def _example(kind: Any) -> Any:
+    """A value of this kind with every field in it."""
+    kind = _without_none(kind)
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    origin, arguments = get_origin(kind), get_args(kind)
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {name: _example(field.annotation) for name, field in kind.model_fields.items()}
+    if origin is dict:
+        key = "FINDING" if _without_none(arguments[0]) is str else _example(arguments[0])
+        return {key: _example(arguments[1])}
+    if origin is tuple:
+        return [_example(arguments[0])]
+    if origin is Literal:
+        return arguments[0]
+    return {int: 123, float: 0.81234, bool: True}.get(kind, "code")
+
+
+def _leaves(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(values, dict):
+        for name, value in values.items():
+            yield from _leaves(value, f"{path}.{name}" if path else name)
+    elif isinstance(values, list):
+        for value in values:
+            yield from _leaves(value, f"{path}[]")
+    else:
+        yield path, values
+
+
+def with_leaves(page: str) -> str:
+    """A page whose marked part is what `leaves` says."""
+    before, begin, rest = page.partition(LEAVES_BEGIN)
+    _, end, after = rest.partition(LEAVES_END)
+    if not (begin and end):
+        raise ValueError(f"expected {LEAVES_BEGIN} and {LEAVES_END} in the page")
+    return f"{before}{begin}\n\n{leaves()}\n\n{end}{after}"
+
+
 def main() -> None:
-    """Write the page."""
-    (Path(__file__).parent / "REFERENCE.md").write_text(reference(), encoding="utf-8")
+    """Write the pages."""
+    folder = Path(__file__).parent
+    (folder / "REFERENCE.md").write_text(reference(), encoding="utf-8")
+    privacy = folder / "PRIVACY.md"
+    privacy.write_text(with_leaves(privacy.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from acm_core.audit_events import KINDS
+from acm_core.federated.messages import Reply
+from acm_core.federated.report import SiteReport
 from simulations.phantoms.scanner import SCANNERS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -38,6 +40,19 @@ def test_the_reference_is_the_codes(generator: Any) -> None:
     rows = re.findall(r"^\| `(\S+)` \|.*\| (.*) \|$", text, re.MULTILINE)
     assert len(rows) > 90
     assert [key for key, meaning in rows if not meaning] == []
+
+
+def test_what_leaves_a_private_run_stands_in_the_page_on_privacy(generator: Any) -> None:
+    page = (REPOSITORY / "docs" / "PRIVACY.md").read_text(encoding="utf-8")
+    assert generator.with_leaves(page) == page, "run `python docs/reference.py`"
+    rows = re.findall(r"^\| `(.+?)` \|(.*)\|$", generator.leaves(), re.MULTILINE)
+    by_field = {field: [cell.strip() for cell in cells.split("|")] for field, cells in rows}
+    assert set(Reply.__dataclass_fields__) <= by_field.keys()
+    named = " ".join(by_field)
+    assert [name for name in SiteReport.model_fields if name not in named] == ["models", "counts"]
+    assert by_field["training_films"] == ["–", "–", "changed", "–", "yes"]
+    assert by_field["a finding's auroc"] == ["–", "yes", "changed", "changed", "yes"]
+    assert by_field["a finding's auprc"] == ["–", "–", "–", "–", "yes"]
 
 
 @pytest.mark.parametrize("command", ["server.audit", "client.audit"])
