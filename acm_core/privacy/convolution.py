@@ -136,7 +136,7 @@ class ConvolutionUse:
             holds. Those have to be taken from `gradient_of`, norm and gradient alike.
         """
         grad = self.grad
-        norms, lengths = (self.x.new_empty(len(units), dtype=torch.float64) for _ in range(2))
+        norms, lengths, largest = (self.x.new_empty(len(units), dtype=torch.float64) for _ in range(3))
         if self.standardised is not None:
             grad = grad * self.standardised.scale.view(1, -1, 1, 1)
         for size, chosen in units.by_size.items():
@@ -144,16 +144,16 @@ class ConvolutionUse:
             gram = self._input_gram(self.x[films], size, grad.shape[2:])
             tokens = _by_unit(_tokens(grad[films], self.geometry.groups), size)
             of_grad = torch.matmul(tokens, tokens.transpose(-1, -2))
-            length = (_diagonal(gram) * _diagonal(of_grad)).clamp_(min=0).sqrt_()
+            diagonals = _diagonal(gram), _diagonal(of_grad)
+            largest[chosen] = sum(of.flatten(1).amax(1).double() for of in diagonals)
+            length = (diagonals[0] * diagonals[1]).clamp_(min=0).sqrt_()
             lengths[chosen] = length.sum(-1, dtype=torch.float64).square().sum(1)
             norms[chosen] = gram.mul_(of_grad).flatten(1).sum(1, dtype=torch.float64)
         if self.standardised is not None:
             norms -= self._removed_by_standardisation(grad, units)
         rounding = self._rounding() * lengths
         trusted = rounding <= _TRUSTED * torch.finfo(grad.dtype).eps * norms
-        largest = torch.stack([_largest(maps, units) for maps in (self.x, grad)])
         trusted &= (norms > self._underflow(largest, units)) & torch.isfinite(norms)
-        trusted |= (largest == 0).any(0)  # the gradient is 0
         return norms + rounding, torch.nonzero(~trusted).flatten().tolist()
 
     def _rounding(self) -> float:
@@ -169,16 +169,16 @@ class ConvolutionUse:
         """U: a squared norm below this may lack products that were rounded to 0.
 
         A product of two inputs or of two gradients loses at most the smallest normal number; K of them make an entry of
-        a Gram matrix, which is multiplied by an entry of the other, at most K·max². So does the product of the entries.
+        a Gram matrix, which is multiplied by an entry of the other. So does the product of the entries.
 
         Args:
-            largest: 2×U, magnitudes of the inputs and of the gradients.
+            largest: U, the largest squared length of what a position sees and of a position's gradient, added.
         """
         terms = float(max(self.weight[0].numel(), self.weight.shape[0]))
         positions = torch.tensor(units.sizes, dtype=torch.float64, device=largest.device)
         pairs = (positions * prod(self.grad.shape[2:])).square() * self.geometry.groups
         tiny = torch.finfo(self.grad.dtype).tiny / _UNDERFLOW
-        return (largest.square().sum(0) * terms**2 + 1) * pairs * tiny
+        return (largest * terms + 1) * pairs * tiny
 
     def weighted_gradient(self, factors: Tensor) -> Tensor:
         """Σ over films of factor · gradient: as the parameter. factors: B."""
@@ -279,12 +279,6 @@ def _films(units: Units, chosen: list[int]) -> slice | Tensor:
     if chosen[-1] - chosen[0] + 1 == len(chosen):
         return slice(units.bounds[chosen[0]][0], units.bounds[chosen[-1]][1])
     return units.films_of(chosen)
-
-
-def _largest(maps: Tensor, units: Units) -> Tensor:
-    """B×… → U: the largest magnitude of each unit's numbers, float64."""
-    by_film = torch.linalg.vector_norm(maps, math.inf, dim=(1, 2, 3)).double()
-    return torch.stack([by_film[start:end].max() for start, end in units.bounds])
 
 
 def _tokens(maps: Tensor, groups: int) -> Tensor:
