@@ -11,18 +11,21 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice, takewhile
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import Tensor, nn
 
-from acm_core.config.sections import Loss, ModelConfig
+from acm_core.config.sections import FederationConfig, Loss, ModelConfig
 from acm_core.nn import Classifier, build_classifier, resnet
 from acm_core.nn.standardised import StandardisedConv2d
 from acm_core.privacy.gradients import UnitGradients, squared_norms
+from acm_core.privacy.optimizer import PrivateOptimizer
 from acm_core.privacy.units import Units
 from acm_core.training.loss import film_losses
 
@@ -34,6 +37,60 @@ SMALLEST, LARGEST = 1e-4, 1e4
 
 def length(gradients: dict[str, Tensor]) -> float:
     return math.sqrt(sum(float(values.double().square().sum()) for values in gradients.values()))
+
+
+# What a task may say at all.
+
+WITHIN: dict[str, Any] = {
+    "name": "run",
+    "findings": ["Mass"],
+    "privacy": {"epsilon": 8.0, "expected_batch": 4},
+    "model": {"norm": "group"},
+    "federation": {"sites": ["A"], "rounds": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("privacy", "clipping_norm", 1e-32),
+        ("privacy", "clipping_norm", 7e-46),
+        ("privacy", "clipping_norm", 1e5),
+        ("privacy", "expected_batch", 2**25),
+        ("privacy", "films_per_patient", 10**6),
+        ("privacy", "augmentations", 1000),
+        ("privacy", "delta", 1e-300),
+        ("training", "learning_rate", 1e25),
+        ("training", "momentum", 1.0),
+        ("training", "weight_decay", 1e30),
+        ("training", "batch_size", 10**9),
+        ("training", "epochs", 10**9),
+        ("training", "orthogonality", 1e30),
+        ("model", "image_size", 10**6),
+        ("model", "dimensions", 10**9),
+        ("federation", "rounds", 10**9),
+        ("federation", "proximal_mu", 1e30),
+        ("deliver", "learning_rate", 1e25),
+    ],
+)
+def test_a_number_outside_its_bounds_is_no_task(section: str, key: str, value: float) -> None:
+    FederationConfig.model_validate(WITHIN)
+    wild = {**WITHIN, section: {**WITHIN.get(section, {}), key: value}}
+    with pytest.raises(ValidationError, match=rf"{section}.{key}"):
+        FederationConfig.model_validate(wild)
+
+
+@pytest.mark.parametrize("number", [1e-39, 1e39])
+def test_noise_that_float32_does_not_hold_is_refused(number: float) -> None:
+    weight = nn.Parameter(torch.zeros(3))
+    with pytest.raises(ValueError, match="expected noise, σ·C, that float32 holds"):
+        PrivateOptimizer(
+            torch.optim.SGD([weight], 1.0),
+            {"weight": weight},
+            noise_multiplier=number,
+            clipping_norm=1.0,
+            expected_batch=1,
+        )
 
 
 # One layer, with any input and any gradient of its output.

@@ -7,22 +7,30 @@ import fcntl
 import json
 import logging
 import os
+import random
 import shutil
 import signal
 import stat
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
+import torch
 from chains import Killed, chained, fails, in_child, mutate, write_head
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
+from acm_core.config.sections import TrainingConfig
+from acm_core.data.site_films import FilmSet
+from acm_core.nn import Classifier, ClassifierOutput
 from acm_core.privacy.accounting import NoisedSteps, Plan, epsilon, noise_multiplier
 from acm_core.privacy.chain import (
     LedgerBrokenError,
@@ -43,6 +51,8 @@ from acm_core.privacy.ledger import (
     begin_witness,
     verify,
 )
+from acm_core.privacy.noise import GaussianNoise
+from acm_core.privacy.training import Mechanism, PrivateTraining, Steps
 
 # Children are forked while pytest's libraries may have threads: Python 3.12 warns of it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -525,6 +535,70 @@ def test_killed_again_while_it_is_set_right(killed_runs: list[tuple[Path, int]],
                 assert drawn <= len(ledger.steps()) <= drawn + 1
             if code == 0:
                 break
+
+
+class Counted(GaussianNoise):
+    """Says in a pipe when noise is drawn."""
+
+    def __init__(self, writer: int) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def add_to(self, values: Tensor, standard_deviation: float) -> None:
+        os.write(self._writer, b".")
+        super().add_to(values, standard_deviation)
+
+
+class OneWeight(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(32 * 32, 1, bias=False)
+
+    def forward(self, x: Tensor) -> ClassifierOutput:
+        return ClassifierOutput(self.head(x.flatten(1)), x.new_zeros(len(x)))
+
+
+def train_on(folder: Path, witness: Path, writer: int) -> None:
+    """Rounds of one run by the loop that trains, until killed; each is begun anew as after a crash."""
+    torch.set_num_threads(1)
+    rng = np.random.default_rng()
+    films = FilmSet(rng.random((6, 32, 32)).astype(np.float16), np.ones((6, 1), np.float32), np.arange(6))
+    settings = TrainingConfig(optimizer="sgd", augment=False, orthogonality=0.0)
+    for number in range(1, 1000):
+        with Ledger.open(folder, **{**SITE, "budget": 1e6}, witness=witness) as ledger:
+            plan = ledger.admit(plan_of(rounds=1000, steps=3, epsilon=1e6))
+            permit = ledger.begin_round(plan, number, steps=3, model=MODEL)
+            mechanism = Mechanism("patient", plan.sigma, plan.q, plan.clipping_norm, plan.expected_batch)
+            model = cast(Classifier, OneWeight())
+            loop = PrivateTraining(model, films, settings, mechanism, torch.device("cpu"))
+            loop._private._noise = Counted(writer)
+            loop.run(Steps(0, 3, 3), permit.record, lambda _: None)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_of_a_loop_that_is_killed_at_any_time_the_ledger_holds_what_was_drawn(tmp_path: Path) -> None:
+    """A hundred times SIGKILL at a random moment, all on one ledger; draws are counted where they are made."""
+    folder, witness = tmp_path / "privacy", tmp_path / "witness.json"
+    epsilon([NoisedSteps(SIGMA, 0.1, 3000)], DELTA)  # known to the children
+    reader, writer = os.pipe()
+    drawn = 0
+    for _ in range(100):
+        if (child := os.fork()) == 0:
+            try:
+                train_on(folder, witness, writer)
+            finally:
+                os._exit(1)
+        time.sleep(random.uniform(0.0, 0.25))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.set_blocking(reader, False)
+        with suppress(BlockingIOError):
+            drawn += len(os.read(reader, 2**16))
+        recorded = len(verify(folder, witness).steps()) if folder.exists() else 0
+        assert drawn <= recorded
+    assert drawn > 50
+    assert recorded - drawn <= 100  # at most the step that each kill took
 
 
 def reopen(here: Path, kill_at: int) -> None:
