@@ -6,6 +6,7 @@ flower-superexec.
 
 from __future__ import annotations
 
+import os
 import subprocess
 
 from flwr.supercore.cli.flower_superexec import flower_superexec
@@ -35,10 +36,20 @@ class WatchingExecutor(SubprocessExecutor):
         return supported_task_types & {TaskType.SERVER_APP}, set()
 
     def launch(self, spec: ExecutionSpec) -> LaunchResult:
-        """Start the server application of a task."""
-        where = ["--runtime-api-address", spec.runtime_api_address, "--insecure"]
-        options = ["--token", spec.token, "--parent-pid", str(spec.parent_pid)]
-        self._running.append((subprocess.Popen(["flwr-serverapp", *where, *options]), spec))  # noqa: S603, S607  # the environment's own
+        """Start the server application of a task.
+
+        Its token, with which anybody could be the server, goes by a file that only the two processes have: every user
+        of the machine can read a command line.
+        """
+        token = os.memfd_create("token")
+        try:
+            os.write(token, spec.token.encode())
+            where = ["--runtime-api-address", spec.runtime_api_address, "--insecure"]
+            options = ["--token-file", f"/dev/fd/{token}", "--parent-pid", str(spec.parent_pid)]
+            process = subprocess.Popen(["flwr-serverapp", *where, *options], pass_fds=[token])  # noqa: S603, S607  # the environment's own
+        finally:
+            os.close(token)
+        self._running.append((process, spec))
         return LaunchResult.accepted()
 
     def reconcile(self) -> None:

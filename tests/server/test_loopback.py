@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from hospitals import site
 from in_process import run_in_process
@@ -20,6 +23,29 @@ def two_sites(tmp_path: Path) -> Iterator[Federation]:
     running = Federation(tmp_path, rounds=2)
     yield running
     running.end()
+
+
+def expect_no_secret_in_view(federation: Federation) -> None:
+    """What stands in command lines and environments can be read by others on the machine, and is in crash reports."""
+    state = federation.folder / "server_state"
+    settings = json.loads((state / "superlink" / "settings.json").read_text(encoding="utf-8"))
+    secret = Path(settings["superexec_secret"]).read_bytes()
+    secrets = [settings["secret"], secret.hex(), base64.b64encode(secret).decode()]
+    keys = [path.read_text(encoding="utf-8") for path in federation.folder.rglob("*.key")]
+    assert len(keys) >= 3
+    hidden = [*secrets, *(line for key in keys for line in key.splitlines() if not line.startswith("-"))]
+    seen = 0
+    for process in federation.processes():
+        try:
+            view = [*process.cmdline(), *process.environ().values()]
+        except psutil.NoSuchProcess:
+            continue
+        seen += 1
+        assert "--token" not in view
+        assert not [text for text in view if any(secret in text for secret in hidden)]
+        # A token is a long text at random, and nothing else in a view is.
+        assert not [text for text in view if re.fullmatch(r"[A-Za-z0-9_-]{40,}", text)]
+    assert seen >= 6
 
 
 def test_killed_sites_and_a_resumed_server_give_the_model_of_an_undisturbed_run(
@@ -39,6 +65,7 @@ def test_killed_sites_and_a_resumed_server_give_the_model_of_an_undisturbed_run(
 
     # The server application dies; the server says so and goes on.
     wait_for(lambda: two_sites.processes("flwr-serverapp") != [], 30, two_sites.everything)
+    expect_no_secret_in_view(two_sites)
     for process in two_sites.processes("flwr-serverapp"):
         process.kill()
     wait_for(lambda: "the server application ended (failed)" in server.text(), 30, two_sites.everything)
