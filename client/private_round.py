@@ -79,8 +79,8 @@ class PrivateRound:
     ) -> tuple[Arrays, Arrays, dict[str, float]]:
         """The noised weights for `task`, whose model is `model`, the optimiser's state after it, and the figures.
 
-        A request that was answered before gets the same weights again and costs nothing; one that was interrupted goes
-        on from its last checkpoint.
+        A request for one of the two newest rounds that was answered before gets the same weights again and costs
+        nothing; one that was interrupted goes on from its last checkpoint.
 
         Raises:
             RefusedError: the ledger cannot be trusted, the budget does not permit the run or the round, or the
