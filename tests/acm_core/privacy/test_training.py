@@ -342,6 +342,28 @@ def reference(model: Classifier, distance: float) -> dict[str, Tensor]:
     return {name: p.detach() - distance for name, p in model.named_parameters() if p.ndim > 1}
 
 
+def test_products_have_all_their_digits_whatever_the_process_has_set() -> None:
+    """A GPU's TF32 and a processor's bfloat16 products would round a gradient and its norm apart."""
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = torch.get_float32_matmul_precision(), *(backend.allow_tf32 for backend in backends)
+    seen: list[tuple[Any, ...]] = []
+
+    def record() -> None:
+        seen.append((torch.get_float32_matmul_precision(), *(backend.allow_tf32 for backend in backends)))
+
+    try:
+        torch.set_float32_matmul_precision("medium")
+        torch.backends.cudnn.allow_tf32 = True
+        training = PrivateTraining(classifier(), film_set(), training_config(), mechanism(), CPU)
+        training.run(ONE_STEP, record, lambda _: None)
+        after = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[2]
+    assert seen == [("highest", False, False)]
+    assert after == ("medium", True)
+
+
 def test_the_proximal_term_is_neither_clipped_nor_divided() -> None:
     """It depends on no film: its size is no secret."""
     model = classifier()
