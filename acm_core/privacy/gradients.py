@@ -35,6 +35,12 @@ _HARMLESS_METHODS = frozenset(
 _MIXING = frozenset({F.batch_norm, torch.batch_norm, torch.native_batch_norm})
 _BATCH_NORM = signature(F.batch_norm)
 
+_PRODUCTS: tuple[Any, ...] = (
+    torch.backends.cuda.matmul,
+    torch.backends.cudnn.conv,
+    torch.backends.mkldnn.matmul,
+    torch.backends.mkldnn.conv,
+)
 _STRETCH = 1024
 """Numbers whose squares are added in float32."""
 _LOST = 2.0**-100
@@ -44,18 +50,14 @@ _LOST = 2.0**-100
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Products of float32 numbers with all their digits inside, whatever the process has set for them."""
-    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [backend.allow_tf32 for backend in backends]
-    precision = torch.get_float32_matmul_precision()
+    before = [backend.fp32_precision for backend in _PRODUCTS]
     try:
-        torch.set_float32_matmul_precision("highest")
-        for backend in backends:
-            backend.allow_tf32 = False
+        for backend in _PRODUCTS:
+            backend.fp32_precision = "ieee"
         yield
     finally:
-        torch.set_float32_matmul_precision(precision)
-        for backend, allowed in zip(backends, before, strict=True):
-            backend.allow_tf32 = allowed
+        for backend, precision in zip(_PRODUCTS, before, strict=True):
+            backend.fp32_precision = precision
 
 
 @dataclass(frozen=True)

@@ -344,24 +344,23 @@ def reference(model: Classifier, distance: float) -> dict[str, Tensor]:
 
 def test_products_have_all_their_digits_whatever_the_process_has_set() -> None:
     """A GPU's TF32 and a processor's bfloat16 products would round a gradient and its norm apart."""
-    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = torch.get_float32_matmul_precision(), *(backend.allow_tf32 for backend in backends)
-    seen: list[tuple[Any, ...]] = []
+    backends: tuple[Any, ...] = (torch.backends.cudnn.conv, torch.backends.mkldnn.matmul)
+    before = [backend.fp32_precision for backend in backends]
+    seen: list[list[str]] = []
 
-    def record() -> None:
-        seen.append((torch.get_float32_matmul_precision(), *(backend.allow_tf32 for backend in backends)))
+    def precisions() -> list[str]:
+        return [backend.fp32_precision for backend in backends]
 
     try:
-        torch.set_float32_matmul_precision("medium")
-        torch.backends.cudnn.allow_tf32 = True
+        backends[0].fp32_precision, backends[1].fp32_precision = "tf32", "bf16"
         training = PrivateTraining(classifier(), film_set(), training_config(), mechanism(), CPU)
-        training.run(ONE_STEP, record, lambda _: None)
-        after = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        training.run(ONE_STEP, lambda: seen.append(precisions()), lambda _: None)
+        after = precisions()
     finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[2]
-    assert seen == [("highest", False, False)]
-    assert after == ("medium", True)
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
+    assert seen == [["ieee", "ieee"]]
+    assert after == ["tf32", "bf16"]
 
 
 def test_the_proximal_term_is_neither_clipped_nor_divided() -> None:
