@@ -35,11 +35,12 @@ _HARMLESS_METHODS = frozenset(
 _MIXING = frozenset({F.batch_norm, torch.batch_norm, torch.native_batch_norm})
 _BATCH_NORM = signature(F.batch_norm)
 
-_PRODUCTS: tuple[Any, ...] = (
-    torch.backends.cuda.matmul,
-    torch.backends.cudnn.conv,
-    torch.backends.mkldnn.matmul,
-    torch.backends.mkldnn.conv,
+_BACKENDS: Any = torch.backends  # its own types lack these
+_PRODUCTS = (
+    _BACKENDS.cuda.matmul,
+    _BACKENDS.cudnn.conv,
+    _BACKENDS.mkldnn.matmul,
+    _BACKENDS.mkldnn.conv,
 )
 _STRETCH = 1024
 """Numbers whose squares are added in float32."""
