@@ -233,7 +233,7 @@ def attempts(marker: Path) -> list[Attempt]:
         Attempt("architecture", lambda: task(model={"architecture": "resnet34"}), Refusal.POLICY_MODEL),
         Attempt("film size", lambda: task(model={"image_size": 4096}), Refusal.POLICY_MODEL),
         Attempt("rounds", lambda: task(federation={"rounds": 20000}), Refusal.POLICY_ROUNDS),
-        Attempt("epochs", lambda: task(training={"epochs": 10**9}), Refusal.POLICY_EPOCHS),
+        Attempt("epochs", lambda: task(training={"epochs": 10**4}), Refusal.POLICY_EPOCHS),
         Attempt("sites", lambda: task(federation={"quorum": 1}), Refusal.POLICY_SITES),
         Attempt("no privacy", lambda: task(privacy="off"), Refusal.PRIVACY),
         Attempt("films' privacy", lambda: task(privacy={"unit": "film"}), Refusal.PRIVACY),
