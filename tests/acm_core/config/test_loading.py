@@ -95,13 +95,13 @@ privacy: off
         ":5: model.contxt: unknown key; did you mean 'context'?",
         ":6: model.context: expected one of acm, acm_mirrored, se, cbam, self_attention, none, got 'amc'; "
         "did you mean 'acm'?",
-        ":7: model.groups: expected an integer ≥ 1, got 0",
+        ":7: model.groups: expected an integer ≥ 1 and ≤ 2048, got 0",
         ":8: model.image_size: expected an integer ≥ 32 and ≤ 4096, got true",
         f":10: federation.sites[1]: expected text that matches {pattern}, got 'B!'",
-        ":11: federation.rounds: expected an integer ≥ 1, got 'ten'",
+        ":11: federation.rounds: expected an integer ≥ 1 and ≤ 100000, got 'ten'",
         ":13: federation.quorum: duplicate key: it stands in line 12 already",
-        ":15: training.epochs: expected an integer ≥ 1, got nothing",
-        ":16: training.batch_size: expected an integer ≥ 1, got 2.5",
+        ":15: training.epochs: expected an integer ≥ 1 and ≤ 10000, got nothing",
+        ":16: training.batch_size: expected an integer ≥ 1 and ≤ 65536, got 2.5",
         ":17: training.optimizer: expected one of sgd, adamw, got 3",
         ":18: server: expected a mapping with the keys host, port, names, message_limit, got a list",
         ":19: sever: unknown key; did you mean 'server'?",
@@ -111,7 +111,10 @@ privacy: off
 @pytest.mark.parametrize(
     ("text", "row"),
     [
-        (VALID.replace("  rounds: 3\n", ""), ":6: federation.rounds: missing; expected an integer ≥ 1"),
+        (
+            VALID.replace("  rounds: 3\n", ""),
+            ":6: federation.rounds: missing; expected an integer ≥ 1 and ≤ 100000",
+        ),
         (VALID.replace("name: demo\n", ""), ":1: name: missing; expected text that matches"),
         (VALID + "zzz: 1\n", ":11: zzz: unknown key; expected one of name, seed, findings, privacy, model,"),
         (
@@ -124,11 +127,17 @@ privacy: off
             ":5: model.context: expected one of acm, acm_mirrored, se, cbam, self_attention, none",
         ),
         (VALID.replace("se\n", "CBAM\n"), "got 'CBAM'; did you mean 'cbam'?"),
-        (VALID.replace("1e-4", "1e999"), ":10: training.learning_rate: expected a number > 0, got '1e999'"),
-        (VALID.replace("1e-4", ".nan"), ":10: training.learning_rate: expected a number > 0, got '.nan'"),
+        (
+            VALID.replace("1e-4", "1e999"),
+            ":10: training.learning_rate: expected a number > 0 and ≤ 1000, got '1e999'",
+        ),
+        (
+            VALID.replace("1e-4", ".nan"),
+            ":10: training.learning_rate: expected a number > 0 and ≤ 1000, got '.nan'",
+        ),
         (
             VALID.replace("rounds: 3", "rounds: '3'"),
-            ":8: federation.rounds: expected an integer ≥ 1, got '3'",
+            ":8: federation.rounds: expected an integer ≥ 1 and ≤ 100000, got '3'",
         ),
         (VALID.replace("3", "!!python/name:os.system x"), ":8: federation.rounds: expected no tag, got"),
         (VALID.replace("3", "!!int x"), ":8: federation.rounds: expected no tag, got"),
@@ -254,6 +263,7 @@ SITES = st.lists(
     st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,8}", fullmatch=True), min_size=1, max_size=4, unique=True
 )
 POSITIVE = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
+RATES = st.floats(min_value=0, exclude_min=True, max_value=1000)
 MODELS = st.builds(ModelConfig, context=st.sampled_from(["acm", "none"]), weights=st.none() | ABSOLUTE)
 FEDERATIONS = st.builds(
     FederationConfig,
@@ -262,7 +272,7 @@ FEDERATIONS = st.builds(
     findings=st.lists(NAMES, min_size=1, max_size=4, unique=True),
     privacy=st.just("off"),
     model=MODELS,
-    training=st.builds(TrainingConfig, learning_rate=POSITIVE, augment=st.booleans()),
+    training=st.builds(TrainingConfig, learning_rate=RATES, augment=st.booleans()),
     federation=st.fixed_dictionaries(
         {"sites": SITES, "rounds": st.integers(1, 99), "round_deadline": POSITIVE}
     ),
