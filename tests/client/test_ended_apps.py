@@ -27,16 +27,17 @@ def begun(state: AnsweringState) -> int:
     return task
 
 
-def running(state: AnsweringState) -> tuple[int, str]:
-    """A task whose ClientApp has taken its message, and the message's id."""
+def running(state: AnsweringState, *, taken: bool = True) -> tuple[int, str]:
+    """A task whose ClientApp has begun and taken its message, or not yet, and the message's id."""
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = RUN, SUPERLINK_NODE_ID, 1
     message = Message(RecordDict(), dst_node_id=1, message_type="train")
     message.metadata.__dict__["_message_id"] = message.object_id
     state.store_message(message)
     task = begun(state)
     assert state.activate_task(task)
-    assert len(state.get_messages_legacy(run_ids=[RUN], is_reply=False)) == 1
-    state.record_message_processing_start(message.metadata.message_id)
+    if taken:
+        assert len(state.get_messages_legacy(run_ids=[RUN], is_reply=False)) == 1
+        state.record_message_processing_start(message.metadata.message_id)
     return task, message.metadata.message_id
 
 
@@ -44,8 +45,9 @@ def replies(state: AnsweringState) -> list[Message]:
     return list(state.get_messages_legacy(run_ids=[RUN], is_reply=True))
 
 
-def test_a_task_whose_process_ended_is_answered_by_an_error(state: AnsweringState) -> None:
-    task, message = running(state)
+@pytest.mark.parametrize("taken", [True, False], ids=["message taken", "not yet"])
+def test_a_task_whose_process_ended_is_answered_by_an_error(state: AnsweringState, taken: bool) -> None:
+    task, message = running(state, taken=taken)
     assert replies(state) == []
     assert state.finish_task(task, SubStatus.FAILED, "")
     (reply,) = replies(state)
