@@ -79,7 +79,7 @@ def test_a_wrong_federation_is_told_in_one_message(command: str, tmp_path: Path)
     assert (done.returncode, done.stdout) == (2, "")
     rows = done.stderr.splitlines()
     assert f"{path}:5: model.contxt: unknown key; did you mean 'context'?" in rows
-    assert f"{path}:8: federation.rounds: expected an integer ≥ 1, got 0" in rows
+    assert f"{path}:8: federation.rounds: expected an integer ≥ 1 and ≤ 100000, got 0" in rows
     assert all(row.startswith(str(path)) for row in rows)
     assert not (tmp_path / "runs").exists()
 

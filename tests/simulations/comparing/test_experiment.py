@@ -66,8 +66,8 @@ def test_the_whole_experiment_has_every_cell_once() -> None:
 
 @hypothesis.settings(max_examples=30, deadline=None)
 @given(
-    hnp.arrays(np.float64, 20, elements=st.floats(-9, 9)),
-    hnp.arrays(np.float64, 20, elements=st.floats(-9, 9)),
+    hnp.arrays(np.float64, 20, elements=st.floats(-9, 9, width=32)),
+    hnp.arrays(np.float64, 20, elements=st.floats(-9, 9, width=32)),
 )
 def test_moving_is_measured_by_the_way_between_labels(before: np.ndarray, after: np.ndarray) -> None:
     apart = np.mean([abs(one - two) for one in before[POSITIVE] for two in before[~POSITIVE]])

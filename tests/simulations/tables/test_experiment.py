@@ -147,7 +147,7 @@ seeds: [1]
         ),
         (
             "settings:\n  federation: {rounds: 0}\nvariants: {one: {}}\n",
-            "5: settings.federation.rounds: expected an integer ≥ 1, got 0",
+            "5: settings.federation.rounds: expected an integer ≥ 1 and ≤ 100000, got 0",
         ),
         (
             "variants:\n  one:\n    settings: {federation: {sites: [A]}}\n",
