@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from acm_core.config import dump_config
 from acm_core.config.loading import load_config
+from acm_core.config.sections import DeliverConfig
 from acm_core.data.site_films import load_site
 from acm_core.processes import usable_cores
 from simulations.settings import SimulationConfig
@@ -85,6 +86,7 @@ def _jobs(folder: Path, sites: Sequence[int]) -> list[tuple[str, SimulationConfi
     demo = load_config(_DEMO, SimulationConfig)
     federated = {
         "evaluation": demo.evaluation.model_copy(update={"local_only": False}),
+        "deliver": DeliverConfig(),  # without a model of their own there is nothing to mix
         "simulation": demo.simulation.model_copy(
             update={"data": folder / "data", "processes": 1, "pooled": False}
         ),
