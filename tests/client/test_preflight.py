@@ -165,7 +165,7 @@ def test_killed_at_any_point_it_ends_with_the_same_manifest(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_was_read(tmp_path: Path) -> None:
-    films(tmp_path, 2000)
+    films(tmp_path, 4000)  # a fast machine reads half of them before the first are on disk
     time.sleep(2.1)  # so that the files count as settled
     process = subprocess.Popen(
         [sys.executable, "-m", "client.preflight", *site_file(tmp_path), "--workers", "1"],
@@ -175,7 +175,7 @@ def test_ctrl_c_keeps_what_was_read(tmp_path: Path) -> None:
         text=True,
     )
     journal = tmp_path / "state/intake/journal.sqlite-wal"
-    while process.poll() is None and not (journal.exists() and journal.stat().st_size > 20_000):
+    while process.poll() is None and not (journal.exists() and journal.stat().st_size > 50_000):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
@@ -183,7 +183,7 @@ def test_ctrl_c_keeps_what_was_read(tmp_path: Path) -> None:
     assert "run it again to go on" in said
     assert "Traceback" not in said
     again = json.loads(run([*site_file(tmp_path), "--format", "json"]).stdout)
-    assert 0 < again["files"]["read"] < 2000
+    assert 0 < again["files"]["read"] < 4000
 
 
 def test_workers_end_with_the_command(tmp_path: Path) -> None:
