@@ -9,8 +9,6 @@ whoever sees the noised sums guesses. No film of the site is read and nothing is
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -26,10 +24,18 @@ from acm_core.nn import Classifier
 from acm_core.nn.classifier import ClassifierOutput
 from acm_core.privacy.accounting import Accountant, NoisedSteps, epsilon
 from acm_core.privacy.canaries import CANARIES, Guesses, Values, guess
+from acm_core.privacy.measurement import (
+    FALSE_ALARM,
+    ROUNDING,
+    USED_AGAIN,
+    Check,
+    closest,
+    effect,
+    one_thread,
+    two_sided,
+)
 from acm_core.privacy.training import Mechanism, PrivateTraining, Steps
 
-FALSE_ALARM = 1e-3
-"""Chance that any measurement of a sound mechanism lies outside its interval, all measurements together."""
 MOST_STEPS, _FEWEST_STEPS = 500, 20
 _MOST_DRAWN = 20_000
 """Canaries drawn in all steps together, about: enough to measure, and seconds."""
@@ -37,7 +43,6 @@ _SIDE = 64
 _TESTS = 9
 """Of chance: 3 of noise, 1 of clipping, 3 of sampling, 2 of correlation."""
 _LEVEL = FALSE_ALARM / _TESTS
-_ROUNDING = 1e-5
 _ALLOWANCE = 1e-3
 """Of a unit's norm, that may be added to it for rounding, so that the unit is clipped a little more than need be."""
 _FILMS_AT_ONCE = 128
@@ -78,25 +83,6 @@ class Claim:
         most = int(min(MOST_STEPS, max(_FEWEST_STEPS, _MOST_DRAWN / drawn)))
         rounds = min(self.rounds, max(2, most // self.steps_per_round))
         return replace(self, rounds=rounds, steps_per_round=min(self.steps_per_round, max(1, most // rounds)))
-
-
-@dataclass(frozen=True)
-class Check:
-    """One measurement beside its claim.
-
-    Attributes:
-        meaning: where it failed, what is wrong and what follows; "" where it passed.
-    """
-
-    name: str
-    claimed: str
-    measured: str
-    meaning: str = ""
-
-    @property
-    def passed(self) -> bool:
-        """Whether the claim stands."""
-        return not self.meaning
 
 
 @dataclass(frozen=True)
@@ -154,17 +140,6 @@ def _audit(claim: Claim, training: type[PrivateTraining]) -> Audit:
         _canaries(guesses, claimed, claim.delta),
     )
     return Audit(claim, claimed, measured, checks, guesses)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """The tensors are small: on a busy machine several threads take ten times longer."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 # One run with canaries.
@@ -326,7 +301,7 @@ def _noise(seen: _Seen) -> tuple[Check, tuple[float, float]]:
         math.sqrt(total / float(stats.chi2.ppf(at, squares.size))) for at in (1 - _LEVEL / 2, _LEVEL / 2)
     )
     mean = math.sqrt(total / squares.size)
-    everywhere = _two_sided(stats.chi2, total / sigma**2, squares.size) < _LEVEL
+    everywhere = two_sided(stats.chi2, total / sigma**2, squares.size) < _LEVEL
     steps, weights = (_unlikely_noise(squares.sum(axis), squares.shape[axis], sigma) for axis in (2, 0))
     meaning = ""
     if everywhere or steps or weights:
@@ -337,10 +312,8 @@ def _noise(seen: _Seen) -> tuple[Check, tuple[float, float]]:
             where = f"on {weights} of {squares[0].size} weights"
         else:
             where = "everywhere"
-        effect = (
-            "patients are protected less than ε says" if mean < sigma else "it is not what ε is computed for"
-        )
-        meaning = f"the noise {where} has another standard deviation than the {sigma:.4g}·C claimed: {effect}"
+        why = effect(mean, sigma)
+        meaning = f"the noise {where} has another standard deviation than the {sigma:.4g}·C claimed: {why}"
     measured = f"{mean:.4g}·C ({low:.4g} … {high:.4g})"
     return Check("noise", f"{sigma:.4g}·C", measured, meaning), (low, high)
 
@@ -359,8 +332,8 @@ def _clipping(seen: _Seen) -> tuple[Check, float]:
     reach = float(stats.norm.isf(_LEVEL / 2)) * error
     measured = f"{norm * largest:.4g}; in the noised sum {norm * released:.4g} (± {norm * reach:.2g})"
     meaning = ""
-    if largest > 1 + _ROUNDING or released > 1 + reach:
-        times = largest if largest > 1 + _ROUNDING else released
+    if largest > 1 + ROUNDING or released > 1 + reach:
+        times = largest if largest > 1 + ROUNDING else released
         meaning = f"a patient changes a sum by {times:.3g} times the clipping norm claimed: the noise hides too little"
     elif smallest < 1 - _ALLOWANCE or released < 1 - reach:
         meaning = (
@@ -403,19 +376,13 @@ def _correlation(seen: _Seen) -> Check:
     if len(rows) < 2 or not (lengths > 0).all():
         return Check("correlation", claimed, "no noise to compare")
     rows /= lengths
-    products = np.triu(rows @ rows.T, 1)
-    largest = float(np.abs(products).max())
-    pairs, freedom = len(rows) * (len(rows) - 1) / 2, rows.shape[1]
-    # Uncentred correlation of independent Gaussian vectors.
-    one = 2 * float(stats.beta.sf((1 + min(largest, 1.0)) / 2, (freedom - 1) / 2, (freedom - 1) / 2))
+    largest, chance = closest(rows)
+    freedom = rows.shape[1]
     all_together = float(np.square(rows.sum(0, dtype=np.float64)).sum()) * freedom / len(rows)
     meaning = ""
-    if one * pairs < _LEVEL:
-        meaning = (
-            f"the noise of two steps has correlation {largest:.3g}, as if it had been drawn once and used again: the "
-            "difference of what was released shows patients with less noise, or none"
-        )
-    elif _two_sided(stats.chi2, all_together, freedom) < _LEVEL:
+    if chance < _LEVEL:
+        meaning = f"the noise of two steps has correlation {largest:.3g}, {USED_AGAIN}"
+    elif two_sided(stats.chi2, all_together, freedom) < _LEVEL:
         meaning = "the noise of different steps adds up or cancels, which ε does not count on"
     return Check("correlation", claimed, f"at most {largest:.2g}", meaning)
 
@@ -430,14 +397,9 @@ def _canaries(guesses: Guesses, claimed: float, delta: float) -> Check:
     return Check("canaries", f"ε = {claimed:.4g} at δ = {delta:g}", f"ε ≥ {guesses.bound:.4g}", meaning)
 
 
-def _two_sided(distribution: Any, value: Any, freedom: float) -> Any:
-    """The chance of a value as far out on its side, doubled."""
-    return 2 * np.minimum(distribution.cdf(value, freedom), distribution.sf(value, freedom))
-
-
 def _unlikely_noise(sums: Values, freedom: int, sigma: float) -> int:
     """How many of these sums of squares are not of that noise, each at its share of the level (Bonferroni)."""
-    chances = _two_sided(stats.chi2, sums / sigma**2, freedom)
+    chances = two_sided(stats.chi2, sums / sigma**2, freedom)
     return int((chances * sums.size < _LEVEL).sum())
 
 

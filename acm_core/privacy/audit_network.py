@@ -28,12 +28,20 @@ from acm_core.config.sections import TrainingConfig
 from acm_core.data.site_films import FilmSet
 from acm_core.nn import Classifier
 from acm_core.privacy.accounting import Plan
-from acm_core.privacy.audit import FALSE_ALARM, Check, one_thread
-from acm_core.privacy.gradients import UnitGradients
+from acm_core.privacy.gradients import UnitGradients, clipped_sum_of_films
 from acm_core.privacy.ledger import Ledger, verify
+from acm_core.privacy.measurement import (
+    FALSE_ALARM,
+    ROUNDING,
+    USED_AGAIN,
+    Check,
+    closest,
+    effect,
+    one_thread,
+    two_sided,
+)
 from acm_core.privacy.training import Mechanism, PrivateTraining, Steps
 from acm_core.privacy.units import Units
-from acm_core.training.loss import film_losses
 
 _SIDE = 40
 _STEPS = 5  # of each of the four groups of patients
@@ -43,7 +51,7 @@ _ABOVE = 10.0  # times C: how far a unit's gradient is above it at least
 _PATIENCE_SECONDS = 120  # for the step of a forked process
 _TESTS = 4
 _LEVEL = FALSE_ALARM / _TESTS
-_ROUNDING, _SHORT = 1e-5, 1e-2
+_SHORT = 1e-2
 
 _NOTHING = np.zeros(0, np.float32)
 
@@ -232,18 +240,17 @@ class _Watched:
         """Norm of a made-up film's gradient, or of the least of a few."""
         films = self._films([1, 1, 1])
         images = torch.from_numpy(np.asarray(films.images)).float()[:, None]
-        recorder, units = UnitGradients(self._model.train()), Units((1, 1, 1))
-        with recorder.recording(units):
-            output = self._model((images - 0.5).to(memory_format=torch.channels_last))
-            losses = film_losses(
-                output.logits,
-                torch.from_numpy(films.labels),
-                output.orthogonality,
-                self._training.orthogonality,
-                self._training.loss,
-            ).sum()
-        losses.backward()  # type: ignore[no-untyped-call]  # torch's own signature is untyped
-        return float(recorder.clipped_sum(math.inf).norms.min())
+        summed = clipped_sum_of_films(
+            UnitGradients(self._model.train()),
+            self._model,
+            (images - 0.5).to(memory_format=torch.channels_last),
+            torch.from_numpy(films.labels),
+            Units((1, 1, 1)),
+            self._training.orthogonality,
+            self._training.loss,
+            math.inf,
+        )
+        return float(summed.norms.min())
 
     def _plan(self) -> Plan:
         mechanism = self._mechanism
@@ -293,24 +300,17 @@ def _noise(steps: list[_Step], nobody: list[_Step], sigma: float) -> Check:
     for step in nobody:
         parts["of steps with nobody"] += step.squares.values()
     sums = {where: (sum(s for s, _ in some), sum(n for _, n in some)) for where, some in parts.items()}
-    chances = {where: _two_sided(total / sigma**2, count) for where, (total, count) in sums.items()}
+    chances = {
+        where: float(two_sided(stats.chi2, total / sigma**2, count)) for where, (total, count) in sums.items()
+    }
     oddest = min(chances, key=chances.__getitem__)
     deviation = math.sqrt(sums[oddest][0] / sums[oddest][1])
     meaning = ""
     if chances[oddest] * len(chances) < _LEVEL:
-        effect = (
-            "patients are protected less than ε says"
-            if deviation < sigma
-            else "it is not what ε is computed for"
-        )
-        meaning = f"the noise {oddest} is {deviation:.4g}·C where {sigma:.4g}·C is claimed: {effect}"
+        why = effect(deviation, sigma)
+        meaning = f"the noise {oddest} is {deviation:.4g}·C where {sigma:.4g}·C is claimed: {why}"
     measured = f"{len(sums):,} parts, the oddest {deviation:.4g}·C"
     return Check("noise of each layer", f"{sigma:.4g}·C", measured, meaning)
-
-
-def _two_sided(value: float, freedom: int) -> float:
-    chance = 2 * min(stats.chi2.cdf(value, freedom), stats.chi2.sf(value, freedom))
-    return float(chance)
 
 
 def _repetition(noises: list[NDArray[np.float32]]) -> Check:
@@ -326,15 +326,10 @@ def _repetition(noises: list[NDArray[np.float32]]) -> Check:
     if len(rows) < 2 or not (lengths > 0).all():
         return Check("repetition", claimed, "no noise to compare", "a stretch has no noise at all")
     rows /= lengths
-    largest = float(np.abs(np.triu(rows @ rows.T, 1)).max())
-    pairs = len(rows) * (len(rows) - 1) / 2
-    chance = 2 * float(stats.beta.sf((1 + min(largest, 1.0)) / 2, (shortest - 1) / 2, (shortest - 1) / 2))
+    largest, chance = closest(rows)
     meaning = ""
-    if chance * pairs < _LEVEL:
-        meaning = (
-            f"two stretches of noise have correlation {largest:.3g}, as if it had been drawn once and used again: the "
-            "difference of what was released shows patients with less noise, or none"
-        )
+    if chance < _LEVEL:
+        meaning = f"two stretches of noise have correlation {largest:.3g}, {USED_AGAIN}"
     return Check("repetition", claimed, f"at most {largest:.2g} of {len(rows):,} stretches", meaning)
 
 
@@ -344,11 +339,11 @@ def _clipping(single: dict[str, list[_Step]], crowd: list[_Step], nobody: list[_
     shortest = min(step.length for steps in single.values() for step in steps)
     meaning = ""
     for whose, length in longest.items():
-        if length > 1 + _ROUNDING:
+        if length > 1 + ROUNDING:
             meaning = (
                 f"a patient {whose} adds {length:.4g} times the clipping norm: less is hidden than ε says"
             )
-    if not meaning and max(step.length for step in crowd) > 3 * (1 + _ROUNDING):
+    if not meaning and max(step.length for step in crowd) > 3 * (1 + ROUNDING):
         meaning = "three patients add more than three times the clipping norm: less is hidden than ε says"
     if not meaning and (shortest < 1 - _SHORT or any(step.length for step in nobody)):
         meaning = "a step's sum is not that of the patients drawn for it"

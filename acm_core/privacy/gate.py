@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from acm_core.config.sections import Loss
 from acm_core.nn import Classifier, MeanHead
-from acm_core.privacy.gradients import UnitGradients
+from acm_core.privacy.gradients import UnitGradients, clipped_sum_of_films
 from acm_core.privacy.layers import UnknownGradientError
 from acm_core.privacy.units import Units
 from acm_core.training.loss import film_losses
@@ -21,8 +21,6 @@ _UNITS = Units((1, 2))
 _SIDE = 40  # the layers are those of a large film, which would take minutes in float64
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-2}
 """Of a gradient's norm. In float32 a ReLU or a maximum on the verge tips over: up to 4e-3 without any fault."""
-
-
 _PERMITTED = 1 + 1e-5
 """Of C, that a unit may add: what rounding costs."""
 
@@ -87,14 +85,10 @@ def check_bound(
     for start, end in _UNITS.bounds:
         unit = Units((end - start,))
         films = images[start:end].to(device, torch.float32, memory_format=torch.channels_last)
-        with recorder.recording(unit):
-            output = copy(films)
-            losses = film_losses(
-                output.logits, labels[start:end].to(device), output.orthogonality, orthogonality, loss
-            )
-            mean = (losses * unit.film_weights(losses)).sum()
-        mean.backward()  # type: ignore[no-untyped-call]  # torch's own signature is untyped
-        added = float(_norm(recorder.clipped_sum(clipping_norm).gradients))
+        summed = clipped_sum_of_films(
+            recorder, copy, films, labels[start:end].to(device), unit, orthogonality, loss, clipping_norm
+        )
+        added = float(_norm(summed.gradients))
         if not added <= clipping_norm * _PERMITTED:
             raise UnknownGradientError(
                 f"expected at most {clipping_norm:g} of a unit's gradient, got {added:g}: these weights are such that "
@@ -145,11 +139,16 @@ class _Check:
     def _expect(self, clipping_norm: float, norms_first: bool | None, expected: dict[str, Tensor]) -> None:
         recorder = UnitGradients(self._model, norms_first=norms_first)
         self._model.zero_grad(set_to_none=True)
-        with recorder.recording(_UNITS):
-            losses = self._losses(slice(None))
-            loss = (losses * _UNITS.film_weights(losses)).sum()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature is untyped
-        got = recorder.clipped_sum(clipping_norm)
+        got = clipped_sum_of_films(
+            recorder,
+            self._model,
+            self._films,
+            self._labels,
+            _UNITS,
+            self._weight,
+            self._loss,
+            clipping_norm,
+        )
         error = _norm({name: got.gradients[name] - gradient for name, gradient in expected.items()})
         relative = float(error / _norm(expected))
         norms = float(((got.norms - self._norms) / self._norms).abs().max())

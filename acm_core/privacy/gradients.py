@@ -20,9 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from acm_core.config.sections import Loss
+from acm_core.nn.classifier import ClassifierOutput
 from acm_core.privacy.convolution import ConvolutionUse
 from acm_core.privacy.layers import LAYERS, UnknownGradientError
 from acm_core.privacy.units import Units
+from acm_core.training.loss import film_losses
 
 _HARMLESS = frozenset(
     {"shape", "dtype", "device", "ndim", "layout", "is_leaf", "requires_grad", "is_cuda", "is_sparse"}
@@ -230,6 +233,35 @@ class UnitGradients:
     def _check_new(self, name: str) -> None:
         if name in self._uses or name in self._kept:
             raise UnknownGradientError(f"{name}: expected one backward pass, got a second one")
+
+
+def clipped_sum_of_films(
+    recorder: UnitGradients,
+    model: Callable[[Tensor], ClassifierOutput],
+    images: Tensor,
+    labels: Tensor,
+    units: Units,
+    orthogonality: float,
+    loss: Loss,
+    clipping_norm: float,
+) -> ClippedSum:
+    """One batch of private training: forward and backward pass of the units' mean losses, and their clipped sum.
+
+    Args:
+        model: whose gradients `recorder` has.
+        images, labels: of the units' films, on the model's device.
+        orthogonality, loss: as of `film_losses`.
+        clipping_norm: C.
+
+    Raises:
+        UnknownGradientError: see `UnitGradients`.
+    """
+    with recorder.recording(units):
+        output = model(images)
+        losses = film_losses(output.logits, labels, output.orthogonality, orthogonality, loss)
+        total = (losses * units.film_weights(losses)).sum()
+    total.backward()  # type: ignore[no-untyped-call]  # torch's own signature is untyped
+    return recorder.clipped_sum(clipping_norm)
 
 
 def _rows(gradients: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:

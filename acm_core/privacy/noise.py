@@ -19,6 +19,11 @@ _BLOCK = 16
 _NORMAL = torch.finfo(torch.float32)
 
 
+def is_representable(standard_deviation: float) -> bool:
+    """Whether it is above 0 and float32 holds it with all its digits."""
+    return _NORMAL.tiny <= standard_deviation <= _NORMAL.max
+
+
 class GaussianNoise:
     """A source of independent normal numbers, each tensor's under a key of its own.
 
@@ -40,7 +45,7 @@ class GaussianNoise:
         Raises:
             ValueError: the standard deviation is not a positive number, or none that float32 holds with all its digits.
         """
-        if not _NORMAL.tiny <= standard_deviation <= _NORMAL.max:
+        if not is_representable(standard_deviation):
             raise ValueError(
                 f"expected a standard deviation > 0 among float32's normal numbers, got {standard_deviation}"
             )

@@ -6,7 +6,7 @@ import torch
 from opacus.optimizers import DPOptimizerFastGradientClipping
 from torch import Tensor, nn
 
-from acm_core.privacy.noise import GaussianNoise
+from acm_core.privacy.noise import GaussianNoise, is_representable
 
 
 class PrivateOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]  # Opacus has no types
@@ -38,7 +38,7 @@ class PrivateOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]  
                 f"{clipping_norm}, {expected_batch}"
             )
         deviation = noise_multiplier * clipping_norm
-        if not torch.finfo(torch.float32).tiny <= deviation <= torch.finfo(torch.float32).max:
+        if not is_representable(deviation):
             raise ValueError(
                 f"expected noise, σ·C, that float32 holds with all its digits, got {deviation}: set a clipping norm of "
                 "ordinary size"

@@ -15,12 +15,11 @@ from acm_core.config.sections import TrainingConfig
 from acm_core.data.batches import batch_of
 from acm_core.data.site_films import FilmSet
 from acm_core.nn import Classifier
-from acm_core.privacy.gradients import UnitGradients, full_float32
+from acm_core.privacy.gradients import UnitGradients, clipped_sum_of_films, full_float32
 from acm_core.privacy.optimizer import PrivateOptimizer
 from acm_core.privacy.sampling import PoissonSampler, physical_batches
 from acm_core.privacy.units import Units
 from acm_core.training.local import Proximal, learning_rate, make_optimizer
-from acm_core.training.loss import film_losses
 
 
 @dataclass(frozen=True)
@@ -130,18 +129,17 @@ class PrivateTraining:
         rows = np.concatenate(batch).repeat(views)
         images, labels = batch_of(self._films, rows, self._views if self._training.augment else None)
         images = images.to(self._device, memory_format=torch.channels_last)
-        with self._gradients.recording(units):
-            output = self.model(images)
-            losses = film_losses(
-                output.logits,
-                labels.to(self._device),
-                output.orthogonality,
-                self._training.orthogonality,
-                self._training.loss,
-            )
-            loss = (losses * units.film_weights(losses)).sum()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature is untyped
-        return self._gradients.clipped_sum(self._mechanism.clipping_norm).gradients
+        summed = clipped_sum_of_films(
+            self._gradients,
+            self.model,
+            images,
+            labels.to(self._device),
+            units,
+            self._training.orthogonality,
+            self._training.loss,
+            self._mechanism.clipping_norm,
+        )
+        return summed.gradients
 
 
 def _pull(gradients: UnitGradients, proximal: Proximal) -> None:

@@ -12,8 +12,9 @@ import yaml
 
 from acm_core.nn import resnet
 from acm_core.privacy import audit as module
-from acm_core.privacy.audit import Audit, Check, Claim
+from acm_core.privacy.audit import Audit, Claim
 from acm_core.privacy.canaries import Guesses
+from acm_core.privacy.measurement import Check
 from client import audit
 
 ROOT = Path(__file__).resolve().parents[2]

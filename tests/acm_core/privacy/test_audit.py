@@ -20,9 +20,10 @@ from scipy import stats
 from torch import Tensor
 
 from acm_core.privacy import audit as module
-from acm_core.privacy.audit import FALSE_ALARM, Audit, Claim, audit
+from acm_core.privacy.audit import Audit, Claim, audit
 from acm_core.privacy.canaries import Guesses, lower_bound
 from acm_core.privacy.gradients import ClippedSum
+from acm_core.privacy.measurement import FALSE_ALARM
 from acm_core.privacy.noise import GaussianNoise
 from acm_core.privacy.training import Mechanism, PrivateTraining, Steps
 

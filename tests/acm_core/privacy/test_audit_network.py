@@ -12,8 +12,8 @@ from torch import Tensor
 
 from acm_core.config.sections import ModelConfig, TrainingConfig
 from acm_core.nn import Classifier, build_classifier, resnet
-from acm_core.privacy.audit import Check
 from acm_core.privacy.audit_network import audit_network
+from acm_core.privacy.measurement import Check
 from acm_core.privacy.noise import GaussianNoise
 from acm_core.privacy.training import Mechanism, PrivateTraining, Steps
 
