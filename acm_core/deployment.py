@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from acm_core.arrays import Arrays
 from acm_core.config.sections import Delivered, ModelConfig, RunName, SiteName
-from acm_core.federated.update import Arrays
 from acm_core.files import file_sha256, write_text_atomically
 from acm_core.nn import Classifier, Origin, unfilled_classifier
 from acm_core.training.weights import load_arrays, save_arrays, set_arrays

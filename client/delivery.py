@@ -16,16 +16,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from acm_core.arrays import Arrays, fingerprint
 from acm_core.config.sections import Delivered, FederationConfig, SiteConfig
 from acm_core.data.site_films import FilmSet, SiteFilms
 from acm_core.deployment import Deployment, Description, OperatingPoint, write_deployment
-from acm_core.federated.encoding import fingerprint
-from acm_core.federated.update import Arrays
 from acm_core.files import remove_unfinished
+from acm_core.histograms import ScoreHistogram
 from acm_core.nn import Classifier, unfilled_classifier
 from acm_core.randomness import stream_seed
 from acm_core.training.adaptation import estimate_statistics
-from acm_core.training.histograms import ScoreHistogram
 from acm_core.training.local import Schedule, make_optimizer, predict, train
 from acm_core.training.metrics import paired_difference
 from acm_core.training.weights import get_arrays, set_arrays

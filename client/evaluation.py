@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from acm_core.config.sections import FederationConfig, SiteConfig
 from acm_core.data.site_films import FilmSet, SiteFilms
+from acm_core.histograms import ScoreHistogram
 from acm_core.randomness import stream_seed
 from acm_core.training.calibration import calibrate
-from acm_core.training.histograms import ScoreHistogram
 from acm_core.training.metrics import (
     Estimate,
     evaluate_findings,

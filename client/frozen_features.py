@@ -10,10 +10,10 @@ from typing import cast
 import numpy as np
 import torch
 
+from acm_core.arrays import fingerprint
 from acm_core.config.sections import FederationConfig
 from acm_core.data.prepared import FilmStack
 from acm_core.data.site_films import FeatureSet, FilmSet, SiteFilms
-from acm_core.federated.encoding import fingerprint
 from acm_core.nn import Classifier, MeanHead
 from acm_core.training.features import pooled_features
 from acm_core.training.weights import get_arrays

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from acm_core.arrays import Arrays
 from acm_core.config.sections import FederationConfig
-from acm_core.federated.update import Arrays
 from acm_core.files import DamagedFileError, read_sealed, remove_unfinished, write_sealed
 from acm_core.training.weights import load_sealed_arrays, save_sealed_arrays
 

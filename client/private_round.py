@@ -11,11 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from acm_core.arrays import Arrays, fingerprint
 from acm_core.config.sections import FederationConfig, PrivacyConfig, SiteConfig, SitePrivacy
 from acm_core.data.site_films import SiteFilms
-from acm_core.federated.encoding import fingerprint
 from acm_core.federated.messages import Refusal, Task
-from acm_core.federated.update import Arrays
 from acm_core.nn import Classifier
 from acm_core.privacy.accounting import Plan, epsilon, noise_multiplier
 from acm_core.privacy.chain import LedgerError

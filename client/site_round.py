@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
+from acm_core.arrays import Arrays
 from acm_core.config.sections import FederationConfig, SiteConfig
 from acm_core.data.labels import LabelError
 from acm_core.data.site_films import SiteFilms, load_site
 from acm_core.deployment import CARD
 from acm_core.federated.encoding import BaseMismatchError, EncodingError, decode, encode, is_of
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
-from acm_core.federated.update import Arrays, overgrown
+from acm_core.federated.update import overgrown
 from acm_core.files import write_text_atomically
 from acm_core.nn import Classifier, trained_names, unfilled_classifier
 from acm_core.randomness import stream_seed

@@ -6,13 +6,13 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
+from acm_core.arrays import Arrays, fingerprint
 from acm_core.audit_events import AnyEvent, RunFailed, RunFailure, RunFinished, RunResumed, RunStarted
 from acm_core.audit_log import AuditLog
 from acm_core.config.sections import FederationConfig
-from acm_core.federated.encoding import encode, fingerprint
+from acm_core.federated.encoding import encode
 from acm_core.federated.messages import Reply, Task, TaskKind
 from acm_core.federated.report import read_report
-from acm_core.federated.update import Arrays
 from acm_core.nn import Origin, build_classifier, finding_rows, trained_names
 from acm_core.randomness import stream_seed
 from acm_core.training.weights import get_arrays, save_arrays

@@ -7,8 +7,8 @@ from typing import Any
 
 from acm_core.config.sections import FederationConfig, FederationSection
 from acm_core.federated.report import COUNT_STEP
+from acm_core.histograms import ScoreHistogram
 from acm_core.installation import software
-from acm_core.training.histograms import ScoreHistogram
 from acm_core.training.metrics import mean_over_sites
 from server.state import RoundState
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 
+from acm_core.arrays import Arrays, fingerprint
 from acm_core.audit_events import (
     AnyEvent,
     ReplyFault,
@@ -22,12 +23,12 @@ from acm_core.audit_events import (
 )
 from acm_core.audit_log import AuditLog
 from acm_core.config.sections import FederationConfig
-from acm_core.federated.encoding import EncodingError, decode, encode, fingerprint
+from acm_core.federated.encoding import EncodingError, decode, encode
 from acm_core.federated.messages import MessageError, Refusal, Reply, Task, TaskKind
 from acm_core.federated.robust import make_aggregation
 from acm_core.federated.rule import AggregationRule
 from acm_core.federated.server_step import make_server_step, moving_average
-from acm_core.federated.update import Arrays, RefusalReason, SiteUpdate, UpdateRefused, overgrown
+from acm_core.federated.update import RefusalReason, SiteUpdate, UpdateRefused, overgrown
 from server.events import EventLog
 from server.state import RoundState
 from server.transport import Answer, Connection, Ticket, Transport

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from acm_core.training.shortcuts import Shortcut
+from acm_core.shortcuts import Shortcut
 from server.results import delivered
 
 NAMES: dict[Shortcut, str] = {

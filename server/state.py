@@ -10,8 +10,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from acm_core.arrays import Arrays
 from acm_core.config.sections import FederationConfig
-from acm_core.federated.update import Arrays
 from acm_core.files import file_sha256, remove_unfinished, write_text_atomically
 from acm_core.training.weights import load_arrays, save_arrays
 from server.run_folder import expect_same_run, run_identity

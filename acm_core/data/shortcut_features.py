@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from acm_core.data.prepared import FilmStack
 from acm_core.data.shrink import place_in_square, shrink
 from acm_core.data.site_films import FilmFacts
-from acm_core.training.shortcuts import Features
+from acm_core.shortcuts import Features
 
 _CELLS = 10
 _RING = np.pad(np.zeros((_CELLS - 2, _CELLS - 2), bool), 1, constant_values=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from acm_core.arrays import Arrays
 from acm_core.federated.rule import AggregationRule
-from acm_core.federated.update import Arrays, SiteUpdate
+from acm_core.federated.update import SiteUpdate
 
 
 class FedAvg(AggregationRule):

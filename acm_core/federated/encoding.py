@@ -14,7 +14,6 @@ claims decides what is allocated: names, shapes, dtypes and sizes are those of t
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
@@ -23,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
-from acm_core.federated.update import Arrays
+from acm_core.arrays import Arrays, fingerprint, layout_fingerprint, little_endian
 
 Encoding = Literal["float32", "float16", "int8"]
 """How large arrays travel: exact, or as differences rounded to the type named."""
@@ -68,15 +67,6 @@ class Encoded:
     payload: Arrays = field(repr=False)
     decoded: Arrays = field(repr=False)
     residual: Arrays = field(repr=False)
-
-
-def fingerprint(arrays: Arrays) -> str:
-    """SHA-256 over names, shapes, dtypes and values, whatever the order of the names and of the bytes in memory."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(_described(name, arrays[name]))
-        digest.update(np.ascontiguousarray(_little_endian(arrays[name])).data)
-    return digest.hexdigest()
 
 
 def encode(arrays: Arrays, base: Arrays, encoding: Encoding, residual: Arrays | None = None) -> Encoded:
@@ -125,7 +115,7 @@ def encode(arrays: Arrays, base: Arrays, encoding: Encoding, residual: Arrays | 
         _MAGIC,
         _VERSION,
         ENCODINGS.index(encoding),
-        _layout_digest(base),
+        bytes.fromhex(layout_fingerprint(base)),
         _NO_BASE if whole else bytes.fromhex(fingerprint(base)),
         bytes.fromhex(fingerprint(decoded)),
     )
@@ -160,7 +150,7 @@ def decode(payload: Arrays, reference: Arrays) -> Arrays:
             f"expected format {_VERSION} with an encoding below {len(ENCODINGS)}, got format {version} with "
             f"{code}: install the same release on both sides"
         )
-    if layout != _layout_digest(reference):
+    if layout.hex() != layout_fingerprint(reference):
         raise EncodingError(
             "expected a model of the names, shapes and dtypes here, got another: compare the model section"
         )
@@ -189,7 +179,7 @@ def is_of(payload: Arrays, reference: Arrays) -> bool:
     content = _content(payload)
     if len(content) < _HEADER.size:
         raise EncodingError(f"expected a header of {_HEADER.size} bytes, got {len(content)}: it is cut off")
-    return bool(_HEADER.unpack_from(content)[3] == _layout_digest(reference))
+    return bool(_HEADER.unpack_from(content)[3].hex() == layout_fingerprint(reference))
 
 
 def _content(payload: Arrays) -> memoryview:
@@ -300,24 +290,11 @@ def _bits_added(base: npt.NDArray[Any], difference: npt.NDArray[Any]) -> npt.NDA
 
 def _planes(values: npt.NDArray[Any]) -> bytes:
     """All lowest bytes, then all second bytes, and so on."""
-    return _little_endian(values).reshape(-1).view(np.uint8).reshape(-1, values.itemsize).T.tobytes()
-
-
-def _little_endian(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return little_endian(values).reshape(-1).view(np.uint8).reshape(-1, values.itemsize).T.tobytes()
 
 
 def _zeros(arrays: Arrays) -> Arrays:
     return {name: np.zeros(array.shape, array.dtype) for name, array in arrays.items()}
-
-
-def _described(name: str, array: npt.NDArray[Any]) -> bytes:
-    return repr((name, array.shape, array.dtype.newbyteorder("<").str)).encode()
-
-
-def _layout_digest(arrays: Arrays) -> bytes:
-    """SHA-256 over names, shapes and dtypes."""
-    return hashlib.sha256(b"".join(_described(name, arrays[name]) for name in sorted(arrays))).digest()
 
 
 def _check_dtypes(arrays: Arrays) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from acm_core.arrays import Arrays
 from acm_core.federated.rule import AggregationRule, Piece, Values
 from acm_core.federated.summation import WeightedMean
-from acm_core.federated.update import Arrays, SiteUpdate
+from acm_core.federated.update import SiteUpdate
 
 
 class Krum(AggregationRule):

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Self, TypeVar
 
-from acm_core.federated.encoding import fingerprint
-from acm_core.federated.update import MAX_FILMS, Arrays
+from acm_core.arrays import Arrays, fingerprint
+from acm_core.federated.update import MAX_FILMS
 
 Scalar = int | float | str
 WireFields = dict[str, Scalar]

@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from acm_core.arrays import Arrays
 from acm_core.federated.aggregation import FedAvg
 from acm_core.federated.rule import Piece
-from acm_core.federated.update import Arrays, SiteUpdate
+from acm_core.federated.update import SiteUpdate
 
 
 class NormClipping(FedAvg):

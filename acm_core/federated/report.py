@@ -11,8 +11,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from acm_core.config.sections import Delivered, Release
 from acm_core.federated.messages import MessageError
 from acm_core.groups import Attribute, GroupName
-from acm_core.training.histograms import BINS
-from acm_core.training.shortcuts import Shortcut
+from acm_core.histograms import BINS
+from acm_core.shortcuts import Shortcut
 
 MAX_BYTES = 4 * 2**20
 COUNT_STEP = 50

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from acm_core.arrays import Arrays
 from acm_core.config.aggregation import AggregationConfig
 from acm_core.federated.aggregation import FedAvg
 from acm_core.federated.krum import Krum
 from acm_core.federated.norm_clipping import NormClipping
 from acm_core.federated.order_statistics import Median, TrimmedMean
 from acm_core.federated.rule import AggregationRule
-from acm_core.federated.update import Arrays
 
 
 def make_aggregation(

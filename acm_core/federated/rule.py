@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
+from acm_core.arrays import Arrays
 from acm_core.federated.summation import MAX_TOTAL_WEIGHT, WeightedMean
-from acm_core.federated.update import Arrays, RefusalReason, SiteUpdate, UpdateRefused, validate_update
+from acm_core.federated.update import RefusalReason, SiteUpdate, UpdateRefused, validate_update
 
 Values = npt.NDArray[Any]
 """One axis: some of an array's values in C order."""

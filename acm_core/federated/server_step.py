@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from acm_core.arrays import Arrays
 from acm_core.config.aggregation import ServerStepConfig
-from acm_core.federated.update import Arrays
 
 Float64s = npt.NDArray[np.float64]
 

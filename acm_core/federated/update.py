@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Arrays = dict[str, npt.NDArray[Any]]
-"""A model's state by name: parameters and buffers."""
+from acm_core.arrays import Arrays
 
 MAX_FILMS = 10_000_000
 """Films that one site may claim: about ten times all public chest X-ray collections together."""

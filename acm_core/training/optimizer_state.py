@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from acm_core.federated.update import Arrays
+from acm_core.arrays import Arrays
 
 
 def get_optimizer_arrays(optimizer: torch.optim.Optimizer, model: nn.Module) -> Arrays:

@@ -11,39 +11,19 @@ Legend: N films, F findings, K features.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from acm_core.shortcuts import SHORTCUTS, Features, Shortcut
 from acm_core.training.metrics import Estimate, Floats, Ints, evaluate_findings, resampled_aurocs, summarised
 from acm_core.training.rounding import rounded_outward
-
-Shortcut = Literal["grey", "size", "border", "view"]
-
-SHORTCUTS: tuple[Shortcut, ...] = get_args(Shortcut)
 
 _DIGITS = 3
 _RIDGE = 0.1  # a film: the penalty grows with the films, and so does what they say
 _TIE = 12  # digits: films alike in all features must have the same score, whatever the order of a sum
-
-
-@dataclass(frozen=True)
-class Features:
-    """What the shortcuts see of N films.
-
-    Attributes:
-        grey: N, mean grey.
-        size: N×K.
-        border: N×K.
-        view: N names of views, "unknown" among them.
-    """
-
-    grey: Floats = field(repr=False)
-    size: Floats = field(repr=False)
-    border: Floats = field(repr=False)
-    view: npt.NDArray[np.str_] = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import load, load_file, save, save_file
 from torch import nn
 
-from acm_core.federated.update import Arrays
+from acm_core.arrays import Arrays
 from acm_core.files import read_sealed, write_atomically, write_sealed
 
 

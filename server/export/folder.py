@@ -8,8 +8,8 @@ from pathlib import Path
 from acm_core.deployment import CARD, Description, OperatingPoint, write_deployment
 from acm_core.export import write_forms
 from acm_core.files import write_text_atomically
+from acm_core.histograms import ScoreHistogram
 from acm_core.nn import unfilled_classifier
-from acm_core.training.histograms import ScoreHistogram
 from acm_core.training.weights import load_arrays, set_arrays
 from server.model_card import model_card
 from server.results import federated_histograms

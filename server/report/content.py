@@ -13,7 +13,7 @@ import yaml
 from acm_core.audit_events import ReplyRefused, RunStarted, SiteMissing, SiteRefused
 from acm_core.audit_log import AuditError, AuditRow, verify
 from acm_core.config.sections import FederationConfig
-from acm_core.training.histograms import ScoreHistogram
+from acm_core.histograms import ScoreHistogram
 from server.authority import ServerState
 from server.registry import Registry
 from server.results import (

@@ -13,11 +13,12 @@ import torch
 from flwr.app import Array, ArrayRecord, Message, Metadata, MetricRecord, RecordDict
 from flwr.serverapp import strategy
 
+from acm_core.arrays import Arrays
 from acm_core.config.aggregation import AggregationConfig, ServerStepConfig
 from acm_core.config.sections import ModelConfig
 from acm_core.federated.robust import make_aggregation
 from acm_core.federated.server_step import make_server_step
-from acm_core.federated.update import Arrays, SiteUpdate
+from acm_core.federated.update import SiteUpdate
 from acm_core.nn import build_classifier, finding_rows
 from acm_core.randomness import stream
 from acm_core.training.weights import get_arrays

@@ -13,10 +13,10 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
+from acm_core.arrays import Arrays
 from acm_core.config.sections import ModelConfig, SiteConfig, TrainingConfig
 from acm_core.data.site_films import load_site
 from acm_core.federated.encoding import Encoding, decode, encode
-from acm_core.federated.update import Arrays
 from acm_core.nn import build_classifier
 from acm_core.training.local import Schedule, make_optimizer, train
 from acm_core.training.weights import get_arrays

@@ -21,11 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire import whole
 
+from acm_core.arrays import Arrays
 from acm_core.config.sections import Delivered, FederationConfig, SiteConfig
 from acm_core.data.site_films import FilmSet, load_site
 from acm_core.deployment import load_model, read_deployment
 from acm_core.federated.messages import Task, TaskKind
-from acm_core.federated.update import Arrays
 from acm_core.nn import build_classifier, normalised
 from acm_core.training.weights import get_arrays
 from client.delivery import choose, delivered_folder

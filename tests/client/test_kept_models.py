@@ -13,7 +13,7 @@ import pytest
 import torch
 from crashes import dies_at_change
 
-from acm_core.federated.update import Arrays
+from acm_core.arrays import Arrays
 from client.kept_models import KeptModels, KeptScores, SiteRun
 
 RUN = SiteRun("test", "0" * 12)

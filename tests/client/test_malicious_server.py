@@ -35,6 +35,7 @@ from loopback import Federation
 from processes import wait_for
 
 import server.superlink
+from acm_core.arrays import Arrays
 from acm_core.audit_events import BundleRefused, Left, TaskRefused
 from acm_core.audit_log import AuditLog, audit_folder, verify
 from acm_core.bundle import build_bundle
@@ -42,7 +43,6 @@ from acm_core.config import dump_config
 from acm_core.config.sections import FederationConfig, SiteConfig
 from acm_core.federated import encoding
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
-from acm_core.federated.update import Arrays
 from acm_core.nn import build_classifier
 from acm_core.privacy.ledger import ledger_folder
 from acm_core.privacy.ledger import verify as read_ledger

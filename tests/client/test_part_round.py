@@ -10,10 +10,10 @@ import pytest
 from hospitals import FINDINGS, federation, hospital, site
 from wire import trained, whole
 
+from acm_core.arrays import Arrays
 from acm_core.config.sections import FederationConfig
 from acm_core.federated.encoding import Encoding, EncodingError, encode
 from acm_core.federated.messages import Refusal, Task, TaskKind
-from acm_core.federated.update import Arrays
 from acm_core.nn import build_classifier, trained_names
 from acm_core.training.weights import get_arrays
 from client.site_round import SiteRound

@@ -14,9 +14,9 @@ from flwr.common.serde import recorddict_to_proto
 from hospitals import FINDINGS, federation, hospital, site
 from wire import trained, whole
 
+from acm_core.arrays import Arrays
 from acm_core.config.sections import FederationConfig, SiteConfig
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
-from acm_core.federated.update import Arrays
 from acm_core.nn import build_classifier
 from acm_core.privacy.accounting import NoisedSteps, epsilon
 from acm_core.privacy.ledger import ledger_folder

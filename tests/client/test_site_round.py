@@ -11,15 +11,15 @@ import pytest
 from hospitals import FINDINGS, federation, hospital, site
 from wire import trained, whole
 
+from acm_core.arrays import Arrays
 from acm_core.config.sections import FederationConfig
 from acm_core.data.site_films import load_site
 from acm_core.federated.encoding import encode
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
 from acm_core.federated.report import read_report
-from acm_core.federated.update import Arrays
+from acm_core.histograms import ScoreHistogram
 from acm_core.nn import build_classifier
 from acm_core.randomness import stream_seed
-from acm_core.training.histograms import ScoreHistogram
 from acm_core.training.metrics import paired_difference
 from acm_core.training.weights import get_arrays
 from client.kept_models import KeptModels, SiteRun

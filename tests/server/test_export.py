@@ -18,8 +18,8 @@ from runs import finished_run
 
 from acm_core.data.shrink import square_film
 from acm_core.deployment import DeploymentError, read_deployment
+from acm_core.histograms import thresholds
 from acm_core.nn import Classifier, build_classifier, normalised
-from acm_core.training.histograms import thresholds
 from acm_core.training.weights import get_arrays, save_arrays
 from server.export.__main__ import main
 from server.export.folder import export

@@ -13,11 +13,11 @@ from hospitals import FINDINGS, federation
 from in_process import InProcessTransport, Site
 from reports import estimate, model, report
 
+from acm_core.arrays import Arrays
 from acm_core.config import ConfigError, dump_config
 from acm_core.config.sections import FederationConfig, ModelConfig
 from acm_core.federated.encoding import decode, encode
 from acm_core.federated.messages import Reply, Task, TaskKind
-from acm_core.federated.update import Arrays
 from acm_core.files import file_sha256
 from acm_core.nn import Origin, build_classifier, unfilled_classifier
 from acm_core.nn.weight_file import read_weight_file

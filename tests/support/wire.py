@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from acm_core.arrays import Arrays
 from acm_core.federated.encoding import decode, encode
 from acm_core.federated.messages import Reply
-from acm_core.federated.update import Arrays
 
 
 def whole(arrays: Arrays) -> Arrays:

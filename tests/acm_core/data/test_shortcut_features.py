@@ -15,8 +15,9 @@ from acm_core.data.shortcut_features import shortcut_features
 from acm_core.data.shrink import square_film
 from acm_core.data.site_films import FilmFacts, concatenate, load_site
 from acm_core.data.splits import Split
+from acm_core.shortcuts import Features
 from acm_core.training.metrics import evaluate_findings
-from acm_core.training.shortcuts import Features, evaluate_shortcuts, shortcut_scores
+from acm_core.training.shortcuts import evaluate_shortcuts, shortcut_scores
 
 
 def facts(*shapes: tuple[int, int]) -> FilmFacts:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from acm_core.arrays import Arrays
 from acm_core.federated.aggregation import FedAvg
-from acm_core.federated.update import Arrays, SiteUpdate
+from acm_core.federated.update import SiteUpdate
 
 FINDINGS = ("Pneumonia", "Effusion", "Nodule")
 ROWS = ("head.weight", "head.bias")

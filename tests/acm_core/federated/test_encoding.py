@@ -15,17 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from acm_core.arrays import Arrays, fingerprint
 from acm_core.federated import encoding as module
-from acm_core.federated.encoding import (
-    ENCODINGS,
-    BaseMismatchError,
-    Encoding,
-    EncodingError,
-    decode,
-    encode,
-    fingerprint,
-)
-from acm_core.federated.update import Arrays
+from acm_core.federated.encoding import ENCODINGS, BaseMismatchError, Encoding, EncodingError, decode, encode
 
 ROUNDED: tuple[Encoding, ...] = ("float16", "int8")
 HEADER = 102  # bytes; the pinned messages below hold it fixed

@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from acm_core.arrays import Arrays
 from acm_core.config.aggregation import AggregationConfig
 from acm_core.federated.aggregation import FedAvg
 from acm_core.federated.norm_clipping import NormClipping
 from acm_core.federated.robust import make_aggregation
 from acm_core.federated.summation import MAX_TOTAL_WEIGHT
-from acm_core.federated.update import MAX_FILMS, Arrays, RefusalReason, SiteUpdate, UpdateRefused
+from acm_core.federated.update import MAX_FILMS, RefusalReason, SiteUpdate, UpdateRefused
 
 FINDINGS = ("Pneumonia", "Effusion", "Nodule")
 ROWS = ("head.weight", "head.bias")

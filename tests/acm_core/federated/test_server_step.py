@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from acm_core.arrays import Arrays
 from acm_core.config.aggregation import AggregationConfig, ServerStepConfig
 from acm_core.federated.robust import make_aggregation
 from acm_core.federated.server_step import ServerStep, make_server_step, moving_average
-from acm_core.federated.update import Arrays, SiteUpdate
+from acm_core.federated.update import SiteUpdate
 
 FINDINGS = ("Pneumonia", "Effusion", "Nodule")
 ROWS = ("head.weight", "head.bias")

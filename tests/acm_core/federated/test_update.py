@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from acm_core.arrays import Arrays
 from acm_core.federated.update import (
     MAX_FILMS,
-    Arrays,
     RefusalReason,
     SiteUpdate,
     UpdateRefused,

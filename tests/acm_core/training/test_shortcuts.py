@@ -12,15 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
+from acm_core.shortcuts import SHORTCUTS, Features, Shortcut
 from acm_core.training.metrics import evaluate_findings, paired_difference
 from acm_core.training.rounding import rounded_outward
-from acm_core.training.shortcuts import (
-    SHORTCUTS,
-    Features,
-    Shortcut,
-    evaluate_shortcuts,
-    shortcut_scores,
-)
+from acm_core.training.shortcuts import evaluate_shortcuts, shortcut_scores
 
 Array = npt.NDArray[Any]
 FINDINGS = ("Nodule", "Fracture")

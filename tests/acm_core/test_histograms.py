@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
-from acm_core.training.histograms import BINS, ScoreHistogram, thresholds
+from acm_core.histograms import BINS, ScoreHistogram, thresholds
 
 Floats = npt.NDArray[np.float64]
 
