@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import builtins
 import functools
 import importlib
 import inspect
@@ -102,7 +104,44 @@ def reference() -> str:
             f"| `{prefix}{key}` | {value} | {default} | {meaning} |"
             for key, value, default, meaning in _rows(kind, "")
         ]
+    lines += [
+        "",
+        "## The errors",
+        "",
+        "Every exception that a caller may meet, below what it is a kind of.",
+        "",
+        *errors(Path(__file__).parents[1]),
+    ]
     return "\n".join(lines) + "\n"
+
+
+PACKAGES = ("acm_core", "client", "server", "simulations")
+
+
+def errors(folder: Path) -> list[str]:
+    """The tree of the public exceptions of the packages that lie in `folder`, read from their sources."""
+    classes = {
+        node.name: (".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__"), node)
+        for package in PACKAGES
+        for path in sorted((folder / package).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and node.bases and not node.name.startswith("_")
+    }
+
+    def below(base: str, depth: int) -> Iterator[str]:
+        for name, (module, node) in sorted(classes.items()):
+            if base in map(ast.unparse, node.bases):
+                meaning = (ast.get_docstring(node) or "").partition("\n\n")[0].replace("\n", " ")
+                yield f"{'  ' * depth}- `{name}` ({module}): {meaning}"
+                yield from below(name, depth + 1)
+
+    kinds = [name for name, kind in vars(builtins).items() if _is_exception(kind)]
+    trees = {kind: list(below(kind, 1)) for kind in sorted(kinds)}
+    return [line for kind, tree in trees.items() if tree for line in (f"- `{kind}`", *tree)]
+
+
+def _is_exception(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseException)
 
 
 class _BuiltError(Exception):

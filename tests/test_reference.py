@@ -42,6 +42,28 @@ def test_the_reference_is_the_codes(generator: Any) -> None:
     assert [key for key, meaning in rows if not meaning] == []
 
 
+def test_every_exception_stands_in_it_below_what_it_is_a_kind_of(generator: Any, tmp_path: Path) -> None:
+    declared = {
+        name
+        for package in generator.PACKAGES
+        for path in (REPOSITORY / package).rglob("*.py")
+        for name in re.findall(r"^class ([A-Z]\w*)\((?:\w*Error|Exception)\)", path.read_text(), re.MULTILINE)
+    }
+    lines = re.findall(r"^ +- `(\w+)` \([\w.]+\): (.*)$", WRITTEN.partition("## The errors")[2], re.MULTILINE)
+    assert len(declared) > 40
+    assert declared == {name for name, _ in lines}
+    assert [name for name, meaning in lines if not meaning] == []
+    (tmp_path / "client").mkdir()
+    (tmp_path / "client" / "new.py").write_text(
+        'class AError(ValueError):\n    """One."""\n\nclass BError(AError):\n    """Two\n    lines."""\n'
+    )
+    assert generator.errors(tmp_path) == [
+        "- `ValueError`",
+        "  - `AError` (client.new): One.",
+        "    - `BError` (client.new): Two lines.",
+    ]
+
+
 def test_what_leaves_a_private_run_stands_in_the_page_on_privacy(generator: Any) -> None:
     page = (REPOSITORY / "docs" / "PRIVACY.md").read_text(encoding="utf-8")
     assert generator.with_leaves(page) == page, "run `python docs/reference.py`"

@@ -1,6 +1,12 @@
-"""Who is who in a federation: sites' keys, the consortium's certificates, and the files with which a site joins."""
+"""Who is who in a federation: sites' keys, the consortium's certificates, and the files with which a site joins.
+
+- `keys`, `certificates`, `address`: what one side shows and the other knows.
+- `enrolment`: a site's request and the operator's answer; `comparison`: what two people compare between them.
+"""
 
 from __future__ import annotations
+
+__all__ = ["TrustError"]
 
 
 class TrustError(ValueError):
