@@ -42,10 +42,11 @@ class SiteRun:
     @classmethod
     def of(cls, config: FederationConfig) -> Self:
         """The run that `config` describes; its start is told by content, not by path."""
-        settings = config.shared().model_dump(
-            mode="json", include={"seed", "findings", "privacy", "model", "training"}
-        )
-        settings["rounds"] = config.federation.rounds
+        settings = config.model_dump(mode="json", include={"seed", "findings", "privacy", "training"})
+        settings |= {
+            "model": config.model.shared().model_dump(mode="json"),
+            "rounds": config.federation.rounds,
+        }
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         return cls(config.name, digest[:12])
 

@@ -113,7 +113,7 @@ class FederatedRun:
 
     def _start(self, store: StateStore, resume: bool) -> RoundState:
         name = self._config.name
-        config = hashlib.sha256(self._config.shared().model_dump_json().encode()).hexdigest()
+        config = hashlib.sha256(self._config.for_sites().encode()).hexdigest()
         if resume:
             saved = store.load(lambda number: self._events.write("state_damaged", round=number))
             if saved is not None:
@@ -141,7 +141,7 @@ class FederatedRun:
         A site that does not answer is left out and named in the events.
         """
         moved: dict[str, dict[str, int]] = {}
-        federation, config = self._config.federation, self._config.shared().model_dump_json()
+        federation, config = self._config.federation, self._config.for_sites()
 
         def ask(kind: TaskKind, seconds: float, accept: Callable[[Reply], None], model: Arrays) -> Outcome:
             """Whoever took part in the last round has the frozen part."""

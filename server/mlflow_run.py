@@ -5,6 +5,7 @@ What goes there is what the server has anyway: settings, the figures of `server.
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import threading
@@ -114,7 +115,7 @@ class MlflowRun(Tracked):
         known = client.get_experiment_by_name(name)
         experiment = client.create_experiment(name) if known is None else known.experiment_id
         run: str = client.create_run(experiment, run_name=self._config.name).info.run_id
-        for key, value in _flat(self._config.shared().model_dump(mode="json"), ""):
+        for key, value in _flat(json.loads(self._config.for_sites()), ""):
             client.log_param(run, key, value)
         write_text_atomically(self._run_id, run)
         return run

@@ -93,7 +93,7 @@ class RoundLoop:
         self._here: set[str] = set()
         self._difference: Arrays | None = None
         self._have: set[str] = set()
-        self._config_json = config.shared().model_dump_json()
+        self._config_json = config.for_sites()
 
     def wait_for_sites(self) -> None:
         """Wait until every site is connected, or go on with a quorum when the join deadline has passed.

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from acm_core.config.aggregation import ServerStepConfig
 from acm_core.config.loading import dump_config, load_config
 from acm_core.config.sections import FederationConfig
 from acm_core.files import write_text_atomically
@@ -17,8 +16,15 @@ from acm_core.files import write_text_atomically
 if TYPE_CHECKING:
     from server.state import RoundState
 
-# What a key was in runs that were saved before there was the key.
-_UNSAID = {"server_step": ServerStepConfig().model_dump(mode="json")}
+MAY_CHANGE: dict[str, bool | set[str]] = {
+    "server": True,
+    "federation": {"sites", "quorum", "round_deadline", "join_deadline", "round_attempts"},
+    "model": {"weights"},  # where the start lies: `weights_sha256` says which it is
+    "deliver": True,  # after the last round, as is evaluation
+    "evaluation": True,
+    "simulation": {"data", "folders", "processes", "pooled"},
+}
+"""Settings with another value of which a run may go on; every other one tells it from other runs."""
 _SIMULATION = "simulation"  # the section that only a simulation's file has
 
 
@@ -40,42 +46,30 @@ class FinishedRun(NamedTuple):
 
 
 def run_identity(config: FederationConfig) -> dict[str, Any]:
-    """What has to stay the same for a run to go on: waiting times, addresses and the site list may change.
-
-    The start is told by its content, whatever it is called and wherever it lies.
-    """
-    settings = config.shared().model_dump(mode="json")
-    federation = settings["federation"]
-    return {
-        "the content of model.weights": settings["model"].pop("weights_sha256"),
-        **{key: settings[key] for key in ("name", "seed", "findings", "privacy", "model", "training")},
-        **{
-            key: federation[key]
-            for key in (
-                "rounds",
-                "aggregation",
-                "server_step",
-                "proximal_mu",
-                "normalisation",
-                "encoding",
-                "average_decay",
-            )
-        },
-    }
+    """What has to stay the same for a run to go on: all settings but those in `MAY_CHANGE`, JSON-ready."""
+    return config.model_dump(mode="json", exclude=MAY_CHANGE)
 
 
 def expect_same_run(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Compare two run identities.
+    """Compare two run identities. One that an earlier version saved may lack keys, and have sections of its own.
 
     Raises:
         ResumeError: they differ; the settings are named.
     """
-    differing = [key for key, value in asked.items() if saved.get(key, _UNSAID.get(key)) != value]
-    if differing:
+    if differing := sorted(_differing(saved, asked)):
         raise ResumeError(
             f"expected the settings the run was started with; {', '.join(differing)} changed. Put them back, or give "
             "the run another name and start it without --resume."
         )
+
+
+def _differing(saved: Mapping[str, Any], asked: Mapping[str, Any], section: str = "") -> Iterator[str]:
+    for key, value in saved.items():
+        other = asked.get(key)
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            yield from _differing(value, other, f"{section}{key}.")
+        elif value != other and (section or key in asked):
+            yield section + key
 
 
 class NoResultsError(Exception):

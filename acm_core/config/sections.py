@@ -300,9 +300,15 @@ class FederationConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     server: ServerSection = ServerSection()
 
-    def shared(self) -> FederationConfig:
-        """As sites and other readers see it, without the operator's path of the start."""
-        return self.model_copy(update={"model": self.model.shared()})
+    def for_sites(self) -> str:
+        """What a task carries, as JSON: not where the start lies, where the server listens, how long it waits."""
+        return self.model_dump_json(
+            exclude={
+                "server": True,
+                "model": {"weights"},
+                "federation": {"round_deadline", "join_deadline", "round_attempts"},
+            }
+        )
 
     @field_validator("findings")
     @classmethod

@@ -3,15 +3,111 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import pytest
+import yaml
 from hospitals import federation
+from pydantic import BaseModel
 
 from acm_core.config import FederationConfig, load_config
-from server.run_folder import RunExistsError, RunFolder
+from server.run_folder import ResumeError, RunExistsError, RunFolder, expect_same_run, run_identity
 from server.state import RoundState
+from simulations.settings import SimulationConfig
+
+MAY_CHANGE = {
+    "deliver",
+    "evaluation",
+    "federation.join_deadline",
+    "federation.quorum",
+    "federation.round_attempts",
+    "federation.round_deadline",
+    "federation.sites",
+    "model.weights",
+    "server",
+    "simulation.data",
+    "simulation.folders",
+    "simulation.pooled",
+    "simulation.processes",
+}
+
+
+def every_setting() -> SimulationConfig:
+    """A simulation's file in which no section is absent."""
+    return SimulationConfig.model_validate(
+        {
+            **federation(
+                privacy={"epsilon": 8, "expected_batch": 4},
+                model={"norm": "group", "weights": "start.pt", "weights_sha256": "0" * 64},
+            ).model_dump(),
+            "simulation": {
+                "hospitals": [{"name": "A", "patients": 30, "scanner": "cr_mono1_10bit"}],
+                "folders": {"B": "films"},
+                "populations": {"A": 20, "B": 20},
+            },
+        }
+    )
+
+
+def changed_one_by_one(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, BaseModel]]:
+    """Key and section with another value of it, of every setting of the section and those below."""
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            for key, inner in changed_one_by_one(value, f"{prefix}{name}."):
+                yield key, section.model_copy(update={name: inner})
+        else:
+            other = section.model_copy(update={name: another(value, field.annotation)})
+            yield prefix + name, other
+
+
+def another(value: Any, annotation: Any) -> Any:
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, str):
+        kinds = get_args(annotation) if get_origin(annotation) is Literal else ()
+        return next((kind for kind in kinds if kind != value), f"{value}x")
+    if isinstance(value, Path):
+        return value / "x"
+    if isinstance(value, tuple | dict) and value:
+        return type(value)()
+    if isinstance(value, tuple):
+        return ("x",)
+    assert value is None
+    return 1.5 if float in get_args(annotation) else 3
+
+
+def test_what_may_change_is_listed_and_every_other_setting_tells_a_run_from_others() -> None:
+    config = every_setting()
+    said = run_identity(config)
+    changes = list(changed_one_by_one(config))
+    assert len(changes) > 70
+    assert len({key for key, _ in changes}) == len(changes)
+    for key, changed in changes:
+        assert isinstance(changed, SimulationConfig)
+        assert changed != config
+        if MAY_CHANGE & {key, key.partition(".")[0]}:
+            expect_same_run(said, run_identity(changed))
+        else:
+            with pytest.raises(ResumeError, match=rf"; {key}\b"):
+                expect_same_run(said, run_identity(changed))
+
+
+def test_a_folder_of_before_there_was_a_key_goes_on_with_its_default_alone(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.open(federation(), resume=False)
+    settings = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+    del settings["federation"]["server_step"]
+    folder.config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    step = {"rule": "fedavgm", "learning_rate": 1.0, "momentum": 0.9}
+    with pytest.raises(ResumeError, match=r"federation\.server_step\.rule changed"):
+        folder.open(federation(federation={"server_step": step}), resume=True)
+    folder.open(federation(), resume=True)
 
 
 def test_a_new_run_leaves_its_resolved_configuration(tmp_path: Path) -> None:
