@@ -20,7 +20,7 @@ from acm_core.data.site_films import SiteFilms, load_site
 from acm_core.deployment import CARD
 from acm_core.federated.encoding import BaseMismatchError, EncodingError, decode, encode, is_of
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
-from acm_core.federated.update import overgrown
+from acm_core.federated.update import MAX_GROWTH, first_fault
 from acm_core.files import write_text_atomically
 from acm_core.nn import Classifier, trained_names, unfilled_classifier
 from acm_core.randomness import stream_seed
@@ -273,8 +273,8 @@ class SiteRound:
             raise RefusedError(Refusal.BASE, "expected the whole model first, got what trains of it")
         if before and not (task.kind is TaskKind.TRAIN and task.round == 1):
             _expect_same(received, before, sorted(last.keys() - trained))
-        if wrong := overgrown(received, last):
-            raise RefusedError(Refusal.MODEL, wrong)
+        if fault := first_fault(received, last, MAX_GROWTH):
+            raise RefusedError(Refusal.MODEL, fault[1])
         return received
 
     def _model(self, config: FederationConfig, arrays: Arrays) -> Classifier:

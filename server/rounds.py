@@ -23,12 +23,18 @@ from acm_core.audit_events import (
 )
 from acm_core.audit_log import AuditLog
 from acm_core.config.sections import FederationConfig
-from acm_core.federated.encoding import EncodingError, decode, encode
+from acm_core.federated.encoding import (
+    BaseMismatchError,
+    EncodingError,
+    LayoutMismatchError,
+    decode,
+    encode,
+)
 from acm_core.federated.messages import MessageError, Refusal, Reply, Task, TaskKind
 from acm_core.federated.robust import make_aggregation
 from acm_core.federated.rule import AggregationRule
 from acm_core.federated.server_step import make_server_step, moving_average
-from acm_core.federated.update import RefusalReason, SiteUpdate, UpdateRefused, overgrown
+from acm_core.federated.update import MAX_GROWTH, RefusalReason, SiteUpdate, UpdateRefused
 from server.events import EventLog
 from server.state import RoundState
 from server.transport import Answer, Connection, Ticket, Transport
@@ -292,10 +298,14 @@ class RoundLoop:
         )
 
     def _add(self, average: AggregationRule, base: Arrays, reply: Reply) -> None:
-        arrays = decode(reply.arrays, base)
-        if wrong := overgrown(arrays, base):
-            raise UpdateRefused(reply.site, RefusalReason.NORM, wrong)
-        average.add(SiteUpdate(reply.site, arrays, reply.films, reply.labelled, reply.metrics))
+        try:
+            arrays = decode(reply.arrays, base)
+        except LayoutMismatchError as error:
+            raise UpdateRefused(reply.site, RefusalReason.LAYOUT, str(error)) from error
+        except BaseMismatchError as error:
+            raise UpdateRefused(reply.site, RefusalReason.WRONG_BASE, str(error)) from error
+        update = SiteUpdate(reply.site, arrays, reply.films, reply.labelled, reply.metrics)
+        average.add(update, max_growth=MAX_GROWTH)
 
     def _take(
         self, task: Task, answer: Answer, accept: Callable[[Reply], None], outcome: Outcome, seconds: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -99,14 +100,17 @@ class AggregationRule(ABC):
         """Of each finding, whether sites enough label it; the rows of the others keep the reference, bit for bit."""
         return tuple(sites >= self._minimum_labelling for sites in self._labelling)
 
-    def add(self, update: SiteUpdate) -> None:
+    def add(self, update: SiteUpdate, *, max_growth: float = math.inf) -> None:
         """Validate an update and take it in; its arrays are not held on to. A refused update changes nothing.
+
+        Args:
+            max_growth: see `first_fault`.
 
         Raises:
             UpdateRefused: see `validate_update`; also where the site's update is already in, or where the
                 films of all sites together exceed `MAX_TOTAL_WEIGHT`.
         """
-        validate_update(update, self._reference, self._findings)
+        validate_update(update, self._reference, self._findings, max_growth)
         if update.site in self._sites:
             raise UpdateRefused(
                 update.site,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -34,6 +35,8 @@ class RefusalReason(StrEnum):
     FILMS = "films"
     LABELLED = "labelled"
     DUPLICATE = "duplicate"
+    LAYOUT = "layout"  # names, shapes or dtypes: an encoded model has their hash alone
+    WRONG_BASE = "wrong_base"  # a difference to another model than the one that was sent
 
 
 class UpdateRefused(Exception):  # noqa: N818 - a refusal is an outcome of the round, not a defect
@@ -66,49 +69,81 @@ class SiteUpdate:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-def validate_update(update: SiteUpdate, reference: Arrays, findings: Sequence[str]) -> None:
+def validate_update(
+    update: SiteUpdate, reference: Arrays, findings: Sequence[str], max_growth: float = math.inf
+) -> None:
     """Refuse an update that does not fit the global model `reference`: no broadcast, no cast, no repair.
 
-    Checked in this order: counts of films, names, then type, dtype, shape and values of each array of the
-    reference. An array whose name ends in `running_var` must not be negative: its square root would turn
-    films into NaN.
-
     Raises:
-        UpdateRefused: with the first fault found; the detail names the array or finding.
+        UpdateRefused: with the first fault found, of the counts and then of the arrays, see `first_fault`; the detail
+            names the array or finding.
     """
     _validate_counts(update, findings)
+    if fault := first_fault(update.arrays, reference, max_growth):
+        raise UpdateRefused(update.site, *fault)
+
+
+def first_fault(
+    arrays: Mapping[str, Any], reference: Arrays, max_growth: float = math.inf
+) -> tuple[RefusalReason, str] | None:
+    """Why `arrays`, which came over the network, cannot take the place of `reference`; None where they can.
+
+    Checked in this order: names, then type, dtype, shape and values of each array of the reference. Floats are finite
+    and at most `max_growth` times the array's maximum norm in the reference, or `max_growth`. A `running_var` is not
+    negative: its square root would turn films into NaN.
+
+    Args:
+        max_growth: `MAX_GROWTH` for what comes over the network: training moves weights by far less. Who stays below
+            can still do harm (docs/AGGREGATION.md); it keeps out what would ruin every model and statistic at once,
+            and what a broken disk makes of numbers.
+
+    Returns:
+        The reason for machines, and for people the array's name, what was expected and what came.
+    """
     for name in reference:
-        if name not in update.arrays:
-            raise UpdateRefused(
-                update.site, RefusalReason.MISSING_ARRAY, f"expected the array {name}, got none of that name"
-            )
-    for name in update.arrays:
+        if name not in arrays:
+            return RefusalReason.MISSING_ARRAY, f"expected the array {name}, got none of that name"
+    for name in arrays:
         if name not in reference:
-            raise UpdateRefused(
-                update.site,
+            return (
                 RefusalReason.UNEXPECTED_ARRAY,
                 f"expected only the arrays of the global model, got {repr(name)[:_SHOWN_NAME]} as well",
             )
     for name, expected in reference.items():
-        _validate_array(update.site, name, update.arrays[name], expected)
+        is_variance = name.rsplit(".", 1)[-1] == "running_var"
+        if fault := _fault_of_array(arrays[name], expected, max_growth, is_variance=is_variance):
+            reason, detail = fault
+            return reason, f"{name}: {detail}"
+    return None
 
 
-def overgrown(arrays: Arrays, reference: Arrays) -> str | None:
-    """What is wrong with the first floating array of `arrays` that has values larger than training makes in a round.
-
-    The bound is `MAX_GROWTH` times the maximum norm of the array in `reference`, at least `MAX_GROWTH`; training
-    moves weights by far less. Who stays below can still do harm (docs/AGGREGATION.md): this keeps out what would
-    ruin every model and statistic at once, and what a broken disk makes of numbers. Arrays of other names than the
-    reference's, and values that are not finite, are for `validate_update`.
-
-    Returns:
-        The array's name, what was expected and what came; None where all is well.
-    """
-    for name, array in arrays.items():
-        if name in reference and array.dtype.kind == "f":
-            limit, found = MAX_GROWTH * max(1.0, _largest(reference[name])), _largest(array)
-            if found > limit:
-                return f"{name}: expected values of at most {limit:.3g} in size, got up to {found:.3g}"
+def _fault_of_array(
+    array: object, expected: npt.NDArray[Any], max_growth: float, *, is_variance: bool
+) -> tuple[RefusalReason, str] | None:
+    if not isinstance(array, np.ndarray):
+        return RefusalReason.DTYPE, f"expected an array of {expected.dtype}, got {type(array).__name__}"
+    if array.dtype != expected.dtype:
+        return RefusalReason.DTYPE, f"expected {expected.dtype.str}, got {array.dtype.str[:20]}"
+    if array.shape != expected.shape:
+        return RefusalReason.SHAPE, f"expected shape {expected.shape}, got {array.shape}"
+    if expected.dtype.kind == "f":
+        odd = array.size - int(np.isfinite(array).sum())
+        if odd:
+            return (
+                RefusalReason.NOT_FINITE,
+                f"expected finite values, got {odd} NaN or infinite of {array.size}",
+            )
+        limit, found = max_growth * max(1.0, _largest(expected)), _largest(array)
+        if found > limit:
+            return (
+                RefusalReason.NORM,
+                f"expected values of at most {limit:.3g} in size, got up to {found:.3g}",
+            )
+    if is_variance and (negative := int((array < 0).sum())):
+        return (
+            RefusalReason.NEGATIVE_VARIANCE,
+            f"expected variances ≥ 0, got {negative} negative of {array.size}",
+        )
     return None
 
 
@@ -136,40 +171,6 @@ def _validate_counts(update: SiteUpdate, findings: Sequence[str]) -> None:
                 RefusalReason.LABELLED,
                 f"expected 0 to {update.films} films labelled for {finding}, got {_shown(count)}",
             )
-
-
-def _validate_array(site: str, name: str, array: object, expected: npt.NDArray[Any]) -> None:
-    if not isinstance(array, np.ndarray):
-        raise UpdateRefused(
-            site,
-            RefusalReason.DTYPE,
-            f"{name}: expected an array of {expected.dtype}, got {type(array).__name__}",
-        )
-    if array.dtype != expected.dtype:
-        raise UpdateRefused(
-            site,
-            RefusalReason.DTYPE,
-            f"{name}: expected {expected.dtype.str}, got {array.dtype.str[:20]}",
-        )
-    if array.shape != expected.shape:
-        raise UpdateRefused(
-            site, RefusalReason.SHAPE, f"{name}: expected shape {expected.shape}, got {array.shape}"
-        )
-    if expected.dtype.kind == "f":
-        finite = np.isfinite(array)
-        if not finite.all():
-            raise UpdateRefused(
-                site,
-                RefusalReason.NOT_FINITE,
-                f"{name}: expected finite values, got {array.size - int(finite.sum())} NaN or infinite "
-                f"of {array.size}",
-            )
-    if name.rsplit(".", 1)[-1] == "running_var" and (array < 0).any():
-        raise UpdateRefused(
-            site,
-            RefusalReason.NEGATIVE_VARIANCE,
-            f"{name}: expected variances ≥ 0, got {int((array < 0).sum())} negative of {array.size}",
-        )
 
 
 def _is_count(value: object) -> bool:

@@ -98,16 +98,16 @@ if any("multiprocessing.forkserver" in argument for argument in sys.orig_argv):
     app.to_records = malicious
 """
 EXPECTED = [
-    "unreadable",  # NaN
+    "not_finite",
     "norm",  # 1e30
     "negative_variance",
-    "unreadable",  # arrays of another shape
+    "layout",  # arrays of another shape
     "unreadable",  # a frame cut off
     "unreadable",  # a gigabyte of zeros in some kilobytes
     "unreadable",  # more films than there are in the world
     "labelled",  # more labelled films than films
     "wrong_round",  # the answer of round 1
-    "unreadable",  # the same with another number on it
+    "wrong_base",  # the same with another number on it
 ]
 
 

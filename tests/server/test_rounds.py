@@ -16,6 +16,7 @@ from crashes import dies_at_change
 from in_process import InProcessTransport, Site
 
 from acm_core.config.sections import FederationConfig
+from acm_core.federated import encoding
 from acm_core.federated.encoding import BaseMismatchError, decode, encode
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
 from server.events import EventLog, EventReader
@@ -134,6 +135,13 @@ def difference_to_another(task: Task) -> Reply:
     return replace(trained("B", 1.0)(task), arrays=encode(result, other, "float32").payload)
 
 
+def not_finite(task: Task) -> Reply:
+    """As a site sends that does not look at its own values."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoding, "_check_finite", lambda *_: None)
+        return sending(weight=np.full(3, np.nan, np.float32))(task)
+
+
 def bad_count(task: Task) -> Reply:
     return replace(trained("B", 1.0)(task), films=-4)
 
@@ -161,14 +169,15 @@ def dies(times: int) -> Site:
 @pytest.mark.parametrize(
     ("site", "reason"),
     [
-        (sending(weight=np.zeros(1, np.float32)), "unreadable"),
-        (sending(weight=np.zeros(3, np.float64)), "unreadable"),
-        (sending(extra=np.zeros(1, np.float32)), "unreadable"),
-        (sending(weight=None), "unreadable"),
+        (sending(weight=np.zeros(1, np.float32)), "layout"),
+        (sending(weight=np.zeros(3, np.float64)), "layout"),
+        (sending(extra=np.zeros(1, np.float32)), "layout"),
+        (sending(weight=None), "layout"),
+        (not_finite, "not_finite"),
         (sending(weight=np.full(3, -1001, np.float32)), "norm"),
         (unencoded, "unreadable"),
         (cut_off, "unreadable"),
-        (difference_to_another, "unreadable"),
+        (difference_to_another, "wrong_base"),
         (bad_count, "films"),
         (bad_labels, "labelled"),
         (bad_round, "wrong_round"),
