@@ -12,6 +12,6 @@ Import the packages and modules: this loads nothing. Each knows those that stand
 - `nn`, `ops`: the classifier, and its attend-and-compare module as one operation.
 - `federated`: messages, encoding, the gate for updates, rules of aggregation; no network and no framework.
 - `config`: the settings of a federation and of a site.
-- `arrays`, `groups`, `histograms`, `shortcuts`, `hash_chain`: what several of these speak of.
+- `arrays`, `figures`, `groups`, `histograms`, `shortcuts`, `hash_chain`: what several of these speak of.
 - `files`, `installation`, `processes`, `randomness`, `vocabulary`: what knows nothing of the others.
 """

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from acm_core.arrays import Arrays
 from acm_core.config.sections import FederationConfig
+from acm_core.federated.report import ModelReport
 from acm_core.files import DamagedFileError, read_sealed, remove_unfinished, write_sealed
 from acm_core.training.weights import load_sealed_arrays, save_sealed_arrays
 
@@ -229,14 +230,14 @@ class KeptModels:
         """What the trunk says of these films, or None: then it is computed."""
         return _load(self._features(of), load_sealed_arrays)
 
-    def save_report(self, report: dict[str, Any]) -> None:
+    def save_report(self, report: ModelReport) -> None:
         """Keep the noised figures that were released for this run: a run has one release."""
-        write_sealed(self._report, json.dumps(report).encode())
+        write_sealed(self._report, report.model_dump_json().encode())
 
-    def load_report(self) -> dict[str, Any] | None:
+    def load_report(self) -> ModelReport | None:
         """The noised figures released, or None: then others are released, and counted in the ledger."""
         content = _load(self._report, read_sealed)
-        return None if content is None else json.loads(content)
+        return None if content is None else ModelReport.model_validate_json(content)
 
     def save_gradient_check(self, versions: str) -> None:
         """Keep that the model's gradients by unit were right with these libraries."""

@@ -15,6 +15,7 @@ from acm_core.arrays import Arrays, fingerprint
 from acm_core.config.sections import FederationConfig, PrivacyConfig, SiteConfig, SitePrivacy
 from acm_core.data.site_films import SiteFilms
 from acm_core.federated.messages import Refusal, Task
+from acm_core.federated.report import ModelReport
 from acm_core.nn import Classifier
 from acm_core.privacy.accounting import Plan, epsilon, noise_multiplier
 from acm_core.privacy.chain import LedgerError
@@ -27,7 +28,6 @@ from acm_core.privacy.training import Mechanism, PrivateTraining, Steps
 from acm_core.training.local import Proximal, predict
 from acm_core.training.optimizer_state import get_optimizer_arrays, set_optimizer_arrays
 from acm_core.training.weights import get_arrays
-from client.evaluation import Report
 from client.frozen_features import what_trains
 from client.kept_models import KeptModels, SiteRun
 from client.refusal import RefusedError
@@ -100,7 +100,7 @@ class PrivateRound:
         return *given, {"epsilon": round(spent, 6), "noise_multiplier": plan.sigma}
 
     @_refusals()
-    def report(self, number: int, model: Classifier) -> Report:
+    def report(self, number: int, model: Classifier) -> ModelReport:
         """Noised AUROCs of the model after round `number` on the test patients: the one release of this run.
 
         Raises:

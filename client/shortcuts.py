@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,19 +10,21 @@ from numpy.typing import NDArray
 from acm_core.data.shortcut_features import shortcut_features
 from acm_core.data.site_films import SiteFilms
 from acm_core.data.splits import Split
-from acm_core.training.shortcuts import ShortcutFigures, evaluate_shortcuts, shortcut_scores
+from acm_core.figures import ModelName, ShortcutFigures
+from acm_core.shortcuts import Shortcut
+from acm_core.training.shortcuts import evaluate_shortcuts, shortcut_scores
 from acm_core.training.subgroups import countable_findings
 
 
-def report_shortcuts(
+def measure_shortcuts(
     films: SiteFilms,
-    models: Mapping[str, NDArray[np.float32]],
+    models: Mapping[ModelName, NDArray[np.float32]],
     findings: Sequence[str],
     *,
     smallest: int,
     resamples: int,
     seed: int,
-) -> dict[str, dict[str, Any]]:
+) -> dict[Shortcut, dict[str, ShortcutFigures]]:
     """Shortcuts fitted on the training films and measured on the test films, as they may leave.
 
     The AUROC of the view alone is a sum over the numbers of films with and without the finding by view: it is there
@@ -34,7 +35,7 @@ def report_shortcuts(
         smallest: patients, with and without a finding, below which nothing is said of a group.
 
     Returns:
-        JSON-ready, see `SiteReport.shortcuts`.
+        Shortcut → finding → figures.
     """
     test, facts = films.test, films.facts
     train = shortcut_features(films.train.images, facts[Split.TRAIN])
@@ -52,7 +53,4 @@ def report_shortcuts(
     for finding, shown in zip(findings, countable, strict=True):
         if not shown:
             figures["view"][finding] = ShortcutFigures(None, {})
-    return {
-        shortcut: {finding: one.to_dict() for finding, one in by_finding.items()}
-        for shortcut, by_finding in figures.items()
-    }
+    return figures

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from acm_core.config.sections import Delivered
 from acm_core.deployment import Deployment
-from client.evaluation import Report
+from acm_core.federated.report import SiteReport
+from acm_core.figures import Estimate
 
-_HEADINGS = {
+_HEADINGS: dict[Delivered, str] = {
     "local_only": "alone",
     "federated": "federated",
     "fine_tuned": "fine-tuned",
@@ -13,7 +15,7 @@ _HEADINGS = {
 }
 
 
-def site_card(deployment: Deployment, report: Report | None) -> str:
+def site_card(deployment: Deployment, report: SiteReport | None) -> str:
     """The card's text, Markdown. It stays at the site.
 
     Args:
@@ -36,21 +38,19 @@ def site_card(deployment: Deployment, report: Report | None) -> str:
     return "\n".join(lines)
 
 
-def _tested(deployment: Deployment, report: Report) -> list[str]:
-    models = report["models"]
+def _tested(deployment: Deployment, report: SiteReport) -> list[str]:
+    models = report.models
     if not models:
         return ["The site has no test films: nothing is known of how well it does.", ""]
     names = [name for name in _HEADINGS if name in models]
     heads = [f"**{_HEADINGS[name]}**" if name == deployment.delivered else _HEADINGS[name] for name in names]
     rows = [
-        f"| {finding} | "
-        + " | ".join(_figure(models[name]["findings"][finding]["auroc"]) for name in names)
-        + " |"
+        f"| {finding} | " + " | ".join(_figure(models[name].findings[finding].auroc) for name in names) + " |"
         for finding in deployment.findings
     ]
-    means = " | ".join(_figure(models[name]["mean_auroc"]) for name in names)
+    means = " | ".join(_figure(models[name].mean_auroc) for name in names)
     return [
-        f"AUROC on this site's {report['films']} test films of {report['patients']} patients (95 % interval); this "
+        f"AUROC on this site's {report.films} test films of {report.patients} patients (95 % interval); this "
         "model in bold:",
         "",
         f"| finding | {' | '.join(heads)} |",
@@ -61,9 +61,9 @@ def _tested(deployment: Deployment, report: Report) -> list[str]:
     ]
 
 
-def _figure(estimate: dict[str, float | None] | None) -> str:
+def _figure(estimate: Estimate | None) -> str:
     if estimate is None:
         return "not defined"
-    if estimate["low"] is None:
-        return f"{estimate['value']:.3f}"
-    return f"{estimate['value']:.3f} ({estimate['low']:.2f}–{estimate['high']:.2f})"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f} ({estimate.low:.2f}–{estimate.high:.2f})"

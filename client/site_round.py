@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from acm_core.arrays import Arrays
@@ -21,6 +21,7 @@ from acm_core.deployment import CARD
 from acm_core.federated.encoding import BaseMismatchError, EncodingError, decode, encode, is_of
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
 from acm_core.federated.update import MAX_GROWTH, first_fault
+from acm_core.figures import ModelName
 from acm_core.files import write_text_atomically
 from acm_core.nn import Classifier, trained_names, unfilled_classifier
 from acm_core.randomness import stream_seed
@@ -235,18 +236,18 @@ class SiteRound:
         delivery = Delivery(config, self._site, films, kept, self._device)
         formed = delivery.form(shared)
         measured = formed.members if private is None or figures_leave(private.policy) else {}
-        scores = {str(name): delivery.scores(members, films.test) for name, members in measured.items()}
-        report = evaluate_models(scores, films, config, self._site, kept)
-        report["delivered"] = formed.delivered.delivered
+        scores: dict[ModelName, NDArray[np.float32]] = {
+            name: delivery.scores(members, films.test) for name, members in measured.items()
+        }
+        report = evaluate_models(scores, films, config, self._site, kept, formed.delivered.delivered)
         write_text_atomically(
             delivered_folder(self._site, config.name) / CARD,
             site_card(formed.delivered, report if measured else None),
         )
-        if private is not None:
-            report = released(report, private.policy)
-            if private.policy.metrics == "noised":
-                report["models"] = {FEDERATED: private.report(task.round, shared)}
-        return Reply(self._site.site, task.round, report=json.dumps(report))
+        report = released(report, None if private is None else private.policy)
+        if private is not None and private.policy.metrics == "noised":
+            report = report.model_copy(update={"models": {FEDERATED: private.report(task.round, shared)}})
+        return Reply(self._site.site, task.round, report=report.model_dump_json())
 
     def _received(self, task: Task, config: FederationConfig, kept: KeptModels) -> Arrays:
         """The weights sent: all, or what trains beside the rest that came before; as values, or as the difference to

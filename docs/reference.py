@@ -8,10 +8,13 @@ import builtins
 import functools
 import importlib
 import inspect
+import json
 from collections.abc import Collection, Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, get_args, get_origin, get_type_hints
 
+from annotated_types import MinLen
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -281,9 +284,9 @@ def leaves() -> str:
     lines = ["| in a reply | |", "| --- | --- |"]
     lines += [f"| `{name}` | {_cell(what)} |" for name, what in _attributes(Reply)]
     lines += ["", f"| in its report | {' | '.join(_SETTINGS)} |", f"| --- |{' --- |' * len(_SETTINGS)}"]
-    whole = _example(SiteReport)
+    whole = SiteReport.model_validate_json(json.dumps({**_example(SiteReport), "fingerprint": "0a" * 32}))
     kept = {name: dict(_leaves(_released(whole, *how))) for name, how in _SETTINGS.items()}
-    for path, value in _leaves(whole):
+    for path, value in _leaves(whole.model_dump(mode="json")):
         cells = [_fate(value, of_setting.get(path)) for of_setting in kept.values()]
         line = f"| `{_field(path)}` | {' | '.join(cells)} |"
         if line not in lines and path not in ("metrics", "counts"):  # they say which setting it is
@@ -306,12 +309,12 @@ def _field(path: str) -> str:
     return f"{stem}, its interval" if last in ("low", "high", "standard_error") else path
 
 
-def _released(report: dict[str, Any], counts: str, metrics: str) -> dict[str, Any]:
+def _released(report: SiteReport, counts: str, metrics: str) -> dict[str, Any]:
     policy = SitePrivacy.model_validate({"epsilon": 1, "population": 1, "counts": counts, "metrics": metrics})
     kept = released(report, policy)
     if metrics == "noised":
-        kept["models"] = {"federated": noised_model({"FINDING": 0.81234})}
-    return kept
+        kept = kept.model_copy(update={"models": {"federated": noised_model({"FINDING": 0.81234})}})
+    return kept.model_dump(mode="json")
 
 
 def _fate(before: Any, after: Any) -> str:
@@ -329,18 +332,21 @@ def _attributes(message: type[Any]) -> Iterator[tuple[str, str]]:
 
 
 def _example(kind: Any) -> Any:
-    """A value of this kind with every field in it."""
+    """A value of this kind with every field in it, ready for JSON."""
     kind = _without_none(kind)
-    if get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
     origin, arguments = get_origin(kind), get_args(kind)
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return {name: _example(field.annotation) for name, field in kind.model_fields.items()}
+    if origin is Annotated:
+        value, rules = _example(arguments[0]), [*arguments[1:], *getattr(arguments[1], "metadata", ())]
+        fewest = [rule.min_length for rule in rules if isinstance(rule, MinLen)]
+        return value * fewest[0] if fewest and isinstance(value, list) else value
+    if is_dataclass(kind) or (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        hints = get_type_hints(kind, include_extras=True)
+        return {name: _example(hint) for name, hint in hints.items() if get_origin(hint) is not ClassVar}
     if origin is dict:
         key = "FINDING" if _without_none(arguments[0]) is str else _example(arguments[0])
         return {key: _example(arguments[1])}
     if origin is tuple:
-        return [_example(arguments[0])]
+        return [_example(argument) for argument in arguments if argument is not Ellipsis]
     if origin is Literal:
         return arguments[0]
     return {int: 123, float: 0.81234, bool: True}.get(kind, "code")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -49,6 +50,6 @@ def evaluate_crosswise(
                 resamples=config.evaluation.bootstrap,
                 seed=stream_seed(config.seed, tested, "bootstrap"),
             )
-            row[tested] = None if estimate is None else estimate.to_dict()
+            row[tested] = None if estimate is None else asdict(estimate)
         crosswise[trained] = row
     return crosswise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -19,7 +19,7 @@ from client.kept_models import KeptModels, SiteRun
 from client.local_only import train_local_only
 from server.starts import load_start
 
-_POOL = "pooled"
+_POOL: Final = "pooled"
 
 
 def evaluate_pooled(config: FederationConfig, sites: dict[str, SiteConfig]) -> dict[str, dict[str, Any]]:
@@ -28,7 +28,7 @@ def evaluate_pooled(config: FederationConfig, sites: dict[str, SiteConfig]) -> d
     Training goes on where an interrupted call stopped. The scores stay beside those of each site's own models.
 
     Returns:
-        site → its report (see `evaluate_models`) with the one model "pooled".
+        site → its report, JSON-ready (see `evaluate_models`), with the one model "pooled".
     """
     device = best_device()
     films: dict[str, SiteFilms] = {
@@ -54,6 +54,6 @@ def evaluate_pooled(config: FederationConfig, sites: dict[str, SiteConfig]) -> d
             config,
             site,
             KeptModels(site.state, run),
-        )
+        ).model_dump(mode="json")
         for name, site in sites.items()
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def _at_site(
         )
         for finding, one in metrics.items():
             if one.auroc is not None:
-                figures[finding][model] = one.auroc.to_dict()
+                figures[finding][model] = asdict(one.auroc)
     return figures
 
 

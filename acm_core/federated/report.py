@@ -6,10 +6,20 @@ from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, ValidationError
 
 from acm_core.config.sections import Delivered, Release
 from acm_core.federated.messages import MessageError
+from acm_core.figures import (
+    DECLARED,
+    Calibration,
+    Count,
+    Estimate,
+    Group,
+    ModelName,
+    OperatingPoint,
+    ShortcutFigures,
+)
 from acm_core.groups import Attribute, GroupName
 from acm_core.histograms import BINS
 from acm_core.shortcuts import Shortcut
@@ -18,7 +28,6 @@ MAX_BYTES = 4 * 2**20
 COUNT_STEP = 50
 """Films or patients that a coarsened count is rounded down to."""
 
-Count = Annotated[int, Field(ge=0, le=10_000_000)]
 ReasonCode = Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,32}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -29,49 +38,14 @@ def _ascending(pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...
     return pairs
 
 
-Share = Annotated[float, Field(ge=0, le=1)]
 Pairs = Annotated[
     tuple[tuple[Annotated[int, Field(ge=0, lt=BINS)], Annotated[int, Field(ge=1, le=10_000_000)]], ...],
     AfterValidator(_ascending),
 ]
-ModelName = Literal["federated", "fine_tuned", "mixture", "local_only", "pooled"]
 
 
 class _Declared(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class EstimateReport(_Declared):
-    """A value with its 95 % interval; the interval is absent where too few resamples have both classes."""
-
-    value: Annotated[float, Field(ge=-1, le=1)]
-    low: Annotated[float, Field(ge=-1, le=1)] | None
-    high: Annotated[float, Field(ge=-1, le=1)] | None
-    standard_error: Annotated[float, Field(ge=0, le=1)] | None
-    dropped: Count
-
-
-class OperatingPointReport(_Declared):
-    """Sensitivity at a specificity; no threshold where even the highest score is that of a negative film."""
-
-    specificity: Share
-    threshold: Share | None
-    sensitivity: EstimateReport
-
-
-class ReliabilityReport(_Declared):
-    """A tenth of the scores: films, their mean score, their share of positive films."""
-
-    films: Count
-    score: Share
-    positive: Share
-
-
-class CalibrationReport(_Declared):
-    """Reliability by tenths of the score (None: no film there) and the expected calibration error."""
-
-    error: Share | None
-    bins: Annotated[tuple[ReliabilityReport | None, ...], Field(min_length=10, max_length=10)]
+    model_config = DECLARED
 
 
 class HistogramReport(_Declared):
@@ -81,22 +55,6 @@ class HistogramReport(_Declared):
     negatives: Pairs
 
 
-class GroupFindingReport(_Declared):
-    """One finding in a group; None: withheld, or not defined."""
-
-    auroc: EstimateReport | None
-    positives: Count | None
-    negatives: Count | None
-
-
-class GroupReport(_Declared):
-    """One group of films by an attribute."""
-
-    patients: Count | None
-    films: Count | None
-    findings: dict[str, GroupFindingReport]
-
-
 class FindingReport(_Declared):
     """One finding: no AUROC ("not defined") unless both classes are among the test films.
 
@@ -104,12 +62,12 @@ class FindingReport(_Declared):
     """
 
     defined: bool
-    auroc: EstimateReport | None
-    auprc: EstimateReport | None
+    auroc: Estimate | None
+    auprc: Estimate | None
     positives: Count | None
     negatives: Count | None
-    operating_points: tuple[OperatingPointReport, ...] = ()
-    calibration: CalibrationReport | None = None
+    operating_points: tuple[OperatingPoint, ...] = ()
+    calibration: Calibration | None = None
     histogram: HistogramReport | None = None
 
 
@@ -120,19 +78,9 @@ class ModelReport(_Declared):
     """
 
     findings: dict[str, FindingReport]
-    mean_auroc: EstimateReport | None
-    gain: EstimateReport | None
-    subgroups: dict[Attribute, dict[GroupName, GroupReport]] = Field(default_factory=dict)
-
-
-class ShortcutReport(_Declared):
-    """One finding by something that is no medicine, such as the film's brightness; None: withheld, or not defined.
-
-    `margins`: model → its AUROC less the shortcut's, over the same resamples.
-    """
-
-    auroc: EstimateReport | None
-    margins: dict[ModelName, EstimateReport]
+    mean_auroc: Estimate | None
+    gain: Estimate | None
+    subgroups: dict[Attribute, dict[GroupName, Group]] = Field(default_factory=dict)
 
 
 class SiteReport(_Declared):
@@ -159,7 +107,7 @@ class SiteReport(_Declared):
     delivered: Delivered | None = None
     fingerprint: Sha256 | None = None
     smallest_group: Count | None = None
-    shortcuts: dict[Shortcut, dict[str, ShortcutReport]] = Field(default_factory=dict)
+    shortcuts: dict[Shortcut, dict[str, ShortcutFigures]] = Field(default_factory=dict)
 
 
 def read_report(text: str, findings: Sequence[str]) -> SiteReport:

@@ -2,47 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from acm_core.figures import Calibration, ReliabilityBin
+
 Floats = npt.NDArray[np.floating[Any]]
 
 BINS = 10
-
-
-@dataclass(frozen=True)
-class ReliabilityBin:
-    """Films whose score lies in one tenth of [0, 1].
-
-    Attributes:
-        films: how many.
-        score: mean score.
-        positive: share of positive films.
-    """
-
-    films: int
-    score: float
-    positive: float
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Reliability by tenths of the score; None where a tenth holds no film.
-
-    Attributes:
-        error: expected calibration error (Naeini et al., AAAI 2015): the mean over films of |score − share of positive
-            films| of their bins' means; None without films.
-    """
-
-    bins: tuple[ReliabilityBin | None, ...]
-    error: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
 
 
 def calibrate(scores: Floats, labels: Floats) -> Calibration:

@@ -10,12 +10,13 @@ missing has no AUROC; it is dropped and counted. AUROC is the Mann-Whitney stati
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from acm_core.figures import Estimate, OperatingPoint
 from acm_core.randomness import stream
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -25,22 +26,6 @@ _INTERVAL = (0.025, 0.975)
 _NORMAL_97_5 = 1.959963984540054
 _ROUNDING = 1e-9
 _BLOCK = 2_000_000  # film weights computed at a time: 16 MB an array
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its 95 % interval and standard error, None where fewer than two resamples are left."""
-
-    value: float
-    low: float | None
-    high: float | None
-    standard_error: float | None
-    dropped: int
-    """Resamples without one of the classes, which the interval leaves out."""
-
-    def to_dict(self) -> dict[str, float | int | None]:
-        """JSON-ready."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -58,29 +43,6 @@ class FindingMetrics:
     def defined(self) -> bool:
         """Whether both classes are there."""
         return self.auroc is not None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {"defined": self.defined, **asdict(self)}
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """A threshold, films at or above which are called positive.
-
-    Attributes:
-        specificity: at least this share of the negative films lies below.
-        threshold: the lowest score of a film of which that is so; None where even the highest is a negative's.
-        sensitivity: share of the positive films at or above.
-    """
-
-    specificity: float
-    threshold: float | None
-    sensitivity: Estimate
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
 
 
 def evaluate_findings(

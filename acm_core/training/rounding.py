@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
-from acm_core.training.metrics import Estimate
+from acm_core.figures import Estimate
 
 
 def rounded_outward(estimate: Estimate, digits: int) -> Estimate:

@@ -11,37 +11,18 @@ Legend: N films, F findings, K features.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from acm_core.figures import Estimate, ModelName, ShortcutFigures
 from acm_core.shortcuts import SHORTCUTS, Features, Shortcut
-from acm_core.training.metrics import Estimate, Floats, Ints, evaluate_findings, resampled_aurocs, summarised
+from acm_core.training.metrics import Floats, Ints, evaluate_findings, resampled_aurocs, summarised
 from acm_core.training.rounding import rounded_outward
 
 _DIGITS = 3
 _RIDGE = 0.1  # a film: the penalty grows with the films, and so does what they say
 _TIE = 12  # digits: films alike in all features must have the same score, whatever the order of a sum
-
-
-@dataclass(frozen=True)
-class ShortcutFigures:
-    """One shortcut and one finding.
-
-    Attributes:
-        auroc: None where a class is missing among the films scored or among the training films, or where the shortcut
-            gives all films the same score.
-        margins: model → its AUROC less the shortcut's, over the same resamples; empty where `auroc` is None.
-    """
-
-    auroc: Estimate | None
-    margins: dict[str, Estimate]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
 
 
 def shortcut_scores(train: Features, labels: Floats, scored: Features) -> dict[Shortcut, Floats]:
@@ -74,7 +55,7 @@ def shortcut_scores(train: Features, labels: Floats, scored: Features) -> dict[S
 
 def evaluate_shortcuts(
     shortcuts: Mapping[Shortcut, Floats],
-    models: Mapping[str, Floats],
+    models: Mapping[ModelName, Floats],
     labels: Floats,
     patients: Ints,
     findings: Sequence[str],
@@ -115,7 +96,7 @@ def evaluate_shortcuts(
 def _figures(
     finding: str,
     aurocs: Mapping[str, npt.NDArray[np.float64]],
-    by_models: Mapping[str, Mapping[str, npt.NDArray[np.float64]]],
+    by_models: Mapping[ModelName, Mapping[str, npt.NDArray[np.float64]]],
 ) -> ShortcutFigures:
     if finding not in aurocs:
         return ShortcutFigures(None, {})

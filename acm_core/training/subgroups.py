@@ -3,43 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
-from acm_core.training.metrics import Estimate, Floats, Ints, evaluate_findings
+from acm_core.figures import Estimate, Group, GroupFinding
+from acm_core.groups import GroupName
+from acm_core.training.metrics import Floats, Ints, evaluate_findings
 from acm_core.training.rounding import rounded_outward
 
 _DIGITS = 3
-
-
-@dataclass(frozen=True)
-class GroupFinding:
-    """One finding in one group.
-
-    Attributes:
-        auroc: None where too few patients have, or have not, the finding.
-        positives, negatives: films; None where they are withheld.
-    """
-
-    auroc: Estimate | None
-    positives: int | None
-    negatives: int | None
-
-
-@dataclass(frozen=True)
-class Group:
-    """One group; its patients and films are None where they are withheld."""
-
-    patients: int | None
-    films: int | None
-    findings: dict[str, GroupFinding]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
 
 
 def evaluate_groups(
@@ -52,7 +26,7 @@ def evaluate_groups(
     smallest: int,
     resamples: int = 1000,
     seed: int,
-) -> dict[str, Group]:
+) -> dict[GroupName, Group]:
     """AUROC of each finding in each group that has films, sorted by name.
 
     A finding has an AUROC in a group where at least `smallest` patients there have a film labelled 1, and as many one
@@ -82,7 +56,7 @@ def evaluate_groups(
     }
     shown = countable_findings(labels, patients, groups, smallest=smallest)
     return {
-        name: Group(
+        cast(GroupName, name): Group(
             seen[name] if countable else None,
             len(rows) if countable else None,
             {

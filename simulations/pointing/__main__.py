@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from acm_core.data.site_films import FilmSet
-    from acm_core.training.metrics import Estimate
+    from acm_core.figures import Estimate
     from simulations.pointing.boxes import BoxedFilms
     from simulations.pointing.maps import Pointed
     from simulations.pointing.measure import Row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from itertools import count
@@ -14,7 +15,10 @@ import torch
 from crashes import dies_at_change
 
 from acm_core.arrays import Arrays
+from acm_core.federated.report import ModelReport
+from acm_core.files import write_sealed
 from client.kept_models import KeptModels, KeptScores, SiteRun
+from client.release import noised_model
 
 RUN = SiteRun("test", "0" * 12)
 FILMS = "f" * 64
@@ -45,6 +49,10 @@ def scores(value: int, *models: str) -> KeptScores:
 
 def value_of_scores(kept: KeptScores | None) -> int | None:
     return None if kept is None else int(kept.models["federated"][0, 0])
+
+
+def tenths(report: ModelReport | None) -> int | None:
+    return None if report is None or report.mean_auroc is None else round(report.mean_auroc.value * 10)
 
 
 SAVES: dict[str, tuple[Callable[[KeptModels, int], None], Callable[[KeptModels], int | None]]] = {
@@ -81,10 +89,26 @@ SAVES: dict[str, tuple[Callable[[KeptModels, int], None], Callable[[KeptModels],
         lambda kept: checkpoint_of(kept.load_private_checkpoint()),
     ),
     "report": (
-        lambda kept, number: kept.save_report({"steps": number}),
-        lambda kept: checkpoint_of(kept.load_report()),
+        lambda kept, number: kept.save_report(noised_model({"Nodule": number / 10})),
+        lambda kept: tenths(kept.load_report()),
     ),
 }
+
+
+def test_a_report_of_an_earlier_version_is_the_runs_one_release(tmp_path: Path) -> None:
+    """It had no more than a noised model says."""
+    kept = KeptModels(tmp_path, RUN)
+    report = noised_model({"Nodule": 0.75, "Mass": None})
+    kept.save_report(report)
+    earlier = report.model_dump(
+        mode="json",
+        exclude={
+            "subgroups": True,
+            "findings": {"__all__": {"operating_points", "calibration", "histogram"}},
+        },
+    )
+    write_sealed(next(tmp_path.rglob("noised_report.json")), json.dumps(earlier).encode())
+    assert kept.load_report() == report
 
 
 @pytest.mark.parametrize("what", SAVES)

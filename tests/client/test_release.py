@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from fractions import Fraction
 from typing import Any
 
@@ -11,12 +12,12 @@ import pytest
 from hospitals import FINDINGS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reports import estimate, metrics, model, report, shortcuts
+from reports import estimate, leaves, metrics, model, report, shortcuts
 
 from acm_core.config.sections import SitePrivacy
-from acm_core.federated.report import read_report
+from acm_core.federated.report import FindingReport, SiteReport, read_report
 from acm_core.training.metrics import evaluate_findings
-from client.release import figures_leave, noised_model, released
+from client.release import MAY_LEAVE, figures_leave, noised_model, released
 from server.report.content import site_sentence
 
 REPORT: dict[str, Any] = {
@@ -37,7 +38,7 @@ def policy(**changes: Any) -> SitePrivacy:
 
 
 def test_by_default_nothing_leaves() -> None:
-    kept = released(REPORT, policy())
+    kept = leaves(REPORT, policy())
     assert kept == {
         "films": None,
         "patients": None,
@@ -55,7 +56,7 @@ def test_by_default_nothing_leaves() -> None:
 
 
 def test_coarsened_counts_are_rounded_down() -> None:
-    kept = released(REPORT, policy(counts="coarsened", metrics="coarsened"))
+    kept = leaves(REPORT, policy(counts="coarsened", metrics="coarsened"))
     assert (kept["films"], kept["patients"], kept["training_films"]) == (100, 50, 500)
     assert kept["set_aside"] == {"lateral": 50}  # a 0 would say that some film is blank
     assert read_report(json.dumps(kept), FINDINGS).counts == "coarsened"
@@ -69,7 +70,7 @@ def test_coarsened_counts_are_rounded_down() -> None:
 def test_shortcuts_which_training_films_made_stay_at_home_unless_figures_leave_without_noise(
     counts: str, metrics: str
 ) -> None:
-    assert released(REPORT, policy(counts=counts, metrics=metrics))["shortcuts"] == {}
+    assert leaves(REPORT, policy(counts=counts, metrics=metrics))["shortcuts"] == {}
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_shortcuts_which_training_films_made_stay_at_home_unless_figures_leave_w
 def test_shortcuts_are_as_coarse_as_the_models_figures_and_views_cannot_be_counted(
     counts: str, metrics: str, digits: int
 ) -> None:
-    kept = released(REPORT, policy(counts=counts, metrics=metrics))["shortcuts"]
+    kept = leaves(REPORT, policy(counts=counts, metrics=metrics))["shortcuts"]
     assert list(kept) == ["grey"]
     figures = kept["grey"][FINDINGS[0]]
     assert figures["auroc"]["value"] == round(0.71234, digits)
@@ -90,7 +91,7 @@ def test_shortcuts_are_as_coarse_as_the_models_figures_and_views_cannot_be_count
 def test_coarsening_does_not_make_a_verdict_certain() -> None:
     figures = {"value": 0.006, "low": 0.002, "high": 0.014, "standard_error": 0.004, "dropped": 0}
     given = {**REPORT, "models": {**REPORT["models"], "federated": model(estimate(0.8), figures)}}
-    kept = released(given, policy(metrics="coarsened"))
+    kept = leaves(given, policy(metrics="coarsened"))
     gain = kept["models"]["federated"]["gain"]
     assert gain == {"value": 0.01, "low": 0.0, "high": 0.02, "standard_error": 0.01, "dropped": 0}
     summary = metrics({"A": kept, "B": kept})
@@ -99,7 +100,9 @@ def test_coarsening_does_not_make_a_verdict_certain() -> None:
 
 
 def test_exact_is_as_it_was() -> None:
-    assert released(REPORT, policy(counts="exact", metrics="exact")) == {**REPORT, "metrics": "exact"}
+    report = SiteReport.model_validate_json(json.dumps(REPORT))
+    assert released(report, policy(counts="exact", metrics="exact")) == report
+    assert released(report, None) == report
 
 
 @pytest.mark.parametrize(
@@ -109,7 +112,7 @@ def test_exact_is_as_it_was() -> None:
 def test_nothing_by_which_films_can_be_counted_leaves_unless_counts_and_figures_do(
     counts: str, metrics: str
 ) -> None:
-    kept = released(REPORT, policy(counts=counts, metrics=metrics))
+    kept = leaves(REPORT, policy(counts=counts, metrics=metrics))
     assert kept["fingerprint"] == (REPORT["fingerprint"] if counts == "exact" else None)
     for some in kept["models"].values():
         assert some["subgroups"] == {}
@@ -125,10 +128,10 @@ def test_nothing_by_which_films_can_be_counted_leaves_unless_counts_and_figures_
 @pytest.mark.parametrize("counts", ["withheld", "coarsened"])
 def test_exact_figures_do_not_give_away_counts_that_are_not_exact(counts: str) -> None:
     auroc = 6461 / 7807
-    exact = {**estimate(auroc), "dropped": 3}
+    exact = {**estimate(auroc, 0.05), "dropped": 3}
     assert Fraction(auroc).limit_denominator(10**6).denominator == 37 * 211  # positives and negatives
     given = {**REPORT, "models": {"federated": model(exact, exact)}}
-    kept = released(given, policy(counts=counts, metrics="exact"))["models"]["federated"]
+    kept = leaves(given, policy(counts=counts, metrics="exact"))["models"]["federated"]
     finding = kept["findings"][FINDINGS[0]]
     assert finding["auprc"] is None
     for figure in (finding["auroc"], kept["mean_auroc"], kept["gain"]):
@@ -147,29 +150,63 @@ def test_of_a_constant_model_nothing_leaves_that_tells_how_many_patients_there_a
 ) -> None:
     """Its AUPRC is the share of films with the finding, and that figure's standard error gave their number."""
 
-    def leaves(present: int, absent: int) -> Any:
+    def told(present: int, absent: int) -> Any:
         labels = np.repeat(np.array([[1.0], [0.0]], np.float32), [present, absent], axis=0)
         scores = np.full_like(labels, 0.5)
         measured = evaluate_findings(
             scores, labels, np.arange(len(labels)), FINDINGS[:1], resamples=100, seed=1
         )
         detail = {"operating_points": [], "calibration": None, "histogram": None}
-        finding = {FINDINGS[0]: {**measured[FINDINGS[0]].to_dict(), **detail}}
+        finding = {FINDINGS[0]: {"defined": True, **asdict(measured[FINDINGS[0]]), **detail}}
         given_ = {**REPORT, "models": {"federated": {**model(estimate(0.5)), "findings": finding}}}
-        figures = released(given_, policy(counts=counts, metrics=metrics))["models"]["federated"]["findings"]
+        figures = leaves(given_, policy(counts=counts, metrics=metrics))["models"]["federated"]["findings"]
         return {
             name: value
             for name, value in figures[FINDINGS[0]].items()
             if name not in ("positives", "negatives")
         }
 
-    assert leaves(positives, negatives) == leaves(20, 21)
+    assert told(positives, negatives) == told(20, 21)
 
 
-def test_the_report_given_is_not_changed() -> None:
-    before = json.dumps(REPORT)
-    released(REPORT, policy(counts="coarsened", metrics="coarsened"))
-    assert json.dumps(REPORT) == before
+class Wider(SiteReport):
+    """A report with a field more."""
+
+    postcodes: tuple[str, ...] = ()
+
+
+class WiderFinding(FindingReport):
+    """One with a field more, deep in a report."""
+
+    youngest: int | None = None
+
+
+EVERYTHING = policy(counts="exact", metrics="exact")
+
+
+@pytest.mark.parametrize("terms", [None, EVERYTHING, policy()], ids=["open", "exact", "withheld"])
+def test_a_new_field_stays_at_home_until_it_is_listed(
+    terms: SitePrivacy | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = Wider.model_validate_json(json.dumps({**REPORT, "postcodes": ["8001"]}))
+    assert report.postcodes == ("8001",)
+    assert released(report, terms) == released(report.model_copy(update={"postcodes": ()}), terms)
+    assert "8001" not in released(report, terms).model_dump_json()
+    monkeypatch.setitem(MAY_LEAVE[SiteReport], "postcodes", lambda postcodes, _: postcodes)
+    left = released(report, terms)
+    assert isinstance(left, Wider)
+    assert left.postcodes == ("8001",)
+
+
+def test_a_new_field_deep_in_a_report_stays_at_home_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = SiteReport.model_validate_json(json.dumps(REPORT))
+    federated = report.models["federated"]
+    wider = {name: WiderFinding(**dict(finding), youngest=17) for name, finding in federated.findings.items()}
+    models = {"federated": federated.model_copy(update={"findings": wider})}
+    report = report.model_copy(update={"models": models})
+    assert 'youngest":17' not in released(report, EVERYTHING).model_dump_json(serialize_as_any=True)
+    monkeypatch.setitem(MAY_LEAVE[FindingReport], "youngest", lambda youngest, _: youngest)
+    assert 'youngest":17' in released(report, EVERYTHING).model_dump_json(serialize_as_any=True)
 
 
 @pytest.mark.parametrize(
@@ -183,11 +220,8 @@ def test_the_open_local_model_is_measured_only_where_figures_leave_without_noise
 
 def test_a_noised_model_has_values_and_nothing_else() -> None:
     report = noised_model({"Lung Opacity": 0.8, "Pleural Effusion": None})
-    assert report["mean_auroc"]["value"] == 0.8
-    assert report["findings"]["Pleural Effusion"] == {
-        "defined": False,
-        "auroc": None,
-        "auprc": None,
-        "positives": None,
-        "negatives": None,
-    }
+    assert report.mean_auroc is not None
+    assert report.mean_auroc.value == 0.8
+    assert report.findings["Pleural Effusion"] == FindingReport(
+        defined=False, auroc=None, auprc=None, positives=None, negatives=None
+    )

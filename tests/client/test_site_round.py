@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +165,7 @@ def test_scores_stay_at_the_site_and_give_the_reported_gain(films: Path) -> None
         seed=stream_seed(config.seed, "A", "bootstrap"),
     )
     assert gain is not None
-    assert gain.to_dict() == report["models"]["federated"]["gain"]
+    assert asdict(gain) == report["models"]["federated"]["gain"]
     assert "scores" not in reply.report
 
 

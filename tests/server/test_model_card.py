@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 from hospitals import federation
-from reports import TRANSFER, coarsened, estimate, metrics, model, report
+from reports import TRANSFER, coarsened, estimate, metrics, model, noised, report
 
 from acm_core.config.sections import FederationConfig
-from client.release import noised_model
 from server.model_card import model_card, write_model_card
 from server.results import summarise
 from server.state import RoundState
@@ -190,11 +189,11 @@ def test_a_private_run_says_what_is_promised_what_is_not_and_what_it_cost() -> N
 
 
 def test_not_defined_is_not_said_to_be_a_lack_of_films_where_counts_are_noised() -> None:
-    noised = {
-        **report(federated=noised_model(dict.fromkeys(("Lung Opacity", "Pleural Effusion")))),
+    without = {
+        **report(federated=noised(dict.fromkeys(("Lung Opacity", "Pleural Effusion")))),
         "metrics": "noised",
     }
-    text = card(federation(), A=noised, B=report(federated=model(None)))
+    text = card(federation(), A=without, B=report(federated=model(None)))
     assert (
         '"Not defined": the site\'s test films lack one of the two classes; at A: the noised counts do not'
         in text

@@ -14,7 +14,7 @@ from browser import SIZES, address_of, chromium, expect_readable, opened
 from hospitals import FINDINGS, federation
 from hypothesis import given
 from hypothesis import strategies as st
-from reports import coarsened, estimate, model, report, shortcuts
+from reports import coarsened, estimate, leaves, model, noised, report, shortcuts
 from runs import finished_run, record
 
 from acm_core.audit_events import ReplyRefused, RunResumed, RunStarted, SiteMissing, SiteRefused
@@ -24,7 +24,6 @@ from acm_core.federated.messages import Refusal, TaskKind
 from acm_core.federated.report import read_report
 from acm_core.federated.update import RefusalReason
 from acm_core.trust import keys
-from client.release import noised_model, released
 from server.authority import ServerState
 from server.registry import Registry
 from server.report.__main__ import main
@@ -120,7 +119,7 @@ def test_an_attribute_in_which_all_films_are_alike_is_said_in_words(tmp_path: Pa
         ),
         (report(federated=model(None)), "No finding has films with and without it"),
         (
-            {**report(federated=noised_model(dict.fromkeys(FINDINGS))), "metrics": "noised"},
+            {**report(federated=noised(dict.fromkeys(FINDINGS))), "metrics": "noised"},
             "The site's noised counts do not prove for any finding that there are films with and without it",
         ),
         ({**report(), "metrics": "withheld"}, "The site withholds its figures."),
@@ -295,7 +294,7 @@ def test_a_private_run_does_not_claim_that_more_left_than_did(tmp_path: Path) ->
     assert "trained alone also" not in page
     policy = SitePrivacy(epsilon=1.0, population=100, counts="withheld", metrics="coarsened")
     page = render(
-        report_content(finished_run(tmp_path / "coarse", {"A": released(helped(), policy)}, config), None)
+        report_content(finished_run(tmp_path / "coarse", {"A": leaves(helped(), policy)}, config), None)
     )
     assert "also average precision, which stand in metrics.json" in page
 
@@ -363,8 +362,8 @@ def test_a_private_run_of_a_version_that_did_not_say_σ(tmp_path: Path) -> None:
 
 
 def test_a_site_that_noises_its_figures(tmp_path: Path) -> None:
-    noised = {**report(federated=noised_model({FINDINGS[0]: 0.75, FINDINGS[1]: None})), "metrics": "noised"}
-    run = finished_run(tmp_path, {"A": read_report(json.dumps(noised), FINDINGS).model_dump(mode="json")})
+    without = {**report(federated=noised({FINDINGS[0]: 0.75, FINDINGS[1]: None})), "metrics": "noised"}
+    run = finished_run(tmp_path, {"A": read_report(json.dumps(without), FINDINGS).model_dump(mode="json")})
     content = report_content(run, None)
     assert content["curves"][FINDINGS[0]]["merged"] is None
     assert content["calibration"][FINDINGS[0]] is None

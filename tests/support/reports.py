@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
 from hospitals import FINDINGS, federation
 
-from acm_core.config.sections import FederationConfig
+from acm_core.config.sections import FederationConfig, SitePrivacy
+from acm_core.federated.report import SiteReport
+from client.release import noised_model, released
 from server.results import Metrics, summarise
 from server.state import RoundState
 
@@ -74,6 +77,16 @@ def report(**models: dict[str, Any]) -> dict[str, Any]:
         "counts": "exact",
         "shortcuts": {},
     }
+
+
+def leaves(report: dict[str, Any], policy: SitePrivacy | None) -> dict[str, Any]:
+    """What of a report leaves, as the server has it."""
+    return released(SiteReport.model_validate_json(json.dumps(report)), policy).model_dump(mode="json")
+
+
+def noised(aurocs: dict[str, float | None]) -> dict[str, Any]:
+    """A model's part of a report with noised AUROCs."""
+    return noised_model(aurocs).model_dump(mode="json")
 
 
 def shortcuts(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acm_core.training.metrics import Estimate
+from acm_core.figures import Estimate
 from acm_core.training.rounding import rounded_outward
 
 FIGURES = st.floats(-1, 1)

@@ -15,7 +15,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from acm_core.data.shrink import shrink
-from acm_core.training.metrics import Estimate, mean_auroc
+from acm_core.figures import Estimate
+from acm_core.training.metrics import mean_auroc
 from simulations.comparing.films import STEPS, TASKS, Compared, Task, compared_films, pair
 
 SIZE = 48
