@@ -71,7 +71,7 @@ class ModelConfig(Section):
     weights: Path | None = Field(
         None,
         description="local file to start from (.safetensors or .pt): of simulations.pretrain, of a run, or with "
-        "torchvision's names",
+        "the names of torchvision or of the attend-and-compare authors' code",
     )
     weights_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = Field(
         None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -102,33 +102,20 @@ class AttendAndCompare(ContextModule):
         """Key and query maps for x: B×C×H×W, the input that `forward` takes: where K and Q are taken from."""
         return AttentionMaps(*attention(x, self.key_weight, self.query_weight, mirrored=self.mirrored))
 
-    def load_authors_state(self, state: Mapping[str, Any]) -> None:
-        """Take the parameters of the authors' module, converting to this module's dtype.
 
-        Args:
-            state: tensors or arrays by the authors' names: `add_mod` and `sub_mod` (`.map_gen.0.weight`;
-                their biases are dropped, being dead), `mul_mod.feature_gen.0` and `.2` (`weight`, `bias`).
-                Weights are O×I×1×1.
+def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state_dict in which parameters by the names of the authors' code have this project's.
 
-        Raises:
-            ValueError: a name is missing or unknown, or a shape does not fit; nothing is loaded then.
-        """
-        missing = sorted(_AUTHORS_NAMES.keys() - state.keys())
-        unknown = sorted(state.keys() - _AUTHORS_NAMES.keys() - _AUTHORS_DEAD_NAMES)
-        if missing or unknown:
-            raise ValueError(
-                "expected the state of one attend-and-compare module of the authors: "
-                f"missing {', '.join(missing) or 'nothing'}; unknown {', '.join(unknown) or 'nothing'}. "
-                "Strip any prefix so that names start with add_mod, sub_mod or mul_mod."
-            )
-        tensors: dict[str, Tensor] = {}
-        for authors_name, name in _AUTHORS_NAMES.items():
-            tensor, own = torch.as_tensor(state[authors_name]), self.get_parameter(name)
-            expected = own.shape if own.ndim == 1 else (*own.shape, 1, 1)
-            if tensor.shape != expected:
-                raise ValueError(
-                    f"expected {authors_name} of shape {tuple(expected)}, got {tuple(tensor.shape)}: "
-                    "build the module with the channels and groups that the state was made with"
-                )
-            tensors[name] = tensor.reshape(own.shape)
-        self.load_state_dict(tensors)
+    There a block of the ResNet has its attend-and-compare module as `module`, its weights are kernels of 1 × 1, and so
+    is the head, `classifier_conv`. Other names stay as they are.
+    """
+    own = {}
+    for name, tensor in state.items():
+        block, _, theirs = name.rpartition("module.")
+        if theirs in _AUTHORS_NAMES:
+            own[f"{block}context.{_AUTHORS_NAMES[theirs]}"] = tensor.flatten(1) if tensor.ndim > 1 else tensor
+        elif name.startswith("classifier_conv."):
+            own[name] = tensor.flatten(1) if tensor.ndim > 1 else tensor
+        elif theirs not in _AUTHORS_DEAD_NAMES:
+            own[name] = tensor
+    return own

@@ -1,4 +1,4 @@
-"""Starting weights from a local file: a model of this project, torchvision's ImageNet weights, or a checkpoint."""
+"""Starting weights from a local file: a model of this project, torchvision's, the ACM authors', or a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from acm_core.config.sections import ModelConfig
+from acm_core.nn.attend_and_compare import renamed
 from acm_core.nn.classifier import FILM_MEAN, FILM_SPREAD, Classifier, finding_rows
 from acm_core.nn.weight_file import WeightFile, WeightsError, read_weight_file
 from acm_core.vocabulary import canonical, plain
@@ -103,7 +104,7 @@ def load_weights(
     file = read_weight_file(path, sha256)
     target, head = model.state_dict(), finding_rows(model)
     own = {name: tensor for name, tensor in target.items() if name not in head}
-    source = {name: tensor for name, tensor in file.tensors.items() if name not in head}
+    source = {name: tensor for name, tensor in renamed(file.tensors).items() if name not in head}
     _expect_same_trunk(file, source, own)
     grey = _grey(source, own)
     source |= grey

@@ -110,12 +110,6 @@ def read_rows(path: Path) -> Iterator[Row]:
             )
 
 
-def read_manifest_labels(path: Path) -> Iterator[Label]:
-    """The labels of a manifest, by film and finding."""
-    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
-        yield from map(Label._make, database.execute("SELECT * FROM label ORDER BY film, finding"))
-
-
 def fingerprint(path: Path) -> str:
     """SHA-256 of a manifest: the dataset that the privacy ledger and the audit log speak of."""
     return file_sha256(path)

@@ -247,6 +247,49 @@ def test_a_sites_own_checkpoint_gives_its_trunk(wrapping: str, model: Classifier
     assert torch.equal(model.head.weight, head)
 
 
+AUTHORS = {
+    "key_weight": "add_mod.map_gen.0.weight",
+    "query_weight": "sub_mod.map_gen.0.weight",
+    "gate1_weight": "mul_mod.feature_gen.0.weight",
+    "gate1_bias": "mul_mod.feature_gen.0.bias",
+    "gate2_weight": "mul_mod.feature_gen.2.weight",
+    "gate2_bias": "mul_mod.feature_gen.2.bias",
+}
+
+
+def authors_checkpoint(model: Classifier) -> dict[str, object]:
+    """As the attend-and-compare authors' training script saves it: a ResNet behind DataParallel, 14 findings."""
+    state = {"classifier_conv.weight": torch.randn(14, 2048, 1, 1), "classifier_conv.bias": torch.zeros(14)}
+    for name, tensor in model.state_dict().items():
+        block, _, parameter = name.partition(".context.")
+        if parameter:
+            state[f"{block}.module.{AUTHORS[parameter]}"] = (
+                tensor[..., None, None] if tensor.ndim > 1 else tensor
+            )
+            state[f"{block}.module.add_mod.map_gen.0.bias"] = torch.ones(32)
+            state[f"{block}.module.sub_mod.map_gen.0.bias"] = torch.ones(32)
+        elif not name.startswith("head."):
+            state[name] = tensor.repeat(1, 3, 1, 1) if name == "conv1.weight" else tensor
+    return {
+        "state_dict": {f"module.{name}": tensor for name, tensor in state.items()},
+        "epoch": 7,
+        "LR": 0.01,
+    }
+
+
+def test_the_authors_checkpoint_gives_its_trunk_and_attend_and_compare_modules(tmp_path: Path) -> None:
+    theirs = build_classifier(ModelConfig(architecture="resnet50"), 2, seed=5)
+    model = build_classifier(ModelConfig(architecture="resnet50"), 2, seed=6)
+    report = load_weights(model, save(authors_checkpoint(theirs), tmp_path / "checkpoint.pth"), FINDINGS)
+    assert (report.missing, report.mismatched) == ((), ())
+    assert report.unexpected == ("classifier_conv.bias", "classifier_conv.weight")
+    assert report.new_rows == FINDINGS
+    state = model.state_dict()
+    for name, tensor in theirs.state_dict().items():
+        if not name.startswith(("head.", "conv1.", "bn1.running_mean")):
+            assert torch.equal(state[name], tensor), name
+
+
 def test_other_shapes_and_kinds_of_number_are_reported_and_left(model: Classifier, tmp_path: Path) -> None:
     state = build_classifier(CONFIG, 5, seed=1).state_dict()
     state["bn1.weight"] = state["bn1.weight"].to(torch.int64)
