@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from acm_core.config.sections import SiteConfig
+from acm_core.config.site import SiteConfig
 from acm_core.data.intake.files import find_files
 from acm_core.data.site_films import FilmSet
 from acm_core.deployment import CARD, Description, load_model, write_deployment

@@ -10,7 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 
 from acm_core.config.loading import load_config
-from acm_core.config.sections import SiteConfig
+from acm_core.config.site import SiteConfig
 from acm_core.federated.messages import MessageError, Refusal, Reply, Task
 from acm_core.processes import end_with_parent, keep_freed_memory
 from client.audited import answer_audited, refuse_unread

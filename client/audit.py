@@ -1,4 +1,4 @@
-"""`python -m client.audit --site=A`: does private training at this site do what it claims?
+"""The privacy test, `python -m client.audit --site=A`: does private training at this site do what it claims?
 
 `python -m client.audit verify` and `show` read the site's audit log instead: see `client.audit_log`.
 
@@ -20,15 +20,16 @@ from client.site_arguments import add_site_arguments
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from acm_core.config.sections import FederationConfig, SitePrivacy
+    from acm_core.config.sections import FederationConfig
+    from acm_core.config.site import SitePrivacy
     from acm_core.privacy.accounting import Plan
-    from acm_core.privacy.audit import Audit, Claim
+    from acm_core.privacy.loop_test import Claim, LoopTest
 
 PASSED, FAILED, WRONG = 0, 1, 2
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Audit the training loop at the site's own noise, sampling rate and clipping norm; returns the exit code."""
+    """Test the training loop at the site's own noise, sampling rate and clipping norm; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] in (["verify"], ["show"]):
         from client.audit_log import read_log
@@ -36,10 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
         return read_log(arguments)
     parser = argparse.ArgumentParser(
         prog="python -m client.audit",
-        description="Run the loop that trains with differential privacy at the noise, sampling rate and clipping norm "
-        "of the site and the federation file, on made-up patients: canaries that would be found if they were not "
-        "hidden, and a measurement of the noise, the clipping and the sampling, on a small model and on each layer of "
-        "the run's own. It takes up to a minute, reads none of the site's films and costs no privacy.",
+        description="The privacy test: run the loop that trains with differential privacy at the noise, sampling rate "
+        "and clipping norm of the site and the federation file, on made-up patients: canaries that would be found if "
+        "they were not hidden, and a measurement of the noise, the clipping and the sampling, on a small model and on "
+        "each layer of the run's own. It takes up to a minute, reads none of the site's films and costs no privacy.",
         epilog="exit codes: 0 nothing speaks against the claim; 1 it does not hold; 2 the site file or the federation "
         "file is wrong, or the run has no privacy. The site's audit log is another thing: "
         "python -m client.audit verify --site=A checks it, and show prints it",
@@ -64,23 +65,23 @@ def main(arguments: list[str] | None = None) -> int:
         return _wrong(str(error))
     if config.privacy is None:
         return _wrong(
-            f"{options.config}: privacy: expected a run with differential privacy, got off: there is nothing to audit"
+            f"{options.config}: privacy: expected a run with differential privacy, got off: there is nothing to test"
         )
     if site.privacy is None:
         return _wrong(
             f"{options.sites / options.site}.yaml: privacy: expected what the site permits (epsilon, population), got "
-            "nothing: the population decides the sampling rate, and without it there is nothing to audit"
+            "nothing: the population decides the sampling rate, and without it there is nothing to test"
         )
-    return _audit(options.site, options.config, config, site.privacy)
+    return _test(options.site, options.config, config, site.privacy)
 
 
-def _audit(site: str, path: Path, config: FederationConfig, policy: SitePrivacy) -> int:
+def _test(site: str, path: Path, config: FederationConfig, policy: SitePrivacy) -> int:
     from rich.console import Console
 
     from acm_core.nn import build_classifier
     from acm_core.privacy.accounting import Plan
-    from acm_core.privacy.audit import Claim, audit
-    from acm_core.privacy.audit_network import audit_network
+    from acm_core.privacy.loop_test import Claim, check_loop
+    from acm_core.privacy.network_test import check_network
     from acm_core.privacy.training import Mechanism
     from client.kept_models import SiteRun
 
@@ -106,9 +107,9 @@ def _audit(site: str, path: Path, config: FederationConfig, policy: SitePrivacy)
         f"site {site}, run {plan.run}: one {plan.unit} is hidden at ε = {plan.epsilon:g}, δ = {plan.delta:g} in "
         f"{_steps(whole)}"
     )
-    found = audit(whole.shortened())
+    found = check_loop(whole.shortened())
     findings = len(config.findings)
-    of_layers = audit_network(build_classifier(config.model, findings), findings, config.training, mechanism)
+    of_layers = check_network(build_classifier(config.model, findings), findings, config.training, mechanism)
     found = replace(found, checks=(*found.checks, *of_layers))
     _show(console, found, plan, whole)
     return FAILED if found.failed else PASSED
@@ -118,7 +119,7 @@ def _steps(claim: Claim) -> str:
     return f"{claim.steps:,} steps ({claim.rounds:,} rounds of {claim.steps_per_round:,})"
 
 
-def _show(console: Console, found: Audit, plan: Plan, whole: Claim) -> None:
+def _show(console: Console, found: LoopTest, plan: Plan, whole: Claim) -> None:
     from acm_core.privacy.canaries import CANARIES, CONFIDENCE, lower_bound
 
     guesses = found.guesses
@@ -128,7 +129,7 @@ def _show(console: Console, found: Audit, plan: Plan, whole: Claim) -> None:
         else f"{_steps(found.claim)}, so that it takes seconds, at the same noise"
     )
     console.print(
-        f"audited: {part}; these cost ε = {found.epsilon:.4g}, on made-up patients and at no cost to the site's"
+        f"tested: {part}; these cost ε = {found.epsilon:.4g}, on made-up patients and at no cost to the site's"
     )
     _show_checks(console, found)
     console.print(
@@ -160,7 +161,7 @@ def _show(console: Console, found: Audit, plan: Plan, whole: Claim) -> None:
         )
 
 
-def _show_checks(console: Console, found: Audit) -> None:
+def _show_checks(console: Console, found: LoopTest) -> None:
     from rich.table import Table
 
     if not console.is_terminal:

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from acm_core.arrays import fingerprint
 from acm_core.audit_events import ClientStarted, Left, PolicyChanged, TaskReceived, TaskRefused
 from acm_core.audit_log import AuditError, AuditLog, audit_folder
-from acm_core.config.sections import FederationConfig, SiteConfig
+from acm_core.config.sections import FederationConfig
+from acm_core.config.site import SiteConfig
 from acm_core.federated.messages import Refusal, Reply, Task
 from client.policy import permits_digest
 

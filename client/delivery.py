@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from acm_core.arrays import Arrays, fingerprint
-from acm_core.config.sections import Delivered, FederationConfig, SiteConfig
+from acm_core.config.sections import Delivered, FederationConfig
+from acm_core.config.site import SiteConfig
 from acm_core.data.site_films import FilmSet, SiteFilms
 from acm_core.deployment import Deployment, Description, OperatingPoint, write_deployment
 from acm_core.files import remove_unfinished

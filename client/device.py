@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from acm_core.config.sections import SiteConfig
+from acm_core.config.site import SiteConfig
 
 
 def best_device() -> torch.device:

@@ -14,7 +14,8 @@ from client.site_arguments import add_site_arguments
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from acm_core.config.sections import FederationConfig, SiteConfig
+    from acm_core.config.sections import FederationConfig
+    from acm_core.config.site import SiteConfig
     from client.membership import Membership
 
 _WIDTH = 160
@@ -41,7 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     from acm_core.config.loading import ConfigError, load_config
-    from acm_core.config.sections import FederationConfig, SiteConfig
+    from acm_core.config.sections import FederationConfig
+    from acm_core.config.site import SiteConfig
 
     try:
         site = load_config(options.sites / f"{options.site}.yaml", SiteConfig)

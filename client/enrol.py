@@ -15,7 +15,7 @@ from acm_core.files import keep_files_private
 from client.site_arguments import add_site_arguments
 
 if TYPE_CHECKING:
-    from acm_core.config.sections import SiteConfig
+    from acm_core.config.site import SiteConfig
     from acm_core.trust.enrolment import Answer
     from acm_core.trust.keys import SiteKey
     from client.membership import Joining
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from acm_core.audit_log import AuditError
     from acm_core.config.loading import ConfigError, load_config
-    from acm_core.config.sections import SiteConfig
+    from acm_core.config.site import SiteConfig
     from acm_core.trust import TrustError
 
     path = options.sites / f"{options.site}.yaml"

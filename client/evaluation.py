@@ -8,7 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from acm_core.config.sections import Delivered, FederationConfig, SiteConfig
+from acm_core.config.sections import Delivered, FederationConfig
+from acm_core.config.site import SiteConfig
 from acm_core.data.site_films import FilmSet, SiteFilms
 from acm_core.federated.report import FindingReport, HistogramReport, ModelReport, SiteReport
 from acm_core.figures import ModelName

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from acm_core.config.sections import SiteConfig
+from acm_core.config.site import SiteConfig
 from acm_core.data.film import read_film
 from acm_core.data.shrink import square_film
 from acm_core.data.site_films import load_site

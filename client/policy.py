@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from datetime import datetime, time
 
-from acm_core.config.sections import FederationConfig, PrivacyConfig, SiteConfig, SitePrivacy
+from acm_core.config.sections import FederationConfig, PrivacyConfig
+from acm_core.config.site import SiteConfig, SitePrivacy
 from acm_core.federated.messages import Refusal
 from client.refusal import RefusedError
 

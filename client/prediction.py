@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from acm_core.config.sections import SiteConfig
+from acm_core.config.site import SiteConfig
 from acm_core.data.intake.files import FoundFile, find_files
 from acm_core.data.intake.judgement import unusable_view
 from acm_core.data.intake.readers import read_files

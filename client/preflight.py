@@ -19,7 +19,7 @@ from acm_core.files import keep_files_private
 from client.site_arguments import add_site_arguments
 
 if TYPE_CHECKING:
-    from acm_core.config.sections import SiteConfig
+    from acm_core.config.site import SiteConfig
     from acm_core.data.intake.intake import Progress
     from client.preflight_summary import Summary
 

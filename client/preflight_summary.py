@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from acm_core.config.sections import SiteConfig
+from acm_core.config.site import SiteConfig
 from acm_core.data.intake.intake import Intake
 from acm_core.data.intake.judgement import by_reason, by_split
 from acm_core.data.intake.manifest import Row

@@ -19,7 +19,8 @@ from client.site_arguments import add_site_arguments
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from acm_core.config.sections import FederationConfig, SiteConfig, SitePrivacy
+    from acm_core.config.sections import FederationConfig
+    from acm_core.config.site import SiteConfig, SitePrivacy
     from acm_core.privacy.chain import Population, Step
     from acm_core.privacy.ledger import Record
 

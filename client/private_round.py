@@ -12,7 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from acm_core.arrays import Arrays, fingerprint
-from acm_core.config.sections import FederationConfig, PrivacyConfig, SiteConfig, SitePrivacy
+from acm_core.config.sections import FederationConfig, PrivacyConfig
+from acm_core.config.site import SiteConfig, SitePrivacy
 from acm_core.data.site_films import SiteFilms
 from acm_core.federated.messages import Refusal, Task
 from acm_core.federated.report import ModelReport

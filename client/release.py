@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
-from acm_core.config.sections import FederationConfig, Release, SitePrivacy
+from acm_core.config.sections import FederationConfig
+from acm_core.config.site import Release, SitePrivacy
 from acm_core.federated.report import COUNT_STEP, FindingReport, HistogramReport, ModelReport, SiteReport
 from acm_core.figures import (
     Calibration,

@@ -21,7 +21,7 @@ from acm_core.files import keep_files_private
 from client.site_arguments import add_site_arguments
 
 if TYPE_CHECKING:
-    from acm_core.config.sections import SiteConfig
+    from acm_core.config.site import SiteConfig
     from acm_core.processes import KeptChild
     from client.membership import Membership
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from acm_core.config.loading import load_config
-from acm_core.config.sections import SiteConfig
+from acm_core.config.site import SiteConfig
 
 
 class SiteFileError(Exception):

@@ -21,7 +21,8 @@ from pydantic_core import PydanticUndefined
 
 from acm_core.audit_events import AnyEvent
 from acm_core.config.explanation import expected
-from acm_core.config.sections import FederationConfig, SiteConfig, SitePrivacy
+from acm_core.config.sections import FederationConfig
+from acm_core.config.site import SiteConfig, SitePrivacy
 from acm_core.federated.messages import Reply
 from acm_core.federated.report import SiteReport
 from client.release import noised_model, released

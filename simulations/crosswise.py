@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from acm_core.config.sections import FederationConfig, SiteConfig
+from acm_core.config.sections import FederationConfig
+from acm_core.config.site import SiteConfig
 from acm_core.data.site_films import load_site
 from acm_core.nn import unfilled_classifier
 from acm_core.randomness import stream_seed

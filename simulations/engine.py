@@ -24,7 +24,8 @@ from acm_core.processes import die_with_parent, keep_freed_memory, name_process
 from server.transport import Answer, Connection, Ticket
 
 if TYPE_CHECKING:
-    from acm_core.config.sections import FederationConfig, SiteConfig
+    from acm_core.config.sections import FederationConfig
+    from acm_core.config.site import SiteConfig
     from server.run_folder import RunFolder
 
 _FORKING = multiprocessing.get_context("forkserver")

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import torch
 
-from acm_core.config.sections import FederationConfig, SiteConfig
+from acm_core.config.sections import FederationConfig
+from acm_core.config.site import SiteConfig
 from acm_core.data.site_films import SiteFilms, concatenate, load_site
 from acm_core.nn import build_classifier
 from acm_core.randomness import stream_seed

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from acm_core.config.section import Section
-from acm_core.config.sections import FindingName, ModelConfig, SiteConfig, TrainingConfig
+from acm_core.config.sections import FindingName, ModelConfig, TrainingConfig
+from acm_core.config.site import SiteConfig
 from acm_core.data.labels import read_labels
 from acm_core.data.site_films import FilmSet, concatenate, load_site
 from acm_core.files import (

@@ -13,7 +13,7 @@ from server.command import add_run_options, load_run, open_run
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from acm_core.config.sections import SiteConfig
+    from acm_core.config.site import SiteConfig
     from server.run_folder import RunFolder
     from simulations.settings import SimulationConfig
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from acm_core.config.section import Section
-from acm_core.config.sections import FederationConfig, SiteName, SplitShares
+from acm_core.config.sections import FederationConfig, SiteName
+from acm_core.config.site import SplitShares
 from simulations.phantoms.hospital import HospitalSpec
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from acm_core.config import dump_config
-from acm_core.config.sections import LabelMap, SiteConfig, SitePolicy, SitePrivacy
+from acm_core.config.site import LabelMap, SiteConfig, SitePolicy, SitePrivacy
 from acm_core.data.splits import Split, split_of
 from acm_core.files import write_atomically, write_text_atomically
 from acm_core.randomness import stream

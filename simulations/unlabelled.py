@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from acm_core.config.sections import FederationConfig, SiteConfig
+from acm_core.config.sections import FederationConfig
+from acm_core.config.site import SiteConfig
 from acm_core.data.site_films import load_site
 from acm_core.randomness import stream_seed
 from acm_core.training.metrics import evaluate_findings

@@ -19,7 +19,8 @@ import pytest
 import yaml
 from documents import DOCUMENTS, REPOSITORY, blocks, commands
 
-from acm_core.config.sections import FederationConfig, SiteConfig
+from acm_core.config.sections import FederationConfig
+from acm_core.config.site import SiteConfig
 from simulations.settings import SimulationConfig
 
 OURS = re.compile(r"python3? (?:-W ignore )?-m ((?:server|client|simulations)[.\w]*)(.*)")

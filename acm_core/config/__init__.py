@@ -6,15 +6,13 @@ from acm_core.config.sections import (
     EvaluationConfig,
     FederationConfig,
     FederationSection,
-    LabelMap,
     ModelConfig,
     PrivacyConfig,
     ServerSection,
-    SiteConfig,
     SiteName,
-    SitePrivacy,
     TrainingConfig,
 )
+from acm_core.config.site import LabelMap, SiteConfig, SitePrivacy
 
 __all__ = [
     "ConfigError",

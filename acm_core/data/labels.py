@@ -15,7 +15,7 @@ from typing import NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from acm_core.config.sections import LabelMap
+from acm_core.config.site import LabelMap
 from acm_core.vocabulary import FINDINGS, NO_FINDING, REMARKS, canonical, is_device, plain, stated
 
 _NOT_LABELLED = float("nan")

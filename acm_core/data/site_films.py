@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from acm_core.config.sections import SiteConfig
+from acm_core.config.site import SiteConfig
 from acm_core.data.intake.intake import prepare, take_in
 from acm_core.data.intake.manifest import Row
 from acm_core.data.labels import read_labels

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 
-from acm_core.config.sections import SplitShares
+from acm_core.config.site import SplitShares
 from acm_core.files import write_atomically, write_private
 
 _SALT_BYTES = 32

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, ValidationError
 
-from acm_core.config.sections import Delivered, Release
+from acm_core.config.sections import Delivered
+from acm_core.config.site import Release
 from acm_core.federated.messages import MessageError
 from acm_core.figures import (
     DECLARED,

@@ -5,5 +5,5 @@
 - `noise`, `sampling`, `optimizer`, `gaussian`: the mechanism.
 - `accounting`: what it costs; `ledger`, `chain`: what a site has spent, on disk.
 - `scores`: figures with noise.
-- `audit`, `audit_network`, `canaries`, `measurement`: the test of all this as it runs.
+- `loop_test`, `network_test`, `canaries`, `measurement`: the privacy test, of all this as it runs.
 """

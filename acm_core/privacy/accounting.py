@@ -19,7 +19,8 @@ from opacus.accountants.analysis.prv import Domain
 from scipy.fft import next_fast_len
 from scipy.optimize import brentq
 
-from acm_core.config.sections import FederationConfig, PrivacyUnit, SitePrivacy
+from acm_core.config.sections import FederationConfig, PrivacyUnit
+from acm_core.config.site import SitePrivacy
 from acm_core.privacy.gaussian import composed_mean, gaussian_epsilon, gaussian_mean
 
 Accountant = Literal["prv", "rdp"]

@@ -25,12 +25,12 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Guesses:
-    """The canary audit.
+    """The privacy test by canaries.
 
     Attributes:
         made, right: guesses, and those that were right.
         bound: ε is at least this, at the claimed δ and CONFIDENCE.
-        most: the bound if all guesses had been right, which no audit of so many guesses can exceed.
+        most: the bound if all guesses had been right, which no test of so many guesses can exceed.
         at_half_noise: the bound that a simulated mechanism with half of the claimed noise gave.
     """
 

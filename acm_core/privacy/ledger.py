@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from acm_core.config.sections import PrivacyUnit, SiteConfig
+from acm_core.config.sections import PrivacyUnit
+from acm_core.config.site import SiteConfig
 from acm_core.hash_chain import Chain, Head, head_of, read
 from acm_core.privacy.accounting import Accountant, NoisedSteps, Plan, epsilon, filtered_epsilon
 from acm_core.privacy.chain import LEDGER, Dataset, LedgerError, Opened, Planned, Population, Row, Step

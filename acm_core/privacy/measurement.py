@@ -1,4 +1,4 @@
-"""What the audits of private training measure by: a check with its verdict, and how unlikely what was seen is."""
+"""What the privacy tests measure by: a check with its verdict, and how unlikely what was seen is."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from acm_core.arrays import Arrays
-from acm_core.config.sections import ModelConfig, SiteConfig, TrainingConfig
+from acm_core.config.sections import ModelConfig, TrainingConfig
+from acm_core.config.site import SiteConfig
 from acm_core.data.site_films import load_site
 from acm_core.federated.encoding import Encoding, decode, encode
 from acm_core.nn import build_classifier

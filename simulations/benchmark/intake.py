@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from acm_core.config.sections import SiteConfig
+from acm_core.config.site import SiteConfig
 from acm_core.data.batches import training_batches
 from acm_core.data.intake.reading import read_file
 from acm_core.data.site_films import FilmSet, load_site

@@ -25,7 +25,7 @@ from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 
 from acm_core.config.loading import load_config
-from acm_core.config.sections import SiteConfig
+from acm_core.config.site import SiteConfig
 from acm_core.data.site_films import load_site
 from acm_core.nn import Classifier, build_classifier
 from acm_core.training.local import Schedule, make_optimizer, predict, train

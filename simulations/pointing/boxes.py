@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from acm_core.config.sections import LabelMap, SiteConfig
+from acm_core.config.site import LabelMap, SiteConfig
 from acm_core.data.film import read_film
 from acm_core.data.intake.intake import take_in
 from acm_core.data.labels import LabelError, read_labels

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from acm_core.config.sections import LabelMap
+from acm_core.config.site import LabelMap
 from acm_core.data.film import read_film
 from acm_core.data.labels import read_labels
 from acm_core.data.shrink import Place, place_in_square, square_film

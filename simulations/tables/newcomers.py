@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from acm_core.config.sections import FederationConfig, SiteConfig
+from acm_core.config.sections import FederationConfig
+from acm_core.config.site import SiteConfig
 from acm_core.data.site_films import FilmSet, SiteFilms, load_site
 from acm_core.nn import Classifier, build_classifier, unfilled_classifier
 from acm_core.processes import usable_cores

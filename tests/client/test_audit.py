@@ -1,4 +1,4 @@
-"""`python -m client.audit`, as a hospital's engineer runs it."""
+"""The privacy test, `python -m client.audit`, as a hospital's engineer runs it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from acm_core.nn import resnet
-from acm_core.privacy import audit as module
-from acm_core.privacy.audit import Audit, Claim
+from acm_core.privacy import loop_test as module
 from acm_core.privacy.canaries import Guesses
+from acm_core.privacy.loop_test import Claim, LoopTest
 from acm_core.privacy.measurement import Check
 from client import audit
 
@@ -56,7 +56,7 @@ def test_a_sound_site_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert audit.PASSED in (audit.main(arguments) for _ in range(2))
     said = " ".join(capsys.readouterr().out.split())
     assert "site A, run run: one patient is hidden at ε = 8, δ = 1e-05 in 48 steps (4 rounds of 12)" in said
-    assert "audited: all of them; these cost ε = " in said
+    assert "tested: all of them; these cost ε = " in said
     of_layers = ("rows", "noise of each layer", "repetition", "clipping of each unit")
     for name in ("steps", "noise", "clipping norm", "sampling", "correlation", "canaries", *of_layers):
         assert f"pass {name}: claimed " in said
@@ -74,11 +74,11 @@ def test_verdict_and_exit_code(
 ) -> None:
     meaning = "" if passes else "it is smaller"
 
-    def found(claim: Claim) -> Audit:
+    def found(claim: Claim) -> LoopTest:
         checks = (Check("noise", "2·C", "1·C", meaning), Check("canaries", "ε = 3", "ε ≥ 1"))
-        return Audit(claim, 3.0, 9.0, checks, Guesses(100, 99, 1.0, 2.0, 1.5))
+        return LoopTest(claim, 3.0, 9.0, checks, Guesses(100, 99, 1.0, 2.0, 1.5))
 
-    monkeypatch.setattr(module, "audit", found)
+    monkeypatch.setattr(module, "check_loop", found)
     long_run = {"federation": {"sites": ["A"], "rounds": 400}}
     code = audit.main(files(tmp_path, **long_run))
     said = " ".join(capsys.readouterr().out.split())

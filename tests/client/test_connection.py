@@ -20,7 +20,7 @@ from hospitals import federation
 
 from acm_core import bundle
 from acm_core.config.loading import dump_config, load_config
-from acm_core.config.sections import SiteConfig
+from acm_core.config.site import SiteConfig
 from acm_core.data.intake.intake import intake_folder
 from acm_core.data.intake.manifest import Row, write_manifest
 from acm_core.data.splits import Split

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from wire import whole
 
 from acm_core.arrays import Arrays
-from acm_core.config.sections import Delivered, FederationConfig, SiteConfig
+from acm_core.config.sections import Delivered, FederationConfig
+from acm_core.config.site import SiteConfig
 from acm_core.data.site_films import FilmSet, load_site
 from acm_core.deployment import load_model, read_deployment
 from acm_core.federated.messages import Task, TaskKind

@@ -14,7 +14,8 @@ from hospitals import FINDINGS, federation, hospital, site
 from wire import trained, whole
 
 from acm_core.arrays import Arrays
-from acm_core.config.sections import FederationConfig, SiteConfig
+from acm_core.config.sections import FederationConfig
+from acm_core.config.site import SiteConfig
 from acm_core.data.site_films import FeatureSet, load_site
 from acm_core.federated.messages import Refusal, Task, TaskKind
 from acm_core.nn import Classifier, MeanHead, build_classifier, trained_names

@@ -40,7 +40,8 @@ from acm_core.audit_events import BundleRefused, Left, TaskRefused
 from acm_core.audit_log import AuditLog, audit_folder, verify
 from acm_core.bundle import build_bundle
 from acm_core.config import dump_config
-from acm_core.config.sections import FederationConfig, SiteConfig
+from acm_core.config.sections import FederationConfig
+from acm_core.config.site import SiteConfig
 from acm_core.federated import encoding
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
 from acm_core.nn import build_classifier

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from acm_core.audit_events import ClientStarted, PolicyChanged
 from acm_core.audit_log import AuditLog, audit_folder, verify
-from acm_core.config.sections import SiteConfig, SitePolicy
+from acm_core.config.site import SiteConfig, SitePolicy
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
 from client.audited import answer_audited
 from client.policy import expect_permitted, permits_digest

@@ -15,7 +15,8 @@ from hospitals import FINDINGS, federation, hospital, site
 from wire import trained, whole
 
 from acm_core.arrays import Arrays
-from acm_core.config.sections import FederationConfig, SiteConfig
+from acm_core.config.sections import FederationConfig
+from acm_core.config.site import SiteConfig
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
 from acm_core.nn import build_classifier
 from acm_core.privacy.accounting import NoisedSteps, epsilon

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reports import estimate, leaves, metrics, model, report, shortcuts
 
-from acm_core.config.sections import SitePrivacy
+from acm_core.config.site import SitePrivacy
 from acm_core.federated.report import FindingReport, SiteReport, read_report
 from acm_core.training.metrics import evaluate_findings
 from client.release import MAY_LEAVE, figures_leave, noised_model, released

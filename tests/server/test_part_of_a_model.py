@@ -13,7 +13,8 @@ from hospitals import FINDINGS, federation, hospital, site
 from in_process import InProcessTransport, run_in_process
 from safetensors.torch import save_file
 
-from acm_core.config.sections import FederationConfig, SiteConfig
+from acm_core.config.sections import FederationConfig
+from acm_core.config.site import SiteConfig
 from acm_core.federated.messages import Reply, Task, TaskKind
 from acm_core.nn import build_classifier, trained_names
 from acm_core.training.weights import load_arrays

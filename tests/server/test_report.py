@@ -19,7 +19,7 @@ from runs import finished_run, record
 
 from acm_core.audit_events import ReplyRefused, RunResumed, RunStarted, SiteMissing, SiteRefused
 from acm_core.audit_log import AuditLog
-from acm_core.config.sections import SitePrivacy
+from acm_core.config.site import SitePrivacy
 from acm_core.federated.messages import Refusal, TaskKind
 from acm_core.federated.report import read_report
 from acm_core.federated.update import RefusalReason

@@ -17,7 +17,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from acm_core.config import dump_config
 from acm_core.config.loading import load_config
-from acm_core.config.sections import SiteConfig
+from acm_core.config.site import SiteConfig
 from acm_core.data.site_films import load_site
 from acm_core.nn import build_classifier
 from acm_core.training.adaptation import estimate_statistics

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from acm_core.config.sections import FederationConfig, SiteConfig
+from acm_core.config.sections import FederationConfig
+from acm_core.config.site import SiteConfig
 from simulations.phantoms import HospitalSpec, write_hospital
 
 FINDINGS = ["Lung Opacity", "Pleural Effusion"]

@@ -7,7 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
-from acm_core.config.sections import FederationConfig, SiteConfig
+from acm_core.config.sections import FederationConfig
+from acm_core.config.site import SiteConfig
 from acm_core.federated.messages import Refusal, Reply, Task
 from client.site_round import SiteRound
 from server.federation import FederatedRun

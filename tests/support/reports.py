@@ -9,7 +9,8 @@ from typing import Any
 
 from hospitals import FINDINGS, federation
 
-from acm_core.config.sections import FederationConfig, SitePrivacy
+from acm_core.config.sections import FederationConfig
+from acm_core.config.site import SitePrivacy
 from acm_core.federated.report import SiteReport
 from client.release import noised_model, released
 from server.results import Metrics, summarise

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from acm_core.config.sections import SiteConfig
+from acm_core.config.site import SiteConfig
 from acm_core.data.intake.files import FoundFile, find_files, match
 from acm_core.data.intake.journal import Journal, readers_version
 from acm_core.data.intake.judgement import Listed, film_id, judge

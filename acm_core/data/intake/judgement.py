@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from acm_core.config.sections import SplitShares
+from acm_core.config.site import SplitShares
 from acm_core.data.intake.duplicates import Groups, first_of_each, join_by_identity, look_alikes
 from acm_core.data.intake.manifest import Row
 from acm_core.data.intake.reading import SIGNATURE_SIDE, Reading, hashed

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from acm_core.config.sections import LabelMap
+from acm_core.config.site import LabelMap
 from acm_core.data.labels import LabelError, LabelTable, read_labels
 from acm_core.vocabulary import FINDINGS as FINDING_NAMES
 from acm_core.vocabulary import stated
@@ -537,7 +537,7 @@ def test_what_is_written_as_a_list_is_read_from_it(
 _PEAK = """
 import json, sys, tracemalloc
 from pathlib import Path
-from acm_core.config.sections import LabelMap
+from acm_core.config.site import LabelMap
 from acm_core.data.labels import read_labels
 
 label_map = LabelMap(patient="Path", image="Path", patient_pattern="patient[0-9]+")

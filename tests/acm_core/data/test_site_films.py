@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from acm_core.config.sections import SiteConfig
+from acm_core.config.site import SiteConfig
 from acm_core.data.site_films import FilmSet, SiteFilms, concatenate, load_site
 from acm_core.data.splits import Split
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acm_core.config.sections import SplitShares
+from acm_core.config.site import SplitShares
 from acm_core.data.splits import Split, load_or_create_salt, patient_numbers, split_of
 
 SALT, OTHER = b"s" * 32, b"t" * 32

@@ -12,7 +12,7 @@ import hospitals
 import pytest
 from dp_accounting import pld
 
-from acm_core.config.sections import SitePrivacy
+from acm_core.config.site import SitePrivacy
 from acm_core.privacy import accounting
 from acm_core.privacy.accounting import NoisedSteps, Plan, epsilon, filtered_epsilon, noise_multiplier
 

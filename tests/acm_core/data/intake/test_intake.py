@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from acm_core.config.sections import SiteConfig
+from acm_core.config.site import SiteConfig
 from acm_core.data.intake.intake import Intake, intake_folder, prepare, take_in
 from acm_core.data.labels import LabelError
 from acm_core.data.set_aside import SetAside

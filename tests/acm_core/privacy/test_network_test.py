@@ -12,8 +12,8 @@ from torch import Tensor
 
 from acm_core.config.sections import ModelConfig, TrainingConfig
 from acm_core.nn import Classifier, build_classifier, resnet
-from acm_core.privacy.audit_network import audit_network
 from acm_core.privacy.measurement import Check
+from acm_core.privacy.network_test import check_network
 from acm_core.privacy.noise import GaussianNoise
 from acm_core.privacy.training import Mechanism, PrivateTraining, Steps
 
@@ -33,8 +33,8 @@ def network(**changes: Any) -> Classifier:
     return model
 
 
-def audited(loop: type[PrivateTraining] = PrivateTraining, **changes: Any) -> tuple[Check, ...]:
-    return audit_network(network(**changes), 2, TrainingConfig(), MECHANISM, loop)
+def checked(loop: type[PrivateTraining] = PrivateTraining, **changes: Any) -> tuple[Check, ...]:
+    return check_network(network(**changes), 2, TrainingConfig(), MECHANISM, loop)
 
 
 def failed(checks: tuple[Check, ...]) -> dict[str, str]:
@@ -49,7 +49,7 @@ def failed(checks: tuple[Check, ...]) -> dict[str, str]:
 def test_a_sound_loop_passes(changes: dict[str, Any]) -> None:
     assert any(parameter.numel() > LARGE for parameter in network(**changes).parameters())
     # By chance once in a thousand times; twice, once in a million.
-    assert any(not failed(audited(**changes)) for _ in range(2))
+    assert any(not failed(checked(**changes)) for _ in range(2))
 
 
 class _NoiseOf(GaussianNoise):
@@ -163,4 +163,4 @@ class OneKeyForEver(PrivateTraining):
     ],
 )
 def test_a_planted_fault_is_named(fault: type[PrivateTraining], named: str, means: str) -> None:
-    assert means in failed(audited(fault)).get(named, "")
+    assert means in failed(checked(fault)).get(named, "")

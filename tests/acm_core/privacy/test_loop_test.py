@@ -1,6 +1,6 @@
-"""The audit passes what is sound and names what is not: every fault is planted in the loop that rounds run.
+"""The privacy test passes what is sound and names what is not: every fault is planted in the loop that rounds run.
 
-Nothing here can be seeded, the noise being the operating system's. A sound audit fails by chance at most once in a
+Nothing here can be seeded, the noise being the operating system's. A sound loop fails by chance at most once in a
 thousand times; where a test expects it to pass it may try twice, so that the suite fails by chance once in a million.
 """
 
@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from acm_core.privacy import audit as module
-from acm_core.privacy.audit import Audit, Claim, audit
+from acm_core.privacy import loop_test as module
 from acm_core.privacy.canaries import Guesses, lower_bound
 from acm_core.privacy.gradients import ClippedSum
+from acm_core.privacy.loop_test import Claim, LoopTest, check_loop
 from acm_core.privacy.measurement import FALSE_ALARM
 from acm_core.privacy.noise import GaussianNoise
 from acm_core.privacy.training import Mechanism, PrivateTraining, Steps
@@ -34,13 +34,13 @@ def claim(
     return Claim(Mechanism(unit, 1.2, rate, 0.7, 64, 4, views), rounds, steps, 1e-5, "rdp")
 
 
-def names(found: Audit) -> set[str]:
+def names(found: LoopTest) -> set[str]:
     return {check.name for check in found.failed}
 
 
-def twice(audited: Callable[[], Audit]) -> Audit:
-    found = audited()
-    return audited() if found.failed else found
+def twice(check: Callable[[], LoopTest]) -> LoopTest:
+    found = check()
+    return check() if found.failed else found
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def twice(audited: Callable[[], Audit]) -> Audit:
     ids=["patients", "films", "everybody", "mostly empty batches", "one step"],
 )
 def test_a_sound_mechanism_passes(claimed: Claim) -> None:
-    found = twice(lambda: audit(claimed))
+    found = twice(lambda: check_loop(claimed))
     assert not found.failed
     assert [check.name for check in found.checks] == [
         "steps",
@@ -71,7 +71,7 @@ def test_a_sound_mechanism_passes(claimed: Claim) -> None:
 
 
 def test_the_measured_epsilon_is_near_the_claimed_one() -> None:
-    found = twice(lambda: audit(claim(rounds=10)))
+    found = twice(lambda: check_loop(claim(rounds=10)))
     assert found.epsilon < found.measured_epsilon < 1.2 * found.epsilon
 
 
@@ -286,7 +286,7 @@ class DividedByTheBatchDrawn(PrivateTraining):
     ],
 )
 def test_a_planted_fault_is_named(fault: type[PrivateTraining], named: str, means: str) -> None:
-    found = audit(claim(), fault)
+    found = check_loop(claim(), fault)
     assert named in names(found)
     assert means in next(check.meaning for check in found.failed if check.name == named)
 
@@ -306,23 +306,23 @@ def test_a_planted_fault_is_named(fault: type[PrivateTraining], named: str, mean
 def test_a_planted_fault_is_named_where_everybody_takes_part_in_every_step(
     fault: type[PrivateTraining], named: str
 ) -> None:
-    assert named in names(audit(claim(rate=1.0, rounds=5, steps=3), fault))
+    assert named in names(check_loop(claim(rate=1.0, rounds=5, steps=3), fault))
 
 
 def test_skipped_empty_batches_are_named() -> None:
-    found = audit(claim(rate=0.001, rounds=2, steps=20), EmptyBatchesSkipped)
+    found = check_loop(claim(rate=0.001, rounds=2, steps=20), EmptyBatchesSkipped)
     assert "steps" in names(found)
     assert "40 steps were planned" in found.failed[0].meaning
 
 
 @pytest.mark.parametrize("fault", [QuarterNoise, NoNoise, TwiceTheClippingNorm])
 def test_the_white_box_says_what_a_fault_costs(fault: type[PrivateTraining]) -> None:
-    found = audit(claim(), fault)
+    found = check_loop(claim(), fault)
     assert found.measured_epsilon > 1.5 * found.epsilon
 
 
 def test_no_noise_is_seen_by_the_canaries_alone() -> None:
-    found = audit(Claim(Mechanism("patient", 8.0, 0.3, 1.0, 64), 4, 10, 1e-5, "rdp"), NoNoise)
+    found = check_loop(Claim(Mechanism("patient", 8.0, 0.3, 1.0, 64), 4, 10, 1e-5, "rdp"), NoNoise)
     assert found.epsilon < found.guesses.bound
     assert "canaries" in names(found)
 
@@ -335,11 +335,11 @@ def test_a_bound_above_the_claim_is_looked_at_twice(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(module, "guess", guess)
     small = claim(rounds=2, steps=5)
-    assert "canaries" not in names(audit(small))
-    assert "canaries" in names(audit(small))
+    assert "canaries" not in names(check_loop(small))
+    assert "canaries" in names(check_loop(small))
 
 
-def test_long_runs_are_audited_in_part() -> None:
+def test_long_runs_are_tested_in_part() -> None:
     mechanism = claim().mechanism
     assert claim().shortened() == claim()
     short = Claim(mechanism, 3, 5000, 1e-5).shortened()

@@ -1,4 +1,4 @@
-"""An audit of private training as it runs: canaries that would be found were they not hidden, and a white box that
+"""The privacy test of the training loop: canaries that would be found were they not hidden, and a white box that
 measures whether the mechanism is what is claimed.
 
 The loop of a round, `PrivateTraining`, trains a linear model on made-up patients, each with a weight of its own in both
@@ -76,7 +76,7 @@ class Claim:
         return epsilon([noised], self.delta, self.accountant)
 
     def shortened(self) -> Claim:
-        """What of a run is audited: at most MOST_STEPS, fewer if many patients take part in each; of two rounds, if the
+        """What of a run is tested: at most MOST_STEPS, fewer if many patients take part in each; of two rounds, if the
         run has as many. Fewer steps have a smaller ε.
         """
         drawn = self.mechanism.sampling_rate * CANARIES / 2
@@ -86,11 +86,11 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Audit:
-    """What an audit found.
+class LoopTest:
+    """What the privacy test of the loop found.
 
     Attributes:
-        epsilon: claimed of the audited steps.
+        epsilon: claimed of the tested steps.
         measured_epsilon: of the steps seen, with noise, clipping norm and sampling rate at the worse ends of their
             intervals; it takes the draws to be independent.
     """
@@ -107,20 +107,20 @@ class Audit:
         return tuple(check for check in self.checks if not check.passed)
 
 
-def audit(claim: Claim, training: type[PrivateTraining] = PrivateTraining) -> Audit:
-    """Audit `training`, the loop that rounds run.
+def check_loop(claim: Claim, training: type[PrivateTraining] = PrivateTraining) -> LoopTest:
+    """Test `training`, the loop that rounds run.
 
     A sound mechanism fails with a probability of at most FALSE_ALARM by its measurements and (1 − CONFIDENCE)² by its
     canaries: where nothing but their bound is above the claim, all is done once more.
     """
     with one_thread():
-        found = _audit(claim, training)
+        found = _checked(claim, training)
         if [check.name for check in found.failed] == ["canaries"]:
-            found = _audit(claim, training)
+            found = _checked(claim, training)
     return found
 
 
-def _audit(claim: Claim, training: type[PrivateTraining]) -> Audit:
+def _checked(claim: Claim, training: type[PrivateTraining]) -> LoopTest:
     seen = _observe(claim, training)
     noise, sigmas = _noise(seen)
     clipping, norm = _clipping(seen)
@@ -139,7 +139,7 @@ def _audit(claim: Claim, training: type[PrivateTraining]) -> Audit:
         _correlation(seen),
         _canaries(guesses, claimed, claim.delta),
     )
-    return Audit(claim, claimed, measured, checks, guesses)
+    return LoopTest(claim, claimed, measured, checks, guesses)
 
 
 # One run with canaries.

@@ -1,4 +1,4 @@
-"""An audit of private training with the run's own network: noise, clipping and rows of every layer.
+"""The privacy test with the run's own network: noise, clipping and rows of every layer.
 
 The loop of a round, `PrivateTraining`, takes a few steps with made-up patients: one of one film, one of several, many,
 and nobody. A white box reads each step's sum and what is released of it. It sees what the canaries' small model has
@@ -86,14 +86,14 @@ class _Step:
         return cls(math.sqrt(length) / norm, squares, torch.cat(parts).numpy(), sums is not None)
 
 
-def audit_network(
+def check_network(
     model: Classifier,
     findings: int,
     training: TrainingConfig,
     mechanism: Mechanism,
     loop: type[PrivateTraining] = PrivateTraining,
 ) -> tuple[Check, ...]:
-    """Audit `loop` with a run's network; a sound one fails with a probability of at most FALSE_ALARM.
+    """Test `loop` with a run's network; a sound one fails with a probability of at most FALSE_ALARM.
 
     Args:
         model: with any weights; it is not changed to speak of.
@@ -102,10 +102,10 @@ def audit_network(
         mechanism: the run's; everybody takes part in every step, and C is lowered until it binds.
     """
     with one_thread():  # others would be lost by the fork, and waited for
-        return _audited(_Watched(model, findings, training, mechanism, loop), mechanism)
+        return _checked(_Watched(model, findings, training, mechanism, loop), mechanism)
 
 
-def _audited(watched: _Watched, mechanism: Mechanism) -> tuple[Check, ...]:
+def _checked(watched: _Watched, mechanism: Mechanism) -> tuple[Check, ...]:
     several = max(2, min(mechanism.films_per_patient, 3)) if mechanism.unit == "patient" else 1
     one = watched.steps([1])
     many = watched.steps([several])
@@ -255,8 +255,8 @@ class _Watched:
     def _plan(self) -> Plan:
         mechanism = self._mechanism
         return Plan(
-            run="audit",
-            settings="audit",
+            run="privacy_test",
+            settings="privacy_test",
             unit=mechanism.unit,
             sigma=mechanism.noise_multiplier,
             q=1.0,
@@ -271,7 +271,7 @@ class _Watched:
     def _ledger(self, folder: Path) -> Ledger:
         return Ledger.open(
             folder,
-            site="audit",
+            site="privacy_test",
             unit=self._mechanism.unit,
             fingerprint="0" * 64,
             delta=1e-5,
