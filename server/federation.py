@@ -12,7 +12,7 @@ from acm_core.audit_log import AuditLog
 from acm_core.config.sections import FederationConfig
 from acm_core.federated.encoding import encode
 from acm_core.federated.messages import Reply, Task, TaskKind
-from acm_core.federated.report import read_report
+from acm_core.federated.report import SiteReport, read_report
 from acm_core.nn import Origin, build_classifier, finding_rows, trained_names
 from acm_core.randomness import stream_seed
 from acm_core.training.weights import get_arrays, save_arrays
@@ -135,7 +135,7 @@ class FederatedRun:
     def _what_trains(self, arrays: Arrays) -> Arrays:
         return {name: array for name, array in arrays.items() if name in self._trained}
 
-    def _evaluate(self, final: RoundState) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, int]]]:
+    def _evaluate(self, final: RoundState) -> tuple[dict[str, SiteReport], dict[str, dict[str, int]]]:
         """Site → its report on the final model, and task → the bytes that it moved.
 
         A site that does not answer is left out and named in the events.
@@ -164,11 +164,10 @@ class FederatedRun:
             )
             moved["local_only"] = outcome.moved
         self._events.write("evaluation_started", sites=federation.sites)
-        reports: dict[str, dict[str, Any]] = {}
+        reports: dict[str, SiteReport] = {}
 
         def accept(reply: Reply) -> None:
-            report = read_report(reply.report, self._config.findings)
-            reports[reply.site] = report.model_dump(mode="json")
+            reports[reply.site] = read_report(reply.report, self._config.findings)
 
         outcome = ask(TaskKind.EVALUATE, federation.round_deadline, accept, final.final)
         moved["evaluate"] = outcome.moved

@@ -21,7 +21,7 @@ from acm_core.files import write_text_atomically
 from acm_core.processes import OFFLINE
 from server.curves import figures
 from server.events import EventLog
-from server.run_folder import RunFolder
+from server.run_folder import RunFolder, site_reports
 from server.state import RoundState
 
 STORE, EXPERIMENT = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
@@ -133,11 +133,11 @@ def _aurocs(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for model, mean in metrics["mean_over_sites"].items():
         if mean is not None:
             yield f"auroc/{model}", mean["value"]
-    for site, report in metrics["sites"].items():
-        for model, measured in report["models"].items():
-            for finding, figure in measured["findings"].items():
-                if figure["auroc"] is not None:
-                    yield f"auroc/{model}/{site}/{finding}", figure["auroc"]["value"]
+    for site, report in site_reports(metrics).items():
+        for name, measured in report.models.items():
+            for finding, one in measured.findings.items():
+                if one.auroc is not None:
+                    yield f"auroc/{name}/{site}/{finding}", one.auroc.value
 
 
 def _flat(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from acm_core.config.sections import FederationConfig
+from acm_core.federated.report import SiteReport
 from acm_core.files import write_text_atomically
 from server.results import (
     DELIVERED_WORDS,
@@ -14,6 +15,7 @@ from server.results import (
     delivered,
     delivered_model,
     difference_text,
+    estimate_in,
     interval_text,
     not_proved,
     nothing_known,
@@ -22,6 +24,7 @@ from server.results import (
     start_sentence,
     strategy,
 )
+from server.run_folder import site_reports
 from server.shortcuts import NAMES, shortcut_sentences, shortcuts_beside_model
 
 _HEADINGS = {
@@ -40,7 +43,7 @@ def write_model_card(path: Path, config: FederationConfig, metrics: dict[str, An
 
 def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
     """The card's text."""
-    model, federation = config.model, config.federation
+    model, federation, sites = config.model, config.federation, site_reports(metrics)
     lines = [
         f"# Model card: {config.name}",
         "",
@@ -81,23 +84,23 @@ def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
             f"| {site} | {_count(report['training_films'])} | {_count(report['films'])} | "
             f"{_count(report['patients'])} | {aside} |"
         )
-    if rounded := rounded_counts(metrics):
+    if rounded := rounded_counts(sites):
         lines += ["", rounded]
     if metrics["not_evaluated"]:
         lines += ["", f"Not evaluated: {', '.join(metrics['not_evaluated'])}."]
     lines += ["", "## Results: AUROC on each site's test films (95 % patient-bootstrap interval)", ""]
-    lines += _results(metrics)
+    lines += _results(metrics, sites)
     if metrics["answer"]:
         lines += ["", metrics["answer"]]
-    lines += ["", *_in_the_end(metrics)]
+    lines += ["", *_in_the_end(sites)]
     lines += [
         "",
-        f'"Not defined": the site\'s test films lack one of the two classes{not_proved(metrics)}. The mean is over the '
+        f'"Not defined": the site\'s test films lack one of the two classes{not_proved(sites)}. The mean is over the '
         "sites with a defined AUROC, each counted once; its interval speaks of other patients of these sites, not of "
         "other hospitals.",
         "",
-        *_shortcuts(metrics),
-        *_by_group(metrics),
+        *_shortcuts(sites),
+        *_by_group(sites),
         "",
         "## Limits",
         "- Sites differ in scanner, patients and labelling; the figures hold for these sites only.",
@@ -114,36 +117,34 @@ def _head(config: FederationConfig) -> str:
     return f"global {model.head} pooling of the findings' score maps"
 
 
-def _results(metrics: dict[str, Any]) -> list[str]:
+def _results(metrics: dict[str, Any], sites: Mapping[str, SiteReport]) -> list[str]:
     names = [name for name in _HEADINGS if name in metrics["mean_over_sites"]]
     rows = [
         "| site | finding | positive / negative | " + " | ".join(_HEADINGS[name] for name in names) + " |",
         "| --- " * (3 + len(names)) + "|",
     ]
-    for site, report in metrics["sites"].items():
-        models = report["models"]
+    for site, report in sites.items():
         for finding in metrics["findings"]:
-            figures = {name: models[name]["findings"][finding] for name in models}
+            figures = {str(name): model.findings[finding] for name, model in report.models.items()}
             if all(map(nothing_known, figures.values())):
                 continue
             cells = " | ".join(
-                interval_text(figures[name]["auroc"]) if name in figures else "–" for name in names
+                interval_text(figures[name].auroc) if name in figures else "–" for name in names
             )
             counts = next(iter(figures.values()))
-            both = f"{_count(counts['positives'])} / {_count(counts['negatives'])}"
+            both = f"{_count(counts.positives)} / {_count(counts.negatives)}"
             rows.append(f"| {site} | {finding} | {both} | {cells} |")
-    means = " | ".join(interval_text(metrics["mean_over_sites"][name]) for name in names)
+    means = " | ".join(interval_text(estimate_in(metrics["mean_over_sites"][name])) for name in names)
     rows.append(f"| **mean over sites** | | | {means} |")
     return rows
 
 
-def _in_the_end(metrics: dict[str, Any]) -> list[str]:
+def _in_the_end(sites: Mapping[str, SiteReport]) -> list[str]:
     """What each site has, and what it gained over training alone."""
     rows = []
-    for site, report in metrics["sites"].items():
+    for site, report in sites.items():
         if (model := delivered_model(report)) is not None:
-            gain = "not known" if model["gain"] is None else difference_text(model["gain"])
-            rows.append(f"| {site} | {DELIVERED_WORDS[delivered(report)]} | {gain} |")
+            rows.append(f"| {site} | {DELIVERED_WORDS[delivered(report)]} | {difference_text(model.gain)} |")
     if not rows:
         return []
     return [
@@ -155,19 +156,19 @@ def _in_the_end(metrics: dict[str, Any]) -> list[str]:
     ]
 
 
-def _shortcuts(metrics: dict[str, Any]) -> list[str]:
+def _shortcuts(sites: Mapping[str, SiteReport]) -> list[str]:
     """Empty where no site reports shortcuts."""
-    reported = {site: report for site, report in metrics["sites"].items() if shortcuts_beside_model(report)}
+    reported = {site: report for site, report in sites.items() if shortcuts_beside_model(report)}
     if not reported:
         return []
     rows = []
     for site, report in reported.items():
-        shortcuts = report["shortcuts"]
-        for finding, figures in report["models"][delivered(report)]["findings"].items():
-            alone = [shortcuts[name][finding]["auroc"] if name in shortcuts else None for name in NAMES]
+        shortcuts = report.shortcuts
+        for finding, figures in report.models[delivered(report)].findings.items():
+            alone = [shortcuts[name][finding].auroc if name in shortcuts else None for name in NAMES]
             if any(alone):
                 cells = " | ".join("–" if auroc is None else interval_text(auroc) for auroc in alone)
-                rows.append(f"| {site} | {finding} | {interval_text(figures['auroc'])} | {cells} |")
+                rows.append(f"| {site} | {finding} | {interval_text(figures.auroc)} | {cells} |")
     return [
         "## What needs no medicine: AUROC of a film's brightness, size, border or view alone",
         "",
@@ -183,14 +184,15 @@ def _shortcuts(metrics: dict[str, Any]) -> list[str]:
     ]
 
 
-def _by_group(metrics: dict[str, Any]) -> list[str]:
+def _by_group(sites: Mapping[str, SiteReport]) -> list[str]:
     rows = [
-        f"| {site} | {attribute} {name} | {finding} | {interval_text(figures['auroc'])} |"
-        for site, report in metrics["sites"].items()
-        for attribute, groups in report["models"].get("federated", {}).get("subgroups", {}).items()
+        f"| {site} | {attribute} {name} | {finding} | {interval_text(figures.auroc)} |"
+        for site, report in sites.items()
+        if "federated" in report.models
+        for attribute, groups in report.models["federated"].subgroups.items()
         for name, group in groups.items()
-        for finding, figures in group["findings"].items()
-        if figures["auroc"] is not None
+        for finding, figures in group.findings.items()
+        if figures.auroc is not None
     ]
     heading = "## Results by sex, age and view: AUROC of this model"
     if not rows:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from acm_core.config.sections import FederationConfig, FederationSection
-from acm_core.federated.report import COUNT_STEP
+from acm_core.config.sections import Delivered, FederationConfig, FederationSection
+from acm_core.federated.report import COUNT_STEP, FindingReport, ModelReport, SiteReport
+from acm_core.figures import Estimate, ModelName
 from acm_core.histograms import ScoreHistogram
 from acm_core.installation import software
 from acm_core.training.metrics import mean_over_sites
+from server.run_folder import site_reports
 from server.state import RoundState
 
 Metrics = dict[str, Any]
 
 _STEP_NAMES = {"fedavgm": "FedAvgM", "fedadam": "FedAdam"}
-MODELS = ("local_only", "federated", "fine_tuned", "mixture", "pooled")
+MODELS: tuple[ModelName, ...] = ("local_only", "federated", "fine_tuned", "mixture", "pooled")
 DELIVERED = "delivered"
 DELIVERED_WORDS = {
     "federated": "federated",
@@ -28,14 +30,14 @@ DELIVERED_WORDS = {
 def summarise(
     config: FederationConfig,
     state: RoundState,
-    reports: Mapping[str, Any],
+    reports: Mapping[str, SiteReport],
     moved: Mapping[str, Mapping[str, int]],
     start: Metrics | None = None,
 ) -> Metrics:
     """Put the sites' reports together.
 
     Args:
-        reports: site → its report, see `client.evaluation`.
+        reports: site → what it said of the models.
         moved: task after the rounds → the bytes that it `sent` and `received`.
         start: what the run began from, see `server.starts.described`; None: drawn weights.
     """
@@ -64,21 +66,24 @@ def summarise(
                 },
                 **moved,
             },
-            "sites": dict(reports),
             "not_evaluated": [site for site in config.federation.sites if site not in reports],
-        }
+        },
+        reports,
     )
 
 
-def add_pooled(metrics: Metrics, pooled: Mapping[str, Any]) -> Metrics:
+def estimate_in(figure: Mapping[str, Any] | None) -> Estimate | None:
+    """A figure that stands in a file, or a mean over sites."""
+    return None if figure is None else Estimate(figure["value"], figure["low"], figure["high"], None, 0)
+
+
+def add_pooled(metrics: Metrics, pooled: Mapping[str, SiteReport]) -> Metrics:
     """The metrics with the pooled model's figures beside the others at every site."""
-    sites = {
-        site: {**report, "models": {**report["models"], **pooled[site]["models"]}}
-        if site in pooled
-        else report
-        for site, report in metrics["sites"].items()
-    }
-    return _with_means({**metrics, "sites": sites})
+    sites = site_reports(metrics)
+    for site in sites.keys() & pooled.keys():
+        models = {**sites[site].models, **pooled[site].models}
+        sites[site] = sites[site].model_copy(update={"models": models})
+    return _with_means(metrics, sites)
 
 
 def start_sentence(start: Mapping[str, Any] | None) -> str:
@@ -168,73 +173,70 @@ def as_of(ledger: Mapping[str, Any], before: str = "") -> str:
     return f"{known}, asked since {unanswered}" if ledger["asked_since"] else known
 
 
-def federated_findings(metrics: Mapping[str, Any], finding: str) -> dict[str, Mapping[str, Any]]:
+def federated_findings(sites: Mapping[str, SiteReport], finding: str) -> dict[str, FindingReport]:
     """Site → the federated model's figures for a finding, of the sites that let them leave."""
     return {
-        site: report["models"]["federated"]["findings"][finding]
-        for site, report in metrics["sites"].items()
-        if "federated" in report["models"]
+        site: report.models["federated"].findings[finding]
+        for site, report in sites.items()
+        if "federated" in report.models
     }
 
 
-def delivered(report: Mapping[str, Any]) -> str:
+def delivered(report: SiteReport) -> Delivered:
     """The name of the model that a site has in the end; `federated` where it does not say."""
-    return report.get(DELIVERED) or "federated"
+    return report.delivered or "federated"
 
 
-def delivered_model(report: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def delivered_model(report: SiteReport) -> ModelReport | None:
     """Its figures, or None where the site reports none."""
-    model: Mapping[str, Any] | None = report["models"].get(delivered(report))
-    return model
+    return report.models.get(delivered(report))
 
 
-def federated_histograms(metrics: Mapping[str, Any], finding: str) -> dict[str, ScoreHistogram]:
+def federated_histograms(sites: Mapping[str, SiteReport], finding: str) -> dict[str, ScoreHistogram]:
     """Site → its test films by the federated model's score, of the sites that let that leave."""
     return {
-        site: ScoreHistogram.from_pairs(**figures["histogram"])
-        for site, figures in federated_findings(metrics, finding).items()
-        if figures["histogram"] is not None
+        site: ScoreHistogram.from_pairs(figures.histogram.positives, figures.histogram.negatives)
+        for site, figures in federated_findings(sites, finding).items()
+        if figures.histogram is not None
     }
 
 
-def nothing_known(finding: Mapping[str, Any]) -> bool:
+def nothing_known(finding: FindingReport) -> bool:
     """Whether a site can say nothing of a model and a finding: no figure, and no film that it counts."""
-    return (
-        not finding["defined"]
-        and finding["auroc"] is None
-        and finding["positives"] == finding["negatives"] == 0
-    )
+    return not finding.defined and finding.auroc is None and finding.positives == finding.negatives == 0
 
 
-def rounded_counts(metrics: Mapping[str, Any]) -> str:
+def rounded_counts(sites: Mapping[str, SiteReport]) -> str:
     """Whose numbers of films are not what they seem, in a sentence; empty where nobody's are."""
-    sites = [site for site, report in metrics["sites"].items() if report.get("counts") == "coarsened"]
-    if not sites:
+    rounded = [site for site, report in sites.items() if report.counts == "coarsened"]
+    if not rounded:
         return ""
-    return f"Numbers of films and patients at {', '.join(sites)} are rounded down to steps of {COUNT_STEP}."
+    return f"Numbers of films and patients at {', '.join(rounded)} are rounded down to steps of {COUNT_STEP}."
 
 
-def not_proved(metrics: Mapping[str, Any]) -> str:
+def not_proved(sites: Mapping[str, SiteReport]) -> str:
     """What "not defined" means at sites that noise their figures, to go on with after what it means elsewhere."""
-    sites = [site for site, report in metrics["sites"].items() if report["metrics"] == "noised"]
-    return f"; at {', '.join(sites)}: the noised counts do not prove that there are both" if sites else ""
+    noised = [site for site, report in sites.items() if report.metrics == "noised"]
+    return f"; at {', '.join(noised)}: the noised counts do not prove that there are both" if noised else ""
 
 
-def interval_text(estimate: Mapping[str, Any] | None) -> str:
+def interval_text(estimate: Estimate | None) -> str:
     """`0.812 (0.74–0.87)`, or what is missing: the interval, or the value because a class is missing."""
     if estimate is None:
         return "not defined"
-    if estimate["low"] is None:
-        return f"{estimate['value']:.3f}"
-    return f"{estimate['value']:.3f} ({estimate['low']:.2f}–{estimate['high']:.2f})"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f} ({estimate.low:.2f}–{estimate.high:.2f})"
 
 
-def difference_text(difference: Mapping[str, Any]) -> str:
+def difference_text(difference: Estimate | None) -> str:
     """`+0.033 (−0.020 to +0.086)`; the difference alone where there is no interval."""
-    value = signed(difference["value"])
-    if difference["low"] is None:
+    if difference is None:
+        return "not known"
+    value = signed(difference.value)
+    if difference.low is None or difference.high is None:
         return value
-    return f"{value} ({signed(difference['low'])} to {signed(difference['high'])})"
+    return f"{value} ({signed(difference.low)} to {signed(difference.high)})"
 
 
 def signed(difference: float) -> str:
@@ -242,47 +244,46 @@ def signed(difference: float) -> str:
     return f"{difference:+.3f}".replace("-", "−")
 
 
-def _with_means(metrics: Metrics) -> Metrics:
-    reports = metrics["sites"].values()
-    measured = [name for name in MODELS if any(name in report["models"] for report in reports)]
-    means = {name: _mean([report["models"].get(name) for report in reports]) for name in measured}
-    in_the_end = [delivered_model(report) for report in reports]
-    if any(in_the_end):
-        means[DELIVERED] = _mean(in_the_end)
+def _with_means(metrics: Metrics, sites: Mapping[str, SiteReport]) -> Metrics:
+    reports = sites.values()
+    measured = [name for name in MODELS if any(name in report.models for report in reports)]
+    means = {str(name): _mean([report.models.get(name) for report in reports]) for name in measured}
+    in_the_end = {site: delivered_model(report) for site, report in sites.items()}
+    if any(in_the_end.values()):
+        means[DELIVERED] = _mean(in_the_end.values())
     gains = {
-        site: gain
-        for site, report in metrics["sites"].items()
-        if (gain := (delivered_model(report) or {}).get("gain")) is not None
-        and gain["standard_error"] is not None
+        site: model.gain
+        for site, model in in_the_end.items()
+        if model and model.gain and model.gain.standard_error is not None
     }
-    gain = _estimate([(one["value"], one["standard_error"]) for one in gains.values()])
-    return {**metrics, "mean_over_sites": means, "gain": gain, "answer": _answer(gain, gains)}
+    gain = _estimate(gains.values())
+    return {
+        **metrics,
+        "sites": {site: report.model_dump(mode="json") for site, report in sites.items()},
+        "mean_over_sites": means,
+        "gain": gain,
+        "answer": _answer(gain, gains),
+    }
 
 
-def _mean(models: Collection[Any]) -> Metrics | None:
+def _mean(models: Iterable[ModelReport | None]) -> Metrics | None:
     """Of a model at each site, None where the site lacks it.
 
     None where no site has a defined AUROC; the interval ends where an AUROC does.
     """
-    estimates = [model["mean_auroc"] for model in models if model]
-    mean = _estimate(
-        [
-            (estimate["value"], estimate["standard_error"])
-            for estimate in estimates
-            if estimate is not None and estimate["standard_error"] is not None
-        ]
-    )
+    mean = _estimate(model.mean_auroc for model in models if model)
     return mean and {**mean, "low": max(mean["low"], 0.0), "high": min(mean["high"], 1.0)}
 
 
-def _estimate(estimates: list[tuple[float, float]]) -> Metrics | None:
-    if not estimates:
+def _estimate(estimates: Iterable[Estimate | None]) -> Metrics | None:
+    known = [(one.value, one.standard_error) for one in estimates if one and one.standard_error is not None]
+    if not known:
         return None
-    value, low, high = mean_over_sites(estimates)
-    return {"value": value, "low": low, "high": high, "sites": len(estimates)}
+    value, low, high = mean_over_sites(known)
+    return {"value": value, "low": low, "high": high, "sites": len(known)}
 
 
-def _answer(gain: Metrics | None, gains: Mapping[str, Metrics]) -> str:
+def _answer(gain: Metrics | None, gains: Mapping[str, Estimate]) -> str:
     """How much the sites gained, on average and each, and what the interval makes of it."""
     if gain is None:
         return ""
@@ -292,7 +293,7 @@ def _answer(gain: Metrics | None, gains: Mapping[str, Metrics]) -> str:
         verdict = "Training together hurts"
     else:
         verdict = "These films do not settle whether training together helps"
-    each = ", ".join(f"{site} {signed(one['value'])}" for site, one in gains.items())
+    each = ", ".join(f"{site} {signed(one.value)}" for site, one in gains.items())
     return (
         f"{verdict}: mean AUROC {signed(gain['value'])} against training alone, on average over {len(gains)} sites "
         f"(95 % interval {signed(gain['low'])} to {signed(gain['high'])}); {each}."

@@ -11,6 +11,7 @@ import yaml
 
 from acm_core.config.loading import dump_config, load_config
 from acm_core.config.sections import FederationConfig
+from acm_core.federated.report import SiteReport
 from acm_core.files import write_text_atomically
 
 if TYPE_CHECKING:
@@ -37,11 +38,16 @@ class RunExistsError(RuntimeError):
 
 
 class FinishedRun(NamedTuple):
-    """A run's configuration, whether it was a simulation, and what stands in metrics.json and rounds.jsonl."""
+    """A run's configuration, whether it was a simulation, and what stands in metrics.json and rounds.jsonl.
+
+    Attributes:
+        sites: what the sites said, which stands in `metrics` too.
+    """
 
     config: FederationConfig
     simulated: bool
     metrics: dict[str, Any]
+    sites: dict[str, SiteReport]
     records: list[dict[str, Any]]
 
 
@@ -70,6 +76,13 @@ def _differing(saved: Mapping[str, Any], asked: Mapping[str, Any], section: str 
             yield from _differing(value, other, f"{section}{key}.")
         elif value != other and (section or key in asked):
             yield section + key
+
+
+def site_reports(metrics: Mapping[str, Any]) -> dict[str, SiteReport]:
+    """Site → what it said of the models, as it stands in `metrics.json`."""
+    return {
+        site: SiteReport.model_validate_json(json.dumps(report)) for site, report in metrics["sites"].items()
+    }
 
 
 class NoResultsError(Exception):
@@ -144,6 +157,7 @@ class RunFolder:
             FederationConfig.model_validate(settings),
             simulated,
             metrics,
+            site_reports(metrics),
             [json.loads(line) for line in self.rounds.read_text(encoding="utf-8").splitlines()],
         )
 

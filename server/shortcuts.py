@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import NamedTuple
 
+from acm_core.federated.report import SiteReport
+from acm_core.figures import Estimate, ShortcutFigures
 from acm_core.shortcuts import Shortcut
 from server.results import delivered
 
@@ -24,12 +26,20 @@ _ALONE: dict[Shortcut, str] = {
 }
 
 
-def shortcuts_beside_model(report: Mapping[str, Any]) -> Mapping[Shortcut, Mapping[str, Any]]:
+class _Compared(NamedTuple):
+    """A shortcut, its AUROC, and by how much the model that the site has is above it."""
+
+    shortcut: Shortcut
+    auroc: float
+    margin: Estimate
+
+
+def shortcuts_beside_model(report: SiteReport) -> Mapping[Shortcut, Mapping[str, ShortcutFigures]]:
     """A site's shortcuts; none where it does not report the model that they stand beside."""
-    return report.get("shortcuts", {}) if delivered(report) in report["models"] else {}
+    return report.shortcuts if delivered(report) in report.models else {}
 
 
-def shortcut_sentences(report: Mapping[str, Any]) -> list[str]:
+def shortcut_sentences(report: SiteReport) -> list[str]:
     """For which findings a site's test films do not show the model above the best shortcut, and by which.
 
     Empty where the model was compared with none.
@@ -41,9 +51,9 @@ def shortcut_sentences(report: Mapping[str, Any]) -> list[str]:
     for verdict in ("worse than", "not clearly better than"):
         for shortcut, alone in _ALONE.items():
             findings = [
-                f"{finding} ({_model(report, finding):.2f} against {best['auroc']['value']:.2f})"
-                for finding, (name, best) in compared.items()
-                if name == shortcut and _verdict(best, delivered(report)) == verdict
+                f"{finding} ({_model(report, finding)} against {best.auroc:.2f})"
+                for finding, best in compared.items()
+                if best.shortcut == shortcut and _verdict(best.margin) == verdict
             ]
             if findings:
                 sentences.append(f"At this site the model is {verdict} {alone} for {_listed(findings)}.")
@@ -52,12 +62,12 @@ def shortcut_sentences(report: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def shortcuts_in_short(metrics: Mapping[str, Any]) -> str:
+def shortcuts_in_short(reports: Mapping[str, SiteReport]) -> str:
     """A line on all sites; empty where the model is clearly above the shortcuts everywhere, or none are reported."""
     sites = []
-    for site, report in metrics["sites"].items():
+    for site, report in reports.items():
         compared = _compared(report)
-        below = sum(_verdict(best, delivered(report)) != "" for _, best in compared.values())
+        below = sum(_verdict(best.margin) != "" for best in compared.values())
         if below:
             sites.append(f"{below} of {len(compared)} findings at {site}")
     if not sites:
@@ -65,29 +75,28 @@ def shortcuts_in_short(metrics: Mapping[str, Any]) -> str:
     return f"Not clearly better than brightness, film size, border or view alone: {', '.join(sites)}."
 
 
-def _compared(report: Mapping[str, Any]) -> dict[str, tuple[Shortcut, Mapping[str, Any]]]:
-    """Finding → its best shortcut and that one's figures, where the model has been compared with it."""
-    best: dict[str, tuple[Shortcut, Mapping[str, Any]]] = {}
+def _compared(report: SiteReport) -> dict[str, _Compared]:
+    """Finding → its best shortcut, where the model has been compared with it."""
+    best: dict[str, _Compared] = {}
     shortcuts = shortcuts_beside_model(report)
     for shortcut in NAMES:
         for finding, figures in shortcuts.get(shortcut, {}).items():
-            if delivered(report) not in figures["margins"]:
+            if delivered(report) not in figures.margins or figures.auroc is None:
                 continue
-            if finding not in best or figures["auroc"]["value"] > best[finding][1]["auroc"]["value"]:
-                best[finding] = shortcut, figures
+            if finding not in best or figures.auroc.value > best[finding].auroc:
+                best[finding] = _Compared(shortcut, figures.auroc.value, figures.margins[delivered(report)])
     return best
 
 
-def _verdict(figures: Mapping[str, Any], model: str) -> str:
-    margin = figures["margins"][model]
-    if None in (margin["low"], margin["high"]) or margin["low"] <= 0 <= margin["high"]:
+def _verdict(margin: Estimate) -> str:
+    if margin.low is None or margin.high is None or margin.low <= 0 <= margin.high:
         return "not clearly better than"
-    return "worse than" if margin["high"] < 0 else ""
+    return "worse than" if margin.high < 0 else ""
 
 
-def _model(report: Mapping[str, Any], finding: str) -> float:
-    value: float = report["models"][delivered(report)]["findings"][finding]["auroc"]["value"]
-    return value
+def _model(report: SiteReport, finding: str) -> str:
+    auroc = report.models[delivered(report)].findings[finding].auroc
+    return "not defined" if auroc is None else f"{auroc.value:.2f}"
 
 
 def _listed(parts: list[str]) -> str:

@@ -19,8 +19,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from acm_core.figures import Estimate
 from server.events import Event
-from server.results import DELIVERED, delivered, delivered_model, nothing_known, rounded_counts
+from server.results import DELIVERED, delivered, delivered_model, estimate_in, nothing_known, rounded_counts
+from server.run_folder import site_reports
 from server.shortcuts import shortcuts_in_short
 from server.time_left import in_words, seconds_left
 
@@ -143,18 +145,21 @@ def results_table(metrics: dict[str, Any]) -> Table:
     """
     names = [name for name in _COLUMNS if name in metrics["mean_over_sites"]]
     table = _table(f"{metrics['run']}: AUROC on the sites' test films (95 % interval)", names, ["pos/neg"])
-    for site, report in metrics["sites"].items():
+    for site, report in site_reports(metrics).items():
+        models = {
+            **{str(name): model for name, model in report.models.items()},
+            DELIVERED: delivered_model(report),
+        }
         for finding in metrics["findings"]:
-            models = {**report["models"], DELIVERED: delivered_model(report)}
-            rows = {name: models[name]["findings"][finding] for name in names if models.get(name)}
+            rows = {name: model.findings[finding] for name in names if (model := models.get(name))}
             if all(map(nothing_known, rows.values())):
                 continue
             first = next(iter(rows.values()))
-            cells = [_cell(rows[name]["auroc"]) if name in rows else "–" for name in names]
-            counts = "/".join("?" if n is None else str(n) for n in (first["positives"], first["negatives"]))
+            cells = [_cell(rows[name].auroc) if name in rows else "–" for name in names]
+            counts = "/".join("?" if n is None else str(n) for n in (first.positives, first.negatives))
             table.add_row(Text(site), Text(finding), counts, *cells)
         table.add_section()
-    means = [_cell(metrics["mean_over_sites"][name]) for name in names]
+    means = [_cell(estimate_in(metrics["mean_over_sites"][name])) for name in names]
     table.add_row("mean", "of sites", "", *means, style="bold")
     return table
 
@@ -169,11 +174,12 @@ def unlabelled_table(metrics: dict[str, Any]) -> Table | None:
         return None
     names = [name for name in _COLUMNS if name in metrics["mean_over_sites"]]
     table = _table("Findings that a hospital never labelled, on its own test films", names, [])
+    reports = site_reports(metrics)
     for site, findings in sites.items():
-        in_the_end = delivered(metrics["sites"][site]) if site in metrics["sites"] else ""
+        in_the_end = delivered(reports[site]) if site in reports else ""
         for finding, models in findings.items():
             figures = {**models, DELIVERED: models.get(in_the_end)}
-            cells = [_cell(figures.get(name)) for name in names]
+            cells = [_cell(estimate_in(figures.get(name))) for name in names]
             table.add_row(Text(site), Text(finding), *cells)
     return table
 
@@ -192,14 +198,14 @@ def _table(title: str, models: Iterable[str], beside: Iterable[str]) -> Table:
     return table
 
 
-def _cell(estimate: dict[str, Any] | None) -> str:
+def _cell(estimate: Estimate | None) -> str:
     """`0.81 (.74–.87)`, 14 characters at most: three models fit side by side on 80 columns."""
     if estimate is None:
         return "not defined"
-    value = f"{estimate['value']:.2f}"
-    if estimate["low"] is None:
+    value = f"{estimate.value:.2f}"
+    if estimate.low is None or estimate.high is None:
         return value
-    return f"{value} ({_bound(estimate['low'])}–{_bound(estimate['high'])})"
+    return f"{value} ({_bound(estimate.low)}–{_bound(estimate.high)})"
 
 
 def _bound(value: float) -> str:
@@ -210,15 +216,16 @@ def _bound(value: float) -> str:
 
 def print_results(console: Console, metrics: dict[str, Any], folder: Path) -> None:
     """The table, the answer in a sentence and where the files are."""
+    sites = site_reports(metrics)
     console.print(results_table(metrics))
     if (unlabelled := unlabelled_table(metrics)) is not None:
         console.print(unlabelled)
-    if rounded := rounded_counts(metrics):
+    if rounded := rounded_counts(sites):
         console.print(rounded, highlight=False, markup=False)
     console.print(metrics["privacy"]["short"], highlight=False, markup=False)
     if metrics["answer"]:
         console.print(metrics["answer"], highlight=False, markup=False)
-    if short := shortcuts_in_short(metrics):
+    if short := shortcuts_in_short(sites):
         console.print(short, highlight=False, markup=False)
     for name in (
         "report.html",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Final
+from typing import Final
 
 import torch
 
 from acm_core.config.sections import FederationConfig
 from acm_core.config.site import SiteConfig
 from acm_core.data.site_films import SiteFilms, concatenate, load_site
+from acm_core.federated.report import SiteReport
 from acm_core.nn import build_classifier
 from acm_core.randomness import stream_seed
 from acm_core.training.local import predict
@@ -23,13 +24,13 @@ from server.starts import load_start
 _POOL: Final = "pooled"
 
 
-def evaluate_pooled(config: FederationConfig, sites: dict[str, SiteConfig]) -> dict[str, dict[str, Any]]:
+def evaluate_pooled(config: FederationConfig, sites: dict[str, SiteConfig]) -> dict[str, SiteReport]:
     """Train on the pooled training films, with the epochs and the start of the federated model.
 
     Training goes on where an interrupted call stopped. The scores stay beside those of each site's own models.
 
     Returns:
-        site → its report, JSON-ready (see `evaluate_models`), with the one model "pooled".
+        site → its report (see `evaluate_models`) with the one model "pooled".
     """
     device = best_device()
     films: dict[str, SiteFilms] = {
@@ -55,6 +56,6 @@ def evaluate_pooled(config: FederationConfig, sites: dict[str, SiteConfig]) -> d
             config,
             site,
             KeptModels(site.state, run),
-        ).model_dump(mode="json")
+        )
         for name, site in sites.items()
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -187,7 +186,7 @@ def _show(console: Console, start: Start) -> None:
     if start.figures:
         console.print("AUROC on the films held out (95 % interval):")
     for finding, figures in start.figures.items():
-        auroc = interval_text(None if figures.auroc is None else asdict(figures.auroc))
+        auroc = interval_text(figures.auroc)
         console.print(f"  {finding}: {auroc}, {figures.positives} films with and {figures.negatives} without")
     console.print(
         f"features of {start.directions:.0f} independent directions\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from acm_core.installation import software
@@ -50,7 +49,7 @@ def start_card(start: Start, settings: Pretraining, films: PublicFilms) -> str:
             "| --- | --- | --- |",
         ]
         for finding, figures in start.figures.items():
-            auroc = interval_text(None if figures.auroc is None else asdict(figures.auroc))
+            auroc = interval_text(figures.auroc)
             lines.append(f"| {finding} | {figures.positives} / {figures.negatives} | {auroc} |")
         lines.append("")
     lines += [

@@ -51,7 +51,7 @@ def _operating_points(run: FinishedRun) -> dict[str, tuple[OperatingPoint, ...]]
     """Of all sites' test films together, as far as the sites let them leave."""
     points = {}
     for finding in run.config.findings:
-        merged = ScoreHistogram.merged(federated_histograms(run.metrics, finding).values())
+        merged = ScoreHistogram.merged(federated_histograms(run.sites, finding).values())
         found = []
         for specificity in run.config.evaluation.specificities:
             if (point := merged.operating_point(specificity)) is not None:

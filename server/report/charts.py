@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import ceil, floor, log10, sqrt
 from typing import Any, NamedTuple
 
-from server.results import MODELS, interval_text
+from server.results import MODELS, estimate_in, interval_text
 
 LOSSES = {"training loss": "train_loss", "validation loss, of the model before the round": "validation_loss"}
 """Title of a drawing → the metric that sites report."""
@@ -140,7 +140,11 @@ def forest(means: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> 
         low_end, high_end = (
             value if estimate[name] is None else x.at(estimate[name]) for name in ("low", "high")
         )
-        rows.append(Interval(round(y, 1), names[model], value, low_end, high_end, interval_text(estimate)))
+        rows.append(
+            Interval(
+                round(y, 1), names[model], value, low_end, high_end, interval_text(estimate_in(estimate))
+            )
+        )
     return Forest(width, int(y) + _ROW + _BOTTOM, x, tuple(headings), tuple(rows))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import yaml
 from acm_core.audit_events import ReplyRefused, RunStarted, SiteMissing, SiteRefused
 from acm_core.audit_log import AuditError, AuditRow, verify
 from acm_core.config.sections import FederationConfig
+from acm_core.federated.report import SiteReport
+from acm_core.figures import Estimate, ReliabilityBin
 from acm_core.histograms import ScoreHistogram
 from server.authority import ServerState
 from server.registry import Registry
@@ -59,17 +62,17 @@ def report_content(folder: RunFolder, state: ServerState | None) -> Content:
         "software": metrics["software"],
         "findings": list(config.findings),
         "answer": metrics["answer"],
-        "shortcuts": shortcuts_in_short(metrics),
+        "shortcuts": shortcuts_in_short(run.sites),
         "gain": metrics["gain"],
         "mean_over_sites": metrics["mean_over_sites"],
-        "sites": {site: _site(report) for site, report in metrics["sites"].items()},
+        "sites": {site: _site(report) for site, report in run.sites.items()},
         "not_evaluated": metrics["not_evaluated"],
-        "not_proved": not_proved(metrics),
+        "not_proved": not_proved(run.sites),
         "crosswise": metrics.get("crosswise"),
         "unlabelled": metrics.get("unlabelled"),
-        "counted": sorted({site for one in config.findings for site in federated_histograms(metrics, one)}),
-        "curves": {finding: _curves(metrics, finding) for finding in config.findings},
-        "calibration": {finding: _calibration(metrics, finding) for finding in config.findings},
+        "counted": sorted({site for one in config.findings for site in federated_histograms(run.sites, one)}),
+        "curves": {finding: _curves(run.sites, finding) for finding in config.findings},
+        "calibration": {finding: _calibration(run.sites, finding) for finding in config.findings},
         "strategy": strategy(config.federation),
         "rounds": run.records,
         "bytes": metrics.get("bytes"),
@@ -82,24 +85,24 @@ def report_content(folder: RunFolder, state: ServerState | None) -> Content:
     }
 
 
-def _site(report: Mapping[str, Any]) -> Content:
-    models = report["models"]
+def _site(report: SiteReport) -> Content:
+    said = report.model_dump(mode="json")
+    models = said["models"]
     subgroups = models.get("federated", {}).get("subgroups", {})
-    in_the_end = delivered_model(report)
     return {
         **{
-            name: report[name]
+            name: said[name]
             for name in ("films", "patients", "training_films", "set_aside", "fingerprint", "smallest_group")
         },
-        "released": report["metrics"],
-        "counts": report.get("counts", "exact"),
+        "released": report.metrics,
+        "counts": report.counts,
         "sentence": site_sentence(report),
         "silence": _silence(report),
         "delivered": delivered(report),
-        "gain": in_the_end and in_the_end["gain"],
+        "gain": models.get(delivered(report), {}).get("gain"),
         "mean_auroc": {name: models[name]["mean_auroc"] for name in MODELS if name in models},
         "findings": {name: models[name]["findings"] for name in MODELS if name in models},
-        "shortcuts": shortcuts_beside_model(report),
+        "shortcuts": said["shortcuts"] if shortcuts_beside_model(report) else {},
         "shortcut_sentences": shortcut_sentences(report),
         "subgroups": subgroups,
         "alike": ", ".join(
@@ -111,13 +114,13 @@ def _site(report: Mapping[str, Any]) -> Content:
     }
 
 
-def site_sentence(report: Mapping[str, Any]) -> str:
+def site_sentence(report: SiteReport) -> str:
     """What training together gave a site, in plain words and no more than its figures show."""
     model = delivered_model(report)
     if model is None:
         return f"The site {_SILENCES[_silence(report)]}."
-    mean, gain = model["mean_auroc"], model["gain"]
-    if mean is None and report["metrics"] == "noised":
+    mean, gain = model.mean_auroc, model.gain
+    if mean is None and report.metrics == "noised":
         return (
             "The site's noised counts do not prove for any finding that there are films with and without it: nothing "
             "can be said here."
@@ -129,38 +132,40 @@ def site_sentence(report: Mapping[str, Any]) -> str:
     text = f"{DELIVERED_WORDS[delivered(report)].capitalize()}, mean AUROC {_with_interval(mean)}"
     if gain is None:
         return f"{text}. The site did not train alone: whether it gained is not known."
-    alone = report["models"]["local_only"]["mean_auroc"]
+    alone = report.models["local_only"].mean_auroc
     text += f", alone {_with_interval(alone)}; difference {difference_text(gain)}."
-    if gain["low"] is None:
+    if gain.low is None or gain.high is None:
         return f"{text} Too few patients for an interval."
-    if gain["low"] > 0:
+    if gain.low > 0:
         return f"Training together helped this site. {text}"
-    if gain["high"] < 0:
+    if gain.high < 0:
         return f"Training together hurt this site. {text}"
     return f"This site's test films do not settle whether training together helped it. {text}"
 
 
-def _silence(report: Mapping[str, Any]) -> str:
+def _silence(report: SiteReport) -> str:
     """Why a site reports no figures; empty where it does."""
-    if "federated" in report["models"]:
+    if "federated" in report.models:
         return ""
-    return "withheld" if report["metrics"] == "withheld" else "no test films"
+    return "withheld" if report.metrics == "withheld" else "no test films"
 
 
-def _with_interval(estimate: Mapping[str, Any]) -> str:
-    value = f"{estimate['value']:.3f}"
-    if estimate["low"] is None:
+def _with_interval(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "not defined"
+    value = f"{estimate.value:.3f}"
+    if estimate.low is None or estimate.high is None:
         return value
-    return f"{value} ({estimate['low']:.3f} to {estimate['high']:.3f})"
+    return f"{value} ({estimate.low:.3f} to {estimate.high:.3f})"
 
 
-def _curves(metrics: Mapping[str, Any], finding: str) -> Content:
+def _curves(sites: Mapping[str, SiteReport], finding: str) -> Content:
     """ROC and precision–recall of the federated model, of each site and of all sites' films together."""
-    histograms = federated_histograms(metrics, finding)
-    sites = {site: _curve(one) for site, one in histograms.items() if one.auroc is not None}
+    histograms = federated_histograms(sites, finding)
+    curves = {site: _curve(one) for site, one in histograms.items() if one.auroc is not None}
     merged = ScoreHistogram.merged(histograms.values())
     return {
-        "sites": sites,
+        "sites": curves,
         "merged": None if merged.auroc is None else _curve(merged),
     }
 
@@ -182,28 +187,28 @@ def _points(xs: Iterable[float], ys: Iterable[float]) -> list[tuple[float, float
     return list(points)
 
 
-def _calibration(metrics: Mapping[str, Any], finding: str) -> Content | None:
+def _calibration(sites: Mapping[str, SiteReport], finding: str) -> Content | None:
     """Reliability of all sites' films together, exact, since the bins are the same; None without both classes."""
-    reports = [
-        figures["calibration"]
-        for figures in federated_findings(metrics, finding).values()
-        if figures["calibration"]
+    tenths = [
+        figures.calibration.bins
+        for figures in federated_findings(sites, finding).values()
+        if figures.calibration is not None
     ]
-    columns = zip(*(report["bins"] for report in reports), strict=True)
+    columns = zip(*tenths, strict=True)
     bins = [merged for column in columns if (merged := _merged([one for one in column if one]))]
-    films = sum(one["films"] for one in bins)
-    if all(one["positive"] == 0 for one in bins) or all(one["positive"] == 1 for one in bins):
+    films = sum(one.films for one in bins)
+    if all(one.positive == 0 for one in bins) or all(one.positive == 1 for one in bins):
         return None  # one class alone, or no film
-    error = sum(one["films"] * abs(one["score"] - one["positive"]) for one in bins) / films
-    return {"error": error, "bins": bins, "films": films}
+    error = sum(one.films * abs(one.score - one.positive) for one in bins) / films
+    return {"error": error, "bins": [asdict(one) for one in bins], "films": films}
 
 
-def _merged(bins: list[dict[str, Any]]) -> dict[str, Any] | None:
-    films = sum(one["films"] for one in bins)
+def _merged(bins: list[ReliabilityBin]) -> ReliabilityBin | None:
+    films = sum(one.films for one in bins)
     if not films:
         return None
-    means = {name: sum(one["films"] * one[name] for one in bins) / films for name in ("score", "positive")}
-    return {"films": films, **means}
+    score = sum(one.films * one.score for one in bins) / films
+    return ReliabilityBin(films, score, sum(one.films * one.positive for one in bins) / films)
 
 
 def _participation(run: FinishedRun) -> dict[str, Content]:
@@ -267,13 +272,13 @@ def _privacy(run: FinishedRun) -> Content:
         "settings": None if config.privacy is None else config.privacy.model_dump(mode="json"),
         "ledgers": {site: {**one, "as_of": as_of(one)} for site, one in sites.items()},
         "sigmas": sigmas,
-        "left": _left(config, run.metrics),
+        "left": _left(config, run.sites),
     }
 
 
-def _left(config: FederationConfig, metrics: Mapping[str, Any]) -> str:
+def _left(config: FederationConfig, sites: Mapping[str, SiteReport]) -> str:
     """What left the sites of a run, in a sentence."""
-    figures = f"the counts and figures that stand in this report{_left_of_local_only(metrics)}"
+    figures = f"the counts and figures that stand in this report{_left_of_local_only(sites)}"
     if config.privacy is None:
         left = (
             "Every site's weights left it, with the number of its training films and of those labelled for each "
@@ -287,19 +292,19 @@ def _left(config: FederationConfig, metrics: Mapping[str, Any]) -> str:
     return f"{left}; no film, name or patient's number did."
 
 
-def _left_of_local_only(metrics: Mapping[str, Any]) -> str:
+def _left_of_local_only(sites: Mapping[str, SiteReport]) -> str:
     """What left of the site's other models and does not stand in the report."""
     findings = [
         finding
-        for report in metrics["sites"].values()
-        for name, model in report["models"].items()
+        for report in sites.values()
+        for name, model in report.models.items()
         if name not in ("federated", "pooled")
-        for finding in model["findings"].values()
+        for finding in model.findings.values()
     ]
     if not findings:
         return ""
     more = ""
-    if any(finding["histogram"] for finding in findings):
+    if any(finding.histogram for finding in findings):
         more = ", sensitivity at fixed specificity, calibration and numbers of test films by score"
     return f", and of the sites' other models also average precision{more}, which stand in metrics.json"
 

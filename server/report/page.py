@@ -10,7 +10,7 @@ from acm_core.groups import GROUPS
 from server.pages import pages
 from server.report import charts
 from server.report.content import Content
-from server.results import MODELS, attempts, difference_text, interval_text
+from server.results import MODELS, attempts, difference_text, estimate_in, interval_text
 from server.shortcuts import NAMES
 
 HEADINGS = {
@@ -29,7 +29,7 @@ def render(content: Content) -> str:
     tries = [attempt for record in content["rounds"] for attempt in attempts(record)]
     environment.filters |= {
         "interval": _interval,
-        "difference": difference_text,
+        "difference": _difference,
         "count": _count,
         "megabytes": _megabytes,
     }
@@ -113,9 +113,13 @@ def _drawings(content: Content, finding: str) -> dict[str, charts.Plot]:
     return drawn
 
 
-def _interval(estimate: Mapping[str, Any] | None) -> str:
+def _interval(figure: Mapping[str, Any] | None) -> str:
     """Without a break inside the brackets."""
-    return interval_text(estimate).replace("–", "–\N{WORD JOINER}")
+    return interval_text(estimate_in(figure)).replace("–", "–\N{WORD JOINER}")
+
+
+def _difference(figure: Mapping[str, Any] | None) -> str:
+    return difference_text(estimate_in(figure))
 
 
 def _count(count: int | None) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from acm_core.federated.report import SiteReport
 from client.kept_models import KeptModels, SiteRun
-from server.run_folder import RunFolder
+from server.run_folder import RunFolder, site_reports
 from simulations.tables.cells import CellFile, SiteFigures, digest, files_of, made_by, settings_of
 from simulations.tables.experiment import Cell, Experiment
 from simulations.tables.replicates import measure
@@ -48,24 +49,24 @@ def measured_sites(experiment: Experiment, cell: Cell, folder: RunFolder) -> dic
     unlabelled = metrics["unlabelled"]
     sites = {
         site: _site(experiment, cell, site, report, unlabelled.get(site, {}))
-        for site, report in metrics["sites"].items()
+        for site, report in site_reports(metrics).items()
     }
     return {site: figures for site, figures in sites.items() if figures is not None}
 
 
 def _site(
-    experiment: Experiment, cell: Cell, site: str, report: dict[str, Any], unlabelled: dict[str, Any]
+    experiment: Experiment, cell: Cell, site: str, report: SiteReport, unlabelled: dict[str, Any]
 ) -> SiteFigures | None:
     config = cell.config
     state = config.simulation.data / "state" / config.name / site
-    scores = KeptModels(state, SiteRun.of(config.federation_config())).load_scores(report["fingerprint"])
+    scores = KeptModels(state, SiteRun.of(config.federation_config())).load_scores(report.fingerprint or "")
     if scores is None:
         return None
     return SiteFigures(
-        fingerprint=report["fingerprint"],
-        training_films=report["training_films"],
+        fingerprint=report.fingerprint,
+        training_films=report.training_films,
         shortcuts=_shortcuts(report, config.findings),
-        delivered=report["delivered"],
+        delivered=report.delivered,
         unlabelled={
             finding: {model: round(estimate["value"], 4) for model, estimate in models.items()}
             for finding, models in unlabelled.items()
@@ -74,14 +75,13 @@ def _site(
     )
 
 
-def _shortcuts(report: dict[str, Any], findings: Sequence[str]) -> dict[str, list[float | None]]:
+def _shortcuts(report: SiteReport, findings: Sequence[str]) -> dict[str, list[float | None]]:
     """Shortcut → AUROC of each finding, None where it tells nothing, of a site that reports them."""
     return {
         shortcut: [
-            None if (auroc := of_findings[finding]["auroc"]) is None else auroc["value"]
-            for finding in findings
+            None if (auroc := of_findings[finding].auroc) is None else auroc.value for finding in findings
         ]
-        for shortcut, of_findings in report["shortcuts"].items()
+        for shortcut, of_findings in report.shortcuts.items()
     }
 
 

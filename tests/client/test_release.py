@@ -12,7 +12,7 @@ import pytest
 from hospitals import FINDINGS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reports import estimate, leaves, metrics, model, report, shortcuts
+from reports import estimate, leaves, metrics, model, read, report, shortcuts
 
 from acm_core.config.site import SitePrivacy
 from acm_core.federated.report import FindingReport, SiteReport, read_report
@@ -96,11 +96,11 @@ def test_coarsening_does_not_make_a_verdict_certain() -> None:
     assert gain == {"value": 0.01, "low": 0.0, "high": 0.02, "standard_error": 0.01, "dropped": 0}
     summary = metrics({"A": kept, "B": kept})
     assert summary["answer"].startswith("These films do not settle whether training together helps")
-    assert site_sentence(kept).startswith("This site's test films do not settle")
+    assert site_sentence(read(kept)).startswith("This site's test films do not settle")
 
 
 def test_exact_is_as_it_was() -> None:
-    report = SiteReport.model_validate_json(json.dumps(REPORT))
+    report = read(REPORT)
     assert released(report, policy(counts="exact", metrics="exact")) == report
     assert released(report, None) == report
 
@@ -199,7 +199,7 @@ def test_a_new_field_stays_at_home_until_it_is_listed(
 
 
 def test_a_new_field_deep_in_a_report_stays_at_home_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    report = SiteReport.model_validate_json(json.dumps(REPORT))
+    report = read(REPORT)
     federated = report.models["federated"]
     wider = {name: WiderFinding(**dict(finding), youngest=17) for name, finding in federated.findings.items()}
     models = {"federated": federated.model_copy(update={"findings": wider})}

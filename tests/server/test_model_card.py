@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from hospitals import federation
-from reports import TRANSFER, coarsened, estimate, metrics, model, noised, report
+from reports import TRANSFER, coarsened, estimate, metrics, model, noised, read, report
 
 from acm_core.config.sections import FederationConfig
 from server.model_card import model_card, write_model_card
@@ -207,7 +207,9 @@ def test_what_a_site_may_have_spent_since_its_last_answer_is_not_passed_over() -
         {"round": 1, **TRANSFER, "asked": ["A", "B"], "metrics": {"A": {"epsilon": 1.0}}},
         {"round": 2, **TRANSFER, "asked": ["A"], "metrics": {}},
     )
-    found = summarise(config, RoundState(2, {}, records), {"A": {**report(), "metrics": "withheld"}}, {})
+    found = summarise(
+        config, RoundState(2, {}, records), {"A": read({**report(), "metrics": "withheld"})}, {}
+    )
     assert (
         "last answer: A 1 (round 1, asked since without an answer that was taken in), "
         "B not known (asked without an answer that was taken in)\n"

@@ -14,7 +14,7 @@ from browser import SIZES, address_of, chromium, expect_readable, opened
 from hospitals import FINDINGS, federation
 from hypothesis import given
 from hypothesis import strategies as st
-from reports import coarsened, estimate, leaves, model, noised, report, shortcuts
+from reports import coarsened, estimate, leaves, model, noised, read, report, shortcuts
 from runs import finished_run, record
 
 from acm_core.audit_events import ReplyRefused, RunResumed, RunStarted, SiteMissing, SiteRefused
@@ -128,7 +128,7 @@ def test_an_attribute_in_which_all_films_are_alike_is_said_in_words(tmp_path: Pa
     ],
 )
 def test_a_sentence_says_no_more_than_the_figures(of_site: dict[str, Any], begins: str) -> None:
-    assert site_sentence(of_site).startswith(begins)
+    assert site_sentence(read(of_site)).startswith(begins)
 
 
 def test_what_needs_no_medicine_stands_beside_the_model(tmp_path: Path) -> None:

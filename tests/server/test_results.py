@@ -9,8 +9,9 @@ import pytest
 from hospitals import FINDINGS, federation
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reports import estimate, metrics, model, report
+from reports import estimate, metrics, model, read, report
 
+from acm_core.figures import Estimate
 from server.results import add_pooled, difference_text, interval_text, summarise
 from server.state import RoundState
 
@@ -36,7 +37,7 @@ def test_all_that_was_sent_and_received_is_counted() -> None:
         {"round": 2, **transfer, "earlier_attempts": [transfer, transfer]},
     )
     moved = {"local_only": {"sent": 7, "received": 5}, "evaluate": {"sent": 70, "received": 50}}
-    summary = summarise(federation(), RoundState(2, {}, records), {"A": report()}, moved)
+    summary = summarise(federation(), RoundState(2, {}, records), {"A": read(report())}, moved)
     assert summary["bytes"] == {"train": {"sent": 400, "received": 40}, **moved}
     assert summary["seconds"] == 4.0
 
@@ -87,7 +88,7 @@ def test_a_value_without_an_interval_stands_at_its_site_and_not_in_the_mean() ->
     bare = {"value": 1.0, "low": None, "high": None, "standard_error": None, "dropped": 100}
     sites = {"A": report(federated=model(estimate(0.8))), "B": report(federated=model(bare))}
     assert metrics(sites)["mean_over_sites"]["federated"]["value"] == pytest.approx(0.8)
-    assert interval_text(bare) == "1.000"
+    assert interval_text(Estimate(**bare)) == "1.000"
 
 
 def test_where_no_site_has_a_defined_auroc_the_model_is_there_and_not_defined() -> None:
@@ -100,13 +101,12 @@ def test_where_no_site_has_a_defined_auroc_the_model_is_there_and_not_defined() 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_missing_figures_are_said_in_words(value: float) -> None:
     assert interval_text(None) == "not defined"
-    figure = {"value": value, "low": 0.125, "high": 0.876, "standard_error": 0.1, "dropped": 0}
-    assert interval_text(figure) == f"{value:.3f} (0.12–0.88)"
+    assert interval_text(Estimate(value, 0.125, 0.876, 0.1, dropped=0)) == f"{value:.3f} (0.12–0.88)"
 
 
 def test_the_text_of_a_difference_has_signs_at_which_no_line_breaks() -> None:
-    assert difference_text(estimate(-0.02, 0.02)) == "−0.020 (−0.060 to +0.020)"
-    assert difference_text({"value": 0.0334, "low": None}) == "+0.033"
+    assert difference_text(Estimate(**estimate(-0.02, 0.02))) == "−0.020 (−0.060 to +0.020)"
+    assert difference_text(Estimate(0.0334, None, None, None, dropped=0)) == "+0.033"
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,10 @@ def test_the_pooled_model_stands_beside_the_others() -> None:
     )
     after = add_pooled(
         before,
-        {"A": report(pooled=model(estimate(0.9))), "C": report()},  # B was away, C has no test films
+        {
+            "A": read(report(pooled=model(estimate(0.9)))),
+            "C": read(report()),
+        },  # B was away, C has no test films
     )
     assert set(after["sites"]["A"]["models"]) == {"federated", "pooled"}
     assert set(after["sites"]["B"]["models"]) == {"federated"}

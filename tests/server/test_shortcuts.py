@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 from hospitals import FINDINGS, federation
-from reports import estimate, metrics, model, report, shortcuts
+from reports import estimate, metrics, model, read, report, shortcuts
 
 from server.model_card import model_card
+from server.run_folder import site_reports
 from server.shortcuts import shortcut_sentences, shortcuts_beside_model, shortcuts_in_short
 
 ABOVE, EVEN, BELOW = estimate(0.2, 0.05), estimate(0.01, 0.05), estimate(-0.2, 0.05)
@@ -59,7 +60,7 @@ def one_by_one(**margins: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_a_sentence_says_no_more_than_the_figures(of_site: dict[str, Any], said: str) -> None:
-    text = " ".join(shortcut_sentences(of_site))
+    text = " ".join(shortcut_sentences(read(of_site)))
     assert said in text
     assert bool(said) == bool(text)
 
@@ -68,7 +69,7 @@ def test_findings_are_named_beside_the_shortcut_that_each_is_not_above() -> None
     mixed = one_by_one()
     mixed["shortcuts"]["grey"]["Lung Opacity"]["margins"]["federated"] = EVEN
     mixed["shortcuts"]["border"]["Pleural Effusion"].update(auroc=estimate(0.7), margins={"federated": BELOW})
-    assert shortcut_sentences(mixed) == [
+    assert shortcut_sentences(read(mixed)) == [
         "At this site the model is worse than the film's border alone for Pleural Effusion (0.61 against 0.70).",
         "At this site the model is not clearly better than film brightness alone for Lung Opacity (0.61 against 0.60).",
     ]
@@ -82,18 +83,18 @@ def test_one_line_for_all_sites_or_none() -> None:
         "D": report(federated=model(estimate(0.6))),
     }
     sites["C"]["shortcuts"]["grey"]["Lung Opacity"]["margins"]["federated"] = ABOVE
-    assert shortcuts_in_short(metrics(sites)) == (
+    assert shortcuts_in_short(site_reports(metrics(sites))) == (
         "Not clearly better than brightness, film size, border or view alone: 2 of 2 findings at A, "
         "1 of 2 findings at C."
     )
-    assert shortcuts_in_short(metrics({"B": sites["B"], "D": sites["D"]})) == ""
+    assert shortcuts_in_short(site_reports(metrics({"B": sites["B"], "D": sites["D"]}))) == ""
 
 
 def test_metrics_of_an_earlier_version_have_no_shortcuts() -> None:
     former = report(federated=model(estimate(0.6)))
     del former["shortcuts"]
-    assert shortcuts_beside_model(former) == {}
-    assert shortcuts_in_short(metrics({"A": former})) == ""
+    assert shortcuts_beside_model(read(former)) == {}
+    assert shortcuts_in_short(site_reports(metrics({"A": former}))) == ""
     assert "What needs no medicine" not in model_card(federation(), metrics({"A": former}))
 
 

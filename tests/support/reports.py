@@ -20,11 +20,11 @@ TRANSFER = {"seconds": 1.25, "bytes_sent": 2_000_000, "bytes_received": 1_000_00
 
 
 def estimate(value: float, error: float = 0.1) -> dict[str, Any]:
-    """A site's figure with its standard error and a 95 % interval of ± 2 of them, as `Estimate.to_dict` has it."""
+    """A site's figure with its standard error and a 95 % interval of ± 2 of them, as far as a figure can go."""
     return {
         "value": value,
-        "low": value - 2 * error,
-        "high": value + 2 * error,
+        "low": max(value - 2 * error, -1.0),
+        "high": min(value + 2 * error, 1.0),
         "standard_error": error,
         "dropped": 0,
     }
@@ -80,9 +80,14 @@ def report(**models: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def read(report: dict[str, Any]) -> SiteReport:
+    """A report as the server reads it."""
+    return SiteReport.model_validate_json(json.dumps(report))
+
+
 def leaves(report: dict[str, Any], policy: SitePrivacy | None) -> dict[str, Any]:
     """What of a report leaves, as the server has it."""
-    return released(SiteReport.model_validate_json(json.dumps(report)), policy).model_dump(mode="json")
+    return released(read(report), policy).model_dump(mode="json")
 
 
 def noised(aurocs: dict[str, float | None]) -> dict[str, Any]:
@@ -139,4 +144,4 @@ def metrics(sites: dict[str, dict[str, Any]], config: FederationConfig | None = 
         {"round": 2, **TRANSFER, "seconds": 2.5, "asked": ["A"], "metrics": {"A": spent}},
     )
     state = RoundState(2, {}, records)
-    return summarise(config, state, sites, {})
+    return summarise(config, state, {site: read(report) for site, report in sites.items()}, {})
