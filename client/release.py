@@ -124,14 +124,6 @@ def _figure(estimate: Estimate | None, terms: _Terms) -> Estimate | None:
     return replace(coarse, value=round(estimate.value, digits))
 
 
-def _margins(margins: Mapping[str, Estimate], terms: _Terms) -> dict[str, Estimate | None]:
-    return {model: _figure(margin, terms) for model, margin in margins.items()}
-
-
-def _models(models: Mapping[str, ModelReport], terms: _Terms) -> Any:
-    return _whole(models, terms) if terms.figures else {}
-
-
 def _shortcuts(shortcuts: Mapping[str, Mapping[str, ShortcutFigures]], terms: _Terms) -> Any:
     """Films could be counted from the view's."""
     return {
@@ -152,7 +144,7 @@ MAY_LEAVE: dict[type[object], dict[str, Callable[[Any, _Terms], Any]]] = {
         "patients": _count,
         "training_films": _count,
         "set_aside": _set_aside,
-        "models": _models,
+        "models": lambda models, terms: _whole(models, terms) if terms.figures else {},
         "metrics": lambda _, terms: terms.metrics,
         "counts": lambda _, terms: terms.counts,
         "delivered": lambda delivered, terms: delivered if terms.figures else None,
@@ -177,7 +169,10 @@ MAY_LEAVE: dict[type[object], dict[str, Callable[[Any, _Terms], Any]]] = {
         "calibration": _beside_exact_counts(None),
         "histogram": _beside_exact_counts(None),
     },
-    ShortcutFigures: {"auroc": _figure, "margins": _margins},
+    ShortcutFigures: {
+        "auroc": _figure,
+        "margins": lambda margins, terms: {name: _figure(margin, terms) for name, margin in margins.items()},
+    },
     Group: dict.fromkeys(("patients", "films", "findings"), _whole),
     GroupFinding: dict.fromkeys(("auroc", "positives", "negatives"), _whole),
     OperatingPoint: dict.fromkeys(("specificity", "threshold", "sensitivity"), _whole),

@@ -76,14 +76,12 @@ def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
         "| site | training films | test films | test patients | set aside |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for site, report in metrics["sites"].items():
-        aside = ", ".join(f"{count} {reason}" for reason, count in sorted(report["set_aside"].items()))
+    for site, report in sites.items():
+        aside = ", ".join(f"{count} {reason}" for reason, count in sorted(report.set_aside.items()))
         if not aside:
-            aside = "withheld" if report["training_films"] is None else "none"
-        lines.append(
-            f"| {site} | {_count(report['training_films'])} | {_count(report['films'])} | "
-            f"{_count(report['patients'])} | {aside} |"
-        )
+            aside = "withheld" if report.training_films is None else "none"
+        numbers = (report.training_films, report.films, report.patients)
+        lines.append(f"| {site} | {' | '.join(map(_count, numbers))} | {aside} |")
     if rounded := rounded_counts(sites):
         lines += ["", rounded]
     if metrics["not_evaluated"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from reports import estimate, model, report
 from acm_core.data.site_films import FilmFacts, FilmSet, SiteFilms
 from acm_core.data.splits import Split
 from acm_core.federated.report import read_report
-from client.shortcuts import report_shortcuts
+from client.shortcuts import measure_shortcuts
 
 FINDINGS = ["Lung Opacity", "Pleural Effusion"]
 
@@ -44,7 +45,11 @@ def site_films(views: list[str], positives: list[int]) -> SiteFilms:
 
 def shortcuts(films: SiteFilms, smallest: int = 10) -> dict[str, dict[str, Any]]:
     scores = np.random.default_rng(1).random((len(films.test), 2)).astype(np.float32)
-    return report_shortcuts(films, {"federated": scores}, FINDINGS, smallest=smallest, resamples=50, seed=1)
+    found = measure_shortcuts(films, {"federated": scores}, FINDINGS, smallest=smallest, resamples=50, seed=1)
+    return {
+        name: {finding: asdict(figures) for finding, figures in by_finding.items()}
+        for name, by_finding in found.items()
+    }
 
 
 def test_every_shortcut_is_reported_for_every_finding_and_taken_in() -> None:
