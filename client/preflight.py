@@ -107,6 +107,7 @@ def _look_through(site: SiteConfig, image_size: int | None, workers: int | None,
 
 def _print(summary: Summary, manifest: Path, page: Path) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False)
@@ -132,7 +133,7 @@ def _print(summary: Summary, manifest: Path, page: Path) -> None:
             summary.problems, key=lambda problem: (problem.weight != "act", -problem.count)
         ):
             mark = "[bold]act[/bold]" if problem.weight == "act" else "note"
-            table.add_row(mark, f"{problem.count:,}", problem.what, problem.do)
+            table.add_row(mark, f"{problem.count:,}", escape(problem.told), problem.do)
         console.print(table)
     console.print(f"manifest: {manifest}\npage:     {page} (shows films; it stays here)", soft_wrap=True)
     console.print(f"dataset:  {summary.fingerprint}", soft_wrap=True)

@@ -70,6 +70,7 @@ def render_page(site: SiteConfig, taken: Intake, summary: Summary, journal: Jour
         notes=[problem for problem in summary.problems if problem.weight == "note"],
         reasons=_by_reason(taken),
         pairs=[(shown[kept], shown[dropped], kept, dropped, reason) for kept, dropped, reason in pairs],
+        out_of_reach=[*taken.closed, *taken.links][:_LISTED],
         conflicts=[
             (taken.names[taken.images[conflict.row]], ", ".join(conflict.findings))
             for conflict in taken.table.conflicts[:_LISTED]

@@ -365,6 +365,10 @@ class LabelMap(Section):
     image: str = Field(
         "image", description="column of the film: path in the films folder, or file name alone"
     )
+    image_suffix: str = Field(
+        "",
+        description="ending that the names in that column lack, such as .png; a name with its ending stays as it is",
+    )
     view: str | None = Field(None, description="column of the view, for films whose header is silent")
     sex: str | None = Field(None, description="column of the patient's sex, as view")
     age: str | None = Field(None, description="column of the age in years, as view")

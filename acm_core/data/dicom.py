@@ -26,7 +26,7 @@ from pydicom.uid import (
 from acm_core.data.code_stream import code_stream_size
 from acm_core.data.gates import check_header
 from acm_core.data.grey_levels import displayed_grey
-from acm_core.data.header import FilmHeader
+from acm_core.data.header import FilmHeader, header_numbers
 from acm_core.data.picture import MAX_PIXELS
 from acm_core.data.set_aside import FilmSetAside, SetAside
 from acm_core.data.shrink import shrink
@@ -51,13 +51,19 @@ def decode_dicom(content: bytes) -> tuple[NDArray[np.float32], FilmHeader]:
     """
     _bound_inflation(content)
     header = pydicom.dcmread(BytesIO(content), force=True)
-    # pydicom leaves out an element that breaks off, as if the object had no pixels.
-    if "PixelData" not in header and _PIXEL_DATA_TAG in content:
+    # pydicom leaves out an element that breaks off, as if the object had no pixels. An icon has pixels of its own.
+    if "PixelData" not in header and content.count(_PIXEL_DATA_TAG) > _icons(header):
         raise FilmSetAside(SetAside.UNREADABLE)
     check_header(header)
     _name_transfer_syntax(header)
+    _complete(header)
     _bound_frame(header)
     return square_pixels(displayed_grey(_stored(header), header), header), FilmHeader.of(header)
+
+
+def _icons(header: Dataset) -> int:
+    """Pixel Data within sequences: of a DICOMDIR's records or an Icon Image Sequence (PS3.3 C.7.6.1.1.6)."""
+    return sum(element.keyword == "PixelData" for element in header.iterall())
 
 
 def _bound_inflation(content: bytes) -> None:
@@ -84,13 +90,24 @@ def _behind_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:
 
 def _name_transfer_syntax(header: Dataset) -> None:
     """A file without meta information (PS3.10 7.1) is in the encoding that its data set could be parsed in."""
-    if "TransferSyntaxUID" in header.file_meta:
+    if header.file_meta.get("TransferSyntaxUID"):
         return
     implicit, little = header.original_encoding
     if implicit:
         header.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     else:
         header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+
+
+def _complete(header: Dataset) -> None:
+    """What the header must say of its pixels (PS3.3 C.7.6.3); of two elements the pixels leave no doubt."""
+    for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored"):
+        if header.get(keyword) is None:
+            raise FilmSetAside(SetAside.INCOMPLETE_HEADER, keyword)
+    if header.get("SamplesPerPixel") is None:  # MONOCHROME1 and 2 have one (C.7.6.3.1.2)
+        header.SamplesPerPixel = 1
+    if header.get("PixelRepresentation") is None:  # no detector's signal is below zero
+        header.PixelRepresentation = 0
 
 
 def square_pixels(grey: NDArray[np.float32], header: Dataset) -> NDArray[np.float32]:
@@ -104,14 +121,14 @@ def square_pixels(grey: NDArray[np.float32], header: Dataset) -> NDArray[np.floa
     """
     for keyword in ("PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing"):
         try:
-            vertical, horizontal = (float(part) for part in header.get(keyword) or ())
-        except (TypeError, ValueError):
+            vertical, horizontal = header_numbers(header, keyword)
+        except (FilmSetAside, ValueError):
             continue
         if not (vertical > 0 and horizontal > 0):
             continue
         ratio = vertical / horizontal
         if not 1 / _MAX_ASPECT <= ratio <= _MAX_ASPECT:
-            raise FilmSetAside(SetAside.CONTRADICTION)
+            raise FilmSetAside(SetAside.CONTRADICTION, f"{keyword} of {vertical:g} to {horizontal:g}")
         rows, columns = grey.shape
         if abs(ratio - 1) <= _SAME_ASPECT:
             return grey
@@ -125,7 +142,7 @@ def _stored(header: Dataset) -> NDArray[np.generic]:
     """The pixels as they are stored, H×W, or a refusal where they are not what the header says."""
     bits = int(header.BitsStored)
     if not 1 <= bits <= header.BitsAllocated:
-        raise FilmSetAside(SetAside.CONTRADICTION)
+        raise FilmSetAside(SetAside.CONTRADICTION, f"Bits Stored {bits} of {header.BitsAllocated}")
     unsigned = header.get("PixelRepresentation") == 0
     # pydicom would clear the bits above Bits Stored, and a film that uses them would come out folded.
     header.pixel_array_options(correct_unused_bits=not unsigned)
@@ -137,7 +154,7 @@ def _stored(header: Dataset) -> NDArray[np.generic]:
         # Overlays and padding lie above Bits Stored by right (PS3.5 8.1.1), and without them the film is smoother. One
         # whose own greys reach above is folded by taking them off.
         if _roughness(used) > _roughness(stored):
-            raise FilmSetAside(SetAside.CONTRADICTION)
+            raise FilmSetAside(SetAside.CONTRADICTION, f"pixels of more than {bits} bits")
         return used
     return stored
 
@@ -152,14 +169,16 @@ def _bound_frame(header: Dataset) -> None:
     """Refuse what no decoder reads, what would decode to more than a film, or to another one than the header states."""
     rows, columns = int(header.Rows), int(header.Columns)
     if rows * columns > MAX_PIXELS:
-        raise FilmSetAside(SetAside.TOO_LARGE)
+        raise FilmSetAside(SetAside.TOO_LARGE, f"{rows}×{columns}")
     if rows < 1 or columns < 1 or header.BitsAllocated not in _BITS_ALLOCATED:
         raise FilmSetAside(SetAside.UNREADABLE)
     syntax = header.file_meta.TransferSyntaxUID
+    if not _is_readable(syntax):
+        raise FilmSetAside(
+            SetAside.NO_DECODER, syntax if syntax.name == syntax else f"{syntax} {syntax.name}"
+        )
     if not syntax.is_encapsulated:
         return
-    if not _is_readable(syntax):
-        raise FilmSetAside(SetAside.NO_DECODER)
     frame = next(generate_frames(header.PixelData, number_of_frames=1))
     if len(frame) > 2**16 + 2 * rows * columns * header.BitsAllocated // 8:
         raise FilmSetAside(SetAside.UNREADABLE)
@@ -176,6 +195,7 @@ def _bound_frame(header: Dataset) -> None:
 
 
 def _is_readable(syntax: UID) -> bool:
+    """Whether a decoder is there; a vendor's private transfer syntax has none, and nobody knows its byte order."""
     try:
         return bool(get_decoder(syntax).is_available)
     except NotImplementedError:

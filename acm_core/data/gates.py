@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.sequence import Sequence
+from pydicom.uid import UID
 
-from acm_core.data.header import header_text
+from acm_core.data.header import header_numbers, header_text
 from acm_core.data.set_aside import FilmSetAside, SetAside
 
 MODALITIES = ("CR", "DX")
@@ -56,20 +57,25 @@ def check_header(header: Dataset) -> None:
     """Raise FilmSetAside with the first reason found: NO_PIXELS, MODALITY, NOT_HUMAN, BODY_PART, NOT_FRONTAL,
     MULTI_FRAME, COLOUR; in this order, from what the object is to how it is stored."""
     if not header.get("PixelData"):
-        raise FilmSetAside(SetAside.NO_PIXELS)
+        raise FilmSetAside(SetAside.NO_PIXELS, _class_name(header))
     if header_text(header, "Modality") not in MODALITIES:
-        raise FilmSetAside(SetAside.MODALITY)
+        raise FilmSetAside(
+            SetAside.MODALITY, _quotable(header, header_text(header, "Modality")) or "no modality"
+        )
     if _names_animal(header):
         raise FilmSetAside(SetAside.NOT_HUMAN)
     if _names_other_part(header):
-        raise FilmSetAside(SetAside.BODY_PART)
+        raise FilmSetAside(SetAside.BODY_PART, _quotable(header, header_text(header, "BodyPartExamined")))
     if _is_not_frontal(header):
-        raise FilmSetAside(SetAside.NOT_FRONTAL)
-    if int(header.get("NumberOfFrames") or 1) > 1:
-        raise FilmSetAside(SetAside.MULTI_FRAME)
-    grey = header_text(header, "PhotometricInterpretation") in ("MONOCHROME1", "MONOCHROME2")
-    if not grey or header.get("SamplesPerPixel", 1) != 1:
-        raise FilmSetAside(SetAside.COLOUR)
+        raise FilmSetAside(SetAside.NOT_FRONTAL, _quotable(header, header_text(header, "ViewPosition")))
+    frames = int(max(header_numbers(header, "NumberOfFrames"), default=1))
+    if frames > 1:
+        raise FilmSetAside(SetAside.MULTI_FRAME, f"{frames} frames")
+    photometric = header_text(header, "PhotometricInterpretation")
+    if not photometric:
+        raise FilmSetAside(SetAside.INCOMPLETE_HEADER, "PhotometricInterpretation")
+    if photometric not in ("MONOCHROME1", "MONOCHROME2") or (header.get("SamplesPerPixel") or 1) != 1:
+        raise FilmSetAside(SetAside.COLOUR, _quotable(header, photometric))
 
 
 def check_pixels(pixels: NDArray[np.float32]) -> None:
@@ -77,13 +83,29 @@ def check_pixels(pixels: NDArray[np.float32]) -> None:
     if not np.isfinite(pixels).all():
         raise FilmSetAside(SetAside.UNREADABLE)
     if min(pixels.shape) < MIN_SIDE:
-        raise FilmSetAside(SetAside.TOO_SMALL)
+        raise FilmSetAside(SetAside.TOO_SMALL, "×".join(map(str, pixels.shape)))
     low, high = pixels.min(), pixels.max()
     if low == high:
         raise FilmSetAside(SetAside.BLANK)
     between = np.count_nonzero((pixels > _BLACK) & (pixels < 1 - _BLACK))
     if between < MIN_GREY * pixels.size:
         raise FilmSetAside(SetAside.SATURATED)
+
+
+def _class_name(header: Dataset) -> str | None:
+    uid = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+    return None if not isinstance(uid, UID) or uid.name == uid else uid.name
+
+
+_OF_PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "OtherPatientIDs", "OtherPatientNames")
+
+
+def _quotable(header: Dataset, text: str) -> str | None:
+    """The text, unless a word of it names the patient: engineers write what they like into the fields of a device."""
+    of_patient = {
+        word for keyword in _OF_PATIENT for word in re.findall(r"\w{3,}", header_text(header, keyword))
+    }
+    return None if any(word in text for word in of_patient) else text
 
 
 def _names_animal(header: Dataset) -> bool:

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
+from acm_core.data.header import header_numbers
+
 RANGE_PERCENTILES = (0.5, 99.5)
 _USED_RANGE = 0.5
 _BLOCK_PIXELS = 2**16
@@ -133,10 +135,10 @@ def _modality_values(stored: NDArray[np.generic], header: Dataset) -> NDArray[np
     if sequence:
         return _LookupTable(sequence[0], header).apply(stored.astype(np.float32))
     values = stored.astype(np.float32)
-    if header.get("RescaleSlope") is not None:
-        values *= np.float32(header.RescaleSlope)
-    if header.get("RescaleIntercept") is not None:
-        values += np.float32(header.RescaleIntercept)
+    for slope in header_numbers(header, "RescaleSlope")[:1]:
+        values *= np.float32(slope)
+    for intercept in header_numbers(header, "RescaleIntercept")[:1]:
+        values += np.float32(intercept)
     return values
 
 
@@ -193,14 +195,8 @@ def _linear(values: NDArray[np.float32], centre: float, width: float) -> NDArray
 
 
 def _first_number(header: Dataset, keyword: str) -> float | None:
-    try:
-        value = header.get(keyword)
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            value = value[0]
-        number = float(value)
-    except (TypeError, ValueError, IndexError, OverflowError):
-        return None
-    return number if np.isfinite(number) else None
+    numbers = header_numbers(header, keyword)
+    return numbers[0] if numbers and np.isfinite(numbers[0]) else None
 
 
 class _LookupTable:

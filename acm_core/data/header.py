@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from pydicom import Dataset
+from pydicom.datadict import tag_for_keyword
 from pydicom.multival import MultiValue
+
+from acm_core.data.set_aside import FilmSetAside, SetAside
 
 IDENTIFYING = (
     *(
@@ -98,6 +101,46 @@ def header_text(header: Dataset, keyword: str) -> str:
         return ""
     values = value if isinstance(value, MultiValue) else [value]
     return " ".join(str(part) for part in values).strip().upper()
+
+
+def header_numbers(header: Dataset, keyword: str) -> tuple[float, ...]:
+    """The numbers of an attribute; none where it is absent or empty.
+
+    Devices of some countries write a decimal comma. It is no character of a Decimal String (PS3.5 6.2), so it can only
+    be a decimal point.
+
+    Raises:
+        FilmSetAside: BAD_NUMBER where it holds something else.
+    """
+    try:
+        value = header.get(keyword)
+    except (
+        ValueError,
+        TypeError,
+        OverflowError,
+    ):  # pydicom could not read it as numbers and has left it as it was
+        value = header.get_item(tag_for_keyword(keyword) or 0).value
+    if value is None:
+        return ()
+    if isinstance(value, bytes):
+        value = value.decode("ascii", "replace")
+    parts = (
+        value.split("\\")
+        if isinstance(value, str)
+        else value
+        if isinstance(value, list | MultiValue)
+        else [value]
+    )
+    try:
+        return tuple(_number(part) for part in parts if str(part).strip(" \0"))
+    except (ValueError, TypeError):
+        pass
+    raise FilmSetAside(SetAside.BAD_NUMBER, keyword)
+
+
+def _number(part: object) -> float:
+    text = str(part).strip(" \0")
+    return float(text.replace(",", ".") if text.count(",") == 1 and "." not in text else text)
 
 
 def frontal_view(header: Dataset) -> str | None:

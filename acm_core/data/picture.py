@@ -34,9 +34,10 @@ def decode_picture(content: bytes) -> NDArray[np.float32]:
     except Image.DecompressionBombError:
         raise FilmSetAside(SetAside.TOO_LARGE) from None
     if image.width * image.height > MAX_PIXELS:
-        raise FilmSetAside(SetAside.TOO_LARGE)
-    if getattr(image, "n_frames", 1) > 1:
-        raise FilmSetAside(SetAside.MULTI_FRAME)
+        raise FilmSetAside(SetAside.TOO_LARGE, f"{image.height}×{image.width}")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise FilmSetAside(SetAside.MULTI_FRAME, f"{frames} frames")
     image = ImageOps.exif_transpose(image)
     if image.mode in _SIXTEEN_BIT:
         return scaled_by_range(np.asarray(image))

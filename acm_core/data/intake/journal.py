@@ -15,8 +15,9 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from acm_core.data.intake.reading import Reading
+from acm_core.data.set_aside import SetAside
 
-_VERSION = 2
+_VERSION = 3
 """Raise when the same file gives another reading."""
 _READERS = ("imagecodecs", "numpy", "pillow", "pydicom", "python-gdcm", "scipy")
 """Packages whose next version may give other pixels."""
@@ -148,6 +149,14 @@ class Journal:
             f"SELECT path, {chosen} FROM file WHERE json_extract(reading, '$.reason') IS NULL"  # noqa: S608  # a constant
         )
         return dict(rows.fetchall())
+
+    def no_films(self) -> set[str]:
+        """Paths of the files that are no images of any kind, whatever they are called."""
+        rows = self._database.execute(
+            "SELECT path FROM file WHERE json_extract(reading, '$.reason') = ?",
+            (SetAside.NOT_AN_IMAGE.value,),
+        )
+        return {path for (path,) in rows}
 
     def lines(self) -> Iterator[str]:
         """Every path with its reading as it is kept, by path."""

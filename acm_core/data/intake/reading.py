@@ -29,6 +29,7 @@ class Reading:
     Attributes:
         content: SHA-256 of the file, or None where it could not be read.
         reason: why the file cannot be used, or None for a film.
+        refused: what refused it, see `FilmSetAside.value`.
         pixels: SHA-256 of the displayed film's size and of its means over 64×64 windows: the same for one film in two
             encodings. Of films only, as all below.
         rows, columns: of the displayed film.
@@ -46,6 +47,7 @@ class Reading:
 
     content: str | None
     reason: SetAside | None = None
+    refused: str | None = None
     pixels: str | None = None
     rows: int | None = None
     columns: int | None = None
@@ -92,12 +94,12 @@ def read_file(path: Path, salt: bytes, image_size: int | None) -> tuple[Reading,
     try:
         content = read_content(path)
     except FilmSetAside as verdict:
-        return Reading(None, verdict.reason), None
+        return Reading(None, verdict.reason, verdict.value), None
     digest = hashlib.sha256(content).hexdigest()
     try:
         film = decode_film(content)
     except FilmSetAside as verdict:
-        return Reading(digest, verdict.reason), None
+        return Reading(digest, verdict.reason, verdict.value), None
     prepared = None if image_size is None else square_film(film.pixels, image_size)
     return _reading(digest, film, salt), prepared
 

@@ -12,6 +12,7 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
+from dicom_files import with_texts
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
@@ -176,7 +177,8 @@ def test_truncated_pixels_are_set_aside(dicom: Callable[..., bytes], ramp: np.nd
         (SetAside.TOO_LARGE, {"Rows": 65535, "Columns": 65535}),
         (SetAside.UNREADABLE, {"Rows": 800}),
         (SetAside.UNREADABLE, {"Rows": 0}),
-        (SetAside.UNREADABLE, {"Rows": None}),
+        (SetAside.INCOMPLETE_HEADER, {"Rows": None}),
+        (SetAside.INCOMPLETE_HEADER, {"BitsStored": None, "HighBit": 11}),
         (SetAside.UNREADABLE, {"BitsAllocated": 12}),
         (SetAside.UNREADABLE, {"BitsAllocated": 64, "BitsStored": 64}),
         (SetAside.CONTRADICTION, {"BitsStored": 0, "HighBit": 0}),
@@ -189,6 +191,91 @@ def test_headers_that_lie_about_the_pixels(
     dicom: Callable[..., bytes], ramp: np.ndarray, reason: SetAside, says: dict[str, Any]
 ) -> None:
     assert reason_of(dicom(ramp, **says)) is reason
+
+
+@pytest.mark.parametrize("gone", ["SamplesPerPixel", "PixelRepresentation", "HighBit"])
+def test_what_the_pixels_leave_no_doubt_of_may_be_missing(
+    dicom: Callable[..., bytes], ramp: np.ndarray, gone: str
+) -> None:
+    content = dicom(ramp, **{**WINDOW, gone: None})
+    assert decode_film(content).pixels == pytest.approx(shown(ramp), abs=1e-6)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_icon_is_not_the_film(dicom: Callable[..., bytes], ramp: np.ndarray, whole: bool) -> None:
+    """A DICOMDIR and a header alone have icons with Pixel Data of their own (C.7.6.1.1.6): nothing has broken off."""
+    icon = pydicom.Dataset()
+    icon.Rows, icon.Columns, icon.BitsAllocated, icon.PixelData = 2, 2, 8, b"1234"
+    content = dicom(ramp, IconImageSequence=[icon], **WINDOW)
+    if whole:
+        assert decode_film(content).pixels == pytest.approx(shown(ramp), abs=1e-6)
+    else:
+        assert reason_of(dicom(ramp, IconImageSequence=[icon], PixelData=None)) is SetAside.NO_PIXELS
+        cut_off = dicom(ramp, IconImageSequence=[icon], syntax=RLELossless)[:-40]
+        assert reason_of(cut_off) is SetAside.UNREADABLE
+
+
+@pytest.mark.parametrize(
+    "syntax", ["1.2.840.113845.1.2.1", "1.2.840.113619.5.2", "1.3.46.670589.33.1.4.1", "1.2.840.10008.1.9"]
+)
+def test_a_private_transfer_syntax_has_no_decoder(
+    dicom: Callable[..., bytes], ramp: np.ndarray, syntax: str
+) -> None:
+    content = dicom(ramp, **WINDOW)
+    old, new = ExplicitVRLittleEndian.encode() + b"\0", syntax.encode() + b"\0" * (len(syntax) % 2)
+    content = content.replace(struct.pack("<H", len(old)) + old, struct.pack("<H", len(new)) + new, 1)
+    length = struct.unpack("<I", content[140:144])[0] + len(new) - len(old)
+    with pytest.raises(FilmSetAside) as verdict:
+        decode_film(content[:140] + struct.pack("<I", length) + content[144:])
+    assert verdict.value.reason is SetAside.NO_DECODER
+    assert str(verdict.value.value).startswith(syntax)
+
+
+@pytest.mark.parametrize(
+    ("texts", "same_as"),
+    [
+        (
+            {"RescaleSlope": "1,0", "RescaleIntercept": "0,0"},
+            {"WindowCenter": "2048", "WindowWidth": "4096"},
+        ),
+        (
+            {"WindowCenter": "2047,5", "WindowWidth": "1000,0"},
+            {"WindowCenter": "2047.5", "WindowWidth": "1000"},
+        ),
+        (
+            {"WindowCenter": "2047,5\\10,5", "WindowWidth": "1e3\\7"},
+            {"WindowCenter": "2047.5", "WindowWidth": "1000"},
+        ),
+        (
+            {"PixelSpacing": "0,1\\0,2"},
+            {"WindowCenter": "2048", "WindowWidth": "4096", "PixelSpacing": ["0.1", "0.2"]},
+        ),
+    ],
+)
+def test_a_decimal_comma_is_a_decimal_point(
+    dicom: Callable[..., bytes], ramp: np.ndarray, texts: dict[str, str], same_as: dict[str, Any]
+) -> None:
+    window = {name: value for name, value in same_as.items() if name not in texts}
+    film = decode_film(with_texts(dicom(ramp, BitsStored=12, **window), **texts))
+    expected = decode_film(dicom(ramp, BitsStored=12, **same_as))
+    assert np.array_equal(film.pixels, expected.pixels)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        {"NumberOfFrames": "one"},
+        {"RescaleSlope": "one"},
+        {"RescaleIntercept": "1.000,5"},
+        {"WindowCenter": "mid", "WindowWidth": "9"},
+    ],
+)
+def test_a_text_in_the_place_of_a_number_is_told(
+    dicom: Callable[..., bytes], ramp: np.ndarray, texts: dict[str, str]
+) -> None:
+    with pytest.raises(FilmSetAside) as verdict:
+        decode_film(with_texts(dicom(ramp, BitsStored=12), **texts))
+    assert (verdict.value.reason, verdict.value.value) == (SetAside.BAD_NUMBER, next(iter(texts)))
 
 
 def test_a_film_of_one_grey_is_blank(dicom: Callable[..., bytes]) -> None:

@@ -87,7 +87,7 @@ def test_frontal_chest_films_of_humans_are_taken(
         (SetAside.MULTI_FRAME, {"NumberOfFrames": "2"}),
         (SetAside.COLOUR, {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}),
         (SetAside.COLOUR, {"PhotometricInterpretation": "PALETTE COLOR"}),
-        (SetAside.COLOUR, {"PhotometricInterpretation": None}),
+        (SetAside.INCOMPLETE_HEADER, {"PhotometricInterpretation": None}),
     ],
 )
 def test_what_is_not_is_set_aside_with_its_reason(

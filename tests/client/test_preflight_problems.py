@@ -1,0 +1,185 @@
+"""What preflight says of lost films: their cause, and that something is to do where the label file lists them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from dicom_files import write_dicom
+from PIL import Image
+
+from client import preflight
+
+Found = dict[str, Any]
+
+
+def film(seed: int, side: tuple[int, int] = (140, 120)) -> Image.Image:
+    coarse = np.random.default_rng(seed).integers(0, 256, (9, 7)).astype(np.uint8)
+    return Image.fromarray(coarse).resize((side[1], side[0]), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def looked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Found]:
+    """Run preflight on `tmp_path/films` with these rows of the label file; the JSON that it prints."""
+
+    def look(rows: Sequence[str], columns: str = "patient_id,image,Pneumonia", **settings: object) -> Found:
+        (tmp_path / "labels.csv").write_text("\n".join([columns, *rows]) + "\n")
+        (tmp_path / "sites").mkdir(exist_ok=True)
+        about = {"site": "A", "films": "../films", "labels": "../labels.csv", "state": "../state", **settings}
+        (tmp_path / "sites/A.yaml").write_text(yaml.safe_dump(about))
+        arguments = ["--site", "A", "--sites", str(tmp_path / "sites"), "--workers", "1", "--format", "json"]
+        code = preflight.main(arguments)
+        found: Found = json.loads(capsys.readouterr().out)
+        assert found["exit_code"] == code
+        return found
+
+    (tmp_path / "films").mkdir()
+    return look
+
+
+def problems(found: Found, code: str) -> list[Found]:
+    return [problem for problem in found["problems"] if problem["code"] == code]
+
+
+def test_a_listed_film_that_is_no_image_is_something_to_do(
+    tmp_path: Path, looked: Callable[..., Found]
+) -> None:
+    for index in range(3):
+        film(index).save(tmp_path / f"films/{index}.png")
+    (tmp_path / "films/3.png").write_bytes(b"")
+    (tmp_path / "films/4.png").write_bytes(b"<html><head><title>403 Forbidden</title></head></html>")
+    (tmp_path / "films/5.png").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    (tmp_path / "films/notes.txt").write_bytes(b"not listed")
+    found = looked([f"p{index},{index}.png,{index % 2}" for index in range(6)])
+    assert found["exit_code"] == preflight.ACT
+    listed, other = problems(found, "not_an_image")
+    assert (listed["weight"], listed["count"]) == ("act", 3)
+    assert "fetch them again" in listed["do"]
+    assert listed["values"] == {"empty file": 1, "web page or XML": 1, "Git LFS pointer": 1}
+    assert (other["weight"], other["count"]) == ("note", 1)
+
+
+@pytest.mark.parametrize(
+    ("reason", "says", "value"),
+    [
+        ("body_part", {"BodyPartExamined": "KNEE"}, "KNEE"),
+        ("modality", {"Modality": "MG"}, "MG"),
+        ("not_frontal", {"ViewPosition": "LL"}, "LL"),
+        ("multi_frame", {"NumberOfFrames": "3"}, "3 frames"),
+        ("too_large", {"Rows": 30000, "Columns": 20000}, "30000×20000"),
+        ("incomplete_header", {"BitsStored": None, "HighBit": 11}, "BitsStored"),
+    ],
+)
+def test_a_listed_film_that_is_refused_is_told_with_the_value_that_refused_it(
+    tmp_path: Path,
+    looked: Callable[..., Found],
+    reason: str,
+    says: dict[str, Any],
+    value: str,
+) -> None:
+    film(0).save(tmp_path / "films/good.png")
+    stored = np.asarray(film(1)).astype(np.uint16) * 16
+    for name in ("listed", "unlisted"):
+        (tmp_path / f"films/{name}.dcm").write_bytes(write_dicom(stored, **says))
+    found = looked(["p0,good.png,1", "p1,listed.dcm,0"])
+    assert found["exit_code"] == preflight.ACT
+    listed, other = problems(found, reason)
+    assert (listed["weight"], listed["count"], listed["values"]) == ("act", 1, {value: 1})
+    assert other["count"] == 1
+    page = (tmp_path / "state/intake/preflight.html").read_text()
+    assert f"{value} (1)" in page
+
+
+def test_a_value_that_names_the_patient_is_not_told(tmp_path: Path, looked: Callable[..., Found]) -> None:
+    film(0).save(tmp_path / "films/good.png")
+    stored = np.asarray(film(1)).astype(np.uint16) * 16
+    content = write_dicom(stored, PatientName="Geheim^Annegret", BodyPartExamined="GEHEIM KNEE")
+    (tmp_path / "films/listed.dcm").write_bytes(content)
+    found = looked(["p0,good.png,1", "p1,listed.dcm,0"])
+    assert problems(found, "body_part")[0]["values"] == {}
+    assert "GEHEIM" not in json.dumps(found)
+
+
+def test_only_duplicates_may_be_lost_without_a_word(tmp_path: Path, looked: Callable[..., Found]) -> None:
+    for index in range(4):
+        film(index).save(tmp_path / f"films/{index}.png")
+    film(3).save(tmp_path / "films/again.png")
+    found = looked([*(f"p{index},{index}.png,{index % 2}" for index in range(4)), "p3,again.png,1"])
+    assert found["reasons"] == {"duplicate": 1}
+    assert found["exit_code"] == preflight.OK
+
+
+def test_names_from_windows_without_endings_and_in_other_capitals_are_taken(
+    tmp_path: Path, looked: Callable[..., Found]
+) -> None:
+    (tmp_path / "films/Sub").mkdir()
+    for index in range(3):
+        film(index).save(tmp_path / f"films/Sub/film-{index}.png")
+    found = looked(["p0,Sub\\film-0.png,1", "p1,film-1,0", "p2,FILM-2.PNG,1"])
+    assert found["files"]["used"] == 3
+    assert [problem["count"] for problem in problems(found, "respelled")] == [3]
+    assert found["exit_code"] == preflight.OK
+
+
+def test_two_files_of_a_name_are_said_to_be_two(tmp_path: Path, looked: Callable[..., Found]) -> None:
+    for number, folder in enumerate(("raw", "processed")):
+        (tmp_path / "films" / folder).mkdir()
+        for index in range(2):
+            film(index + 10 * number).save(tmp_path / f"films/{folder}/{index}.png")
+    film(5).save(tmp_path / "films/5.png")
+    found = looked(["p0,0.png,1", "p1,1.png,0", "p5,5.png,1"])
+    (problem,) = problems(found, "ambiguous_name")
+    assert (problem["weight"], problem["count"]) == ("act", 2)
+    assert "write the folder" in problem["do"]
+
+
+def test_an_ending_that_two_files_differ_in_is_asked_for(
+    tmp_path: Path, looked: Callable[..., Found]
+) -> None:
+    for index in range(2):
+        film(index).save(tmp_path / f"films/{index}.png")
+        film(index + 10).save(tmp_path / f"films/{index}.jpg")
+    found = looked(["p0,0,1", "p1,1,0"])
+    (problem,) = problems(found, "no_ending")
+    assert problem["values"] == {".jpg or .png": 2}
+    assert "label_map.image_suffix" in problem["do"]
+    again = looked(["p0,0,1", "p1,1,0"], label_map={"image_suffix": ".png"})
+    assert again["files"]["used"] == 2
+
+
+def test_a_folder_that_may_not_be_entered_costs_what_is_in_it(
+    tmp_path: Path, looked: Callable[..., Found], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(2):
+        film(index).save(tmp_path / f"films/{index}.png")
+    for name in ("lost+found", "Geheim"):
+        (tmp_path / "films" / name).mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "films/link").symlink_to(tmp_path / "elsewhere")
+    scandir = os.scandir
+
+    def refuse(folder: Path) -> Any:  # permissions do not bind the administrator, as whom tests may run
+        if Path(folder).name in ("lost+found", "Geheim"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr("acm_core.data.intake.files.os.scandir", refuse)
+    found = looked(["p0,0.png,1", "p1,1.png,0"])
+    assert found["files"]["used"] == 2
+    assert found["exit_code"] == preflight.OK
+    (problem,) = problems(found, "folders_not_entered")
+    assert problem["count"] == 2
+    assert "lost+found" in problem["what"]
+    assert "Geheim" not in json.dumps(found)
+    assert "Geheim" in (tmp_path / "state/intake/preflight.html").read_text()
+    lost = looked(["p0,0.png,1", "p1,Geheim/1.png,0", "p2,link/2.png,0", "p3,nowhere.png,1"])
+    assert lost["reasons"] == {"behind_link": 1, "closed_folder": 1, "missing_file": 1}
+    assert all(
+        problems(lost, code)[0]["weight"] == "act" for code in ("folders_not_entered", "closed_folder")
+    )
