@@ -526,6 +526,17 @@ class SplitShares(Section):
         return self
 
 
+class Accept(Section):
+    """Words of a site's own that preflight would refuse films for; capitals and accents do not matter."""
+
+    body_part: tuple[str, ...] = Field((), description="what the header calls the chest")
+    modality: tuple[str, ...] = Field((), description="what the header calls a radiograph")
+    view: dict[str, Literal["AP", "PA", "frontal"]] = Field(
+        default_factory=dict,
+        description="what header or label file call a view → AP, PA, or frontal where neither is known",
+    )
+
+
 class SiteConfig(Section):
     """A site's own file: paths and what the site does with its films. The file never leaves the site."""
 
@@ -536,6 +547,7 @@ class SiteConfig(Section):
         description="folder for the salt, manifest, prepared films and models that stay at the site"
     )
     label_map: LabelMap = LabelMap()
+    accept: Accept = Accept()
     unknown_view: Literal["keep", "set_aside"] = Field(
         "keep", description="films of which neither header nor label file says whether they are AP or PA"
     )

@@ -30,6 +30,7 @@ from acm_core.data.header import FilmHeader, header_numbers
 from acm_core.data.picture import MAX_PIXELS
 from acm_core.data.set_aside import FilmSetAside, SetAside
 from acm_core.data.shrink import shrink
+from acm_core.data.terms import NOTHING, Accepted
 
 MAX_INFLATED_BYTES = 256 * 2**20
 _BITS_ALLOCATED = (8, 16, 32)
@@ -39,8 +40,11 @@ _MAX_ASPECT, _SAME_ASPECT = 4.0, 0.01
 JPEGExtended12BitDecoder.add_plugin("imagecodecs", ("acm_core.data.jpeg12", "decode_frame"))
 
 
-def decode_dicom(content: bytes) -> tuple[NDArray[np.float32], FilmHeader]:
+def decode_dicom(content: bytes, accepted: Accepted = NOTHING) -> tuple[NDArray[np.float32], FilmHeader]:
     """Decode a single-frame grey CR or DX film.
+
+    Args:
+        accepted: the site's own words.
 
     Returns:
         Grey levels float32 H×W in [0, 1] in the orientation of pydicom's `pixel_array`, with square pixels, and what
@@ -54,11 +58,11 @@ def decode_dicom(content: bytes) -> tuple[NDArray[np.float32], FilmHeader]:
     # pydicom leaves out an element that breaks off, as if the object had no pixels. An icon has pixels of its own.
     if "PixelData" not in header and content.count(_PIXEL_DATA_TAG) > _icons(header):
         raise FilmSetAside(SetAside.UNREADABLE)
-    check_header(header)
+    view = check_header(header, accepted)
     _name_transfer_syntax(header)
     _complete(header)
     _bound_frame(header)
-    return square_pixels(displayed_grey(_stored(header), header), header), FilmHeader.of(header)
+    return square_pixels(displayed_grey(_stored(header), header), header), FilmHeader.of(header, view)
 
 
 def _icons(header: Dataset) -> int:

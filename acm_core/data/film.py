@@ -14,6 +14,7 @@ from acm_core.data.header import FilmHeader
 from acm_core.data.picture import decode_picture
 from acm_core.data.quiet import without_warnings
 from acm_core.data.set_aside import FilmSetAside, SetAside
+from acm_core.data.terms import NOTHING, Accepted
 
 MAX_FILE_BYTES = 256 * 2**20
 """Larger files are set aside unread; an uncompressed radiograph of the largest detectors takes about 35 MB."""
@@ -77,8 +78,11 @@ def read_content(path: Path) -> bytes:
     raise FilmSetAside(reason, value)
 
 
-def decode_film(content: bytes) -> Film:
+def decode_film(content: bytes, accepted: Accepted = NOTHING) -> Film:
     """Decode the content of a film file.
+
+    Args:
+        accepted: the site's own words for body part, modality and view.
 
     Raises:
         FilmSetAside: the content cannot be used; `reason` says why. No other exception leaves this function.
@@ -86,7 +90,7 @@ def decode_film(content: bytes) -> Film:
     try:
         # Readers warn of every irregular header, and quote it; what matters of it comes out as a reason code.
         with without_warnings():
-            return _decode(content)
+            return _decode(content, accepted)
     except FilmSetAside as verdict:
         reason, value = verdict.reason, verdict.value
     except Exception:  # a reader may raise anything on a damaged file
@@ -95,11 +99,11 @@ def decode_film(content: bytes) -> Film:
     raise FilmSetAside(reason, value)
 
 
-def _decode(content: bytes) -> Film:
+def _decode(content: bytes, accepted: Accepted) -> Film:
     if content.startswith(_PICTURE_SIGNATURES):
         film = Film(decode_picture(content))
     elif _is_dicom(content):
-        film = Film(*decode_dicom(content))
+        film = Film(*decode_dicom(content, accepted))
     else:
         raise FilmSetAside(SetAside.NOT_AN_IMAGE, _kind(content))
     check_pixels(film.pixels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -75,15 +74,19 @@ class FilmHeader:
     person: str | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, header: Dataset) -> Self:
-        """Read the attributes; an irregular value counts as none."""
+    def of(cls, header: Dataset, view: str | None) -> Self:
+        """Read the attributes; an irregular value counts as none.
+
+        Args:
+            view: as `check_header` found it.
+        """
         sex = header_text(header, "PatientSex")
         name, birth = header_text(header, "PatientName"), header_text(header, "PatientBirthDate")
         person = None
         if name and birth:
             person = "\0".join(("".join(letter for letter in name if letter.isalnum()), birth, sex))
         return cls(
-            view=frontal_view(header),
+            view=view,
             sex=sex if sex in ("F", "M") else None,
             age=_age(header_text(header, "PatientAge")),
             bits=int(header.BitsStored),
@@ -141,12 +144,6 @@ def header_numbers(header: Dataset, keyword: str) -> tuple[float, ...]:
 def _number(part: object) -> float:
     text = str(part).strip(" \0")
     return float(text.replace(",", ".") if text.count(",") == 1 and "." not in text else text)
-
-
-def frontal_view(header: Dataset) -> str | None:
-    """ "AP" or "PA" as View Position has it; None where it says neither."""
-    words = re.findall(r"[A-Z]+", header_text(header, "ViewPosition"))
-    return next((view for view in ("AP", "PA") if view in words), None)
 
 
 def _age(text: str) -> float | None:

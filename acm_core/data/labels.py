@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acm_core.config.sections import LabelMap
+from acm_core.data.terms import NOTHING, Accepted, named_view
 from acm_core.vocabulary import FINDINGS, NO_FINDING, REMARKS, canonical, is_device, plain, stated
 
 _NOT_LABELLED = float("nan")
 _POLICIES = {"positive": 1.0, "negative": 0.0, "ignore": _NOT_LABELLED}
 _SEXES = {"F": "F", "FEMALE": "F", "M": "M", "MALE": "M"}
-_NO_VIEW = {"FRONTAL", "NA", "NAN", "NONE", "UNK", "UNKNOWN"}
 _OLDEST = 130.0
 
 
@@ -71,7 +71,10 @@ class LabelTable:
 
 
 def read_labels(
-    path: Path, findings: Sequence[str] | None = None, label_map: LabelMap | None = None
+    path: Path,
+    findings: Sequence[str] | None = None,
+    label_map: LabelMap | None = None,
+    accepted: Accepted = NOTHING,
 ) -> LabelTable:
     """Read a CSV by the site's label map.
 
@@ -83,6 +86,7 @@ def read_labels(
         findings: F names, the order of the columns of `labels`; None: all of the vocabulary and the map that the file
             labels.
         label_map: of the site file.
+        accepted: the site's own words for views.
 
     Raises:
         LabelError: a missing, misspelt or double column, a value that the map does not know, a film named twice, a path
@@ -91,7 +95,7 @@ def read_labels(
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return _Reader(file, findings, label_map or LabelMap()).read()
+            return _Reader(file, findings, label_map or LabelMap(), accepted).read()
     except UnicodeDecodeError:
         problem = "expected the label file in UTF-8: save it as 'CSV UTF-8'"
     except csv.Error:
@@ -103,7 +107,10 @@ def read_labels(
 class _Reader:
     """One pass over the rows; only what the table holds is kept."""
 
-    def __init__(self, file: TextIO, findings: Sequence[str] | None, label_map: LabelMap) -> None:
+    def __init__(
+        self, file: TextIO, findings: Sequence[str] | None, label_map: LabelMap, accepted: Accepted
+    ) -> None:
+        self._accepted = accepted
         self._rows, self._map = csv.reader(file, strict=True), label_map
         self._header = [name.strip() for name in next(self._rows, [])]
         _check_header(self._header, label_map)
@@ -172,7 +179,7 @@ class _Reader:
                 conflicts.append(Conflict(len(images), conflict))
             patients.append(patient)
             images.append(image)
-            views.append(_view(self._text(row, self._map.view)))
+            views.append(named_view(self._text(row, self._map.view), self._accepted))
             sexes.append(_SEXES.get(self._text(row, self._map.sex).upper()))
             ages.append(_age(self._text(row, self._map.age)))
             labels.extend(values[:width])
@@ -340,15 +347,6 @@ def _check_header(header: Sequence[str], label_map: LabelMap) -> None:
     repeated = sorted({name for name in header if name and header.count(name) > 1})
     if repeated:
         raise LabelError(f"expected each column once in the label file, got twice: {', '.join(repeated)}")
-
-
-def _view(text: str) -> str | None:
-    words = re.findall("[A-Z]+", text.upper())
-    spelled = {"ANTEROPOSTERIOR": "AP", "POSTEROANTERIOR": "PA"}.get("".join(words))
-    frontal = {"AP", "PA"} & {*words, spelled}
-    if len(frontal) == 1:
-        return frontal.pop()
-    return None if frontal or not words or _NO_VIEW & set(words) else " ".join(words)
 
 
 def _age(text: str) -> float | None:

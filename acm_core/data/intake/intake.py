@@ -24,6 +24,7 @@ from acm_core.data.intake.reading import Reading
 from acm_core.data.labels import LabelError, LabelTable, read_labels
 from acm_core.data.prepared import Adder, PreparedFilms
 from acm_core.data.splits import load_or_create_salt
+from acm_core.data.terms import Accepted
 from acm_core.files import write_text_atomically
 from acm_core.processes import usable_cores
 
@@ -99,9 +100,11 @@ def take_in(
     folder = intake_folder(site)
     with _alone(folder):
         salt = load_or_create_salt(site.state)
-        table = read_labels(site.labels, None, site.label_map)
+        accepted = Accepted.of(site.accept)
+        table = read_labels(site.labels, None, site.label_map, accepted)
         films = look_through(site.films, (site.labels, site.state))
         with Journal(folder / "journal.sqlite") as journal:
+            journal.keep_only_of(str(accepted))
             read = _read_new(
                 films.files, journal, salt, site, image_size, workers or usable_cores(), progress
             )
@@ -127,7 +130,9 @@ def prepare(
     salt = load_or_create_salt(site.state)
     paths = (site.films / names[index] for index in missing)
     with films.adder() as adder:
-        for done, answer in enumerate(read_files(paths, salt, image_size, workers=usable_cores()), 1):
+        for done, answer in enumerate(
+            read_files(paths, salt, image_size, workers=usable_cores(), accepted=Accepted.of(site.accept)), 1
+        ):
             index = missing[answer.index]
             content = answer.reading.content
             if answer.film is not None and content is not None and content == contents[index]:
@@ -158,7 +163,14 @@ def _read_new(
             prepared, adder = films, stack.enter_context(films.adder())
         now = time.time_ns()
         for done, answer in enumerate(
-            read_files((file.path for file in new), salt, image_size, workers=workers), 1
+            read_files(
+                (file.path for file in new),
+                salt,
+                image_size,
+                workers=workers,
+                accepted=Accepted.of(site.accept),
+            ),
+            1,
         ):
             file, content = new[answer.index], answer.reading.content
             if (
@@ -268,6 +280,7 @@ def _with_absent(journal: Journal, absent: Mapping[str, Match]) -> Iterator[tupl
 def _inputs(site: SiteConfig, journal: Journal, salt: bytes, absent: Mapping[str, Match]) -> str:
     """Changes when the manifest might."""
     digest = hashlib.sha256(f"{_VERSION} {readers_version()} {site.unknown_view} ".encode())
+    digest.update(str(Accepted.of(site.accept)).encode())
     digest.update(site.label_map.model_dump_json().encode() + hashlib.sha256(salt).digest())
     digest.update(site.splits.model_dump_json().encode())
     digest.update(site.labels.read_bytes())

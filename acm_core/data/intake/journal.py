@@ -17,7 +17,7 @@ from typing import NamedTuple, Self
 from acm_core.data.intake.reading import Reading
 from acm_core.data.set_aside import SetAside
 
-_VERSION = 3
+_VERSION = 4
 """Raise when the same file gives another reading."""
 _READERS = ("imagecodecs", "numpy", "pillow", "pydicom", "python-gdcm", "scipy")
 """Packages whose next version may give other pixels."""
@@ -26,7 +26,7 @@ _RACY_NANOSECONDS = 2 * 10**9
 """A file changed this shortly before it was read may change again without its times telling."""
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS about (readers TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS about (readers TEXT NOT NULL, accepted TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS file (
     path TEXT PRIMARY KEY, size INTEGER NOT NULL, modified INTEGER NOT NULL, changed INTEGER NOT NULL,
     reading TEXT NOT NULL
@@ -81,10 +81,14 @@ class Journal:
             database.execute("PRAGMA synchronous=NORMAL")
             _expect_sound(database)
             database.executescript(_SCHEMA)
+            columns = {name for _, name, *_ in database.execute("PRAGMA table_info(about)")}
+            if "accepted" not in columns:  # of a version before
+                database.executescript("DROP TABLE about; DELETE FROM file")
+                database.executescript(_SCHEMA)
             known = database.execute("SELECT readers FROM about").fetchone()
             if known != (readers_version(),):
                 database.executescript("DELETE FROM file; DELETE FROM about;")
-                database.execute("INSERT INTO about VALUES (?)", (readers_version(),))
+                database.execute("INSERT INTO about VALUES (?, '')", (readers_version(),))
         except BaseException:
             database.close()
             raise
@@ -124,6 +128,15 @@ class Journal:
         if time.monotonic() - self._committed > _COMMIT_SECONDS:
             self._database.execute("COMMIT")
             self._committed = time.monotonic()
+
+    def keep_only_of(self, accepted: str) -> None:
+        """Forget every reading that was made while the site accepted other words of its own."""
+        if self._database.execute("SELECT accepted FROM about").fetchone() == (accepted,):
+            return
+        self._database.execute("BEGIN IMMEDIATE")
+        self._database.execute("DELETE FROM file")
+        self._database.execute("UPDATE about SET accepted = ?", (accepted,))
+        self._database.execute("COMMIT")
 
     def keep_only(self, paths: Iterable[str]) -> None:
         """Forget every file that is not among `paths`."""

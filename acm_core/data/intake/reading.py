@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from acm_core.data.film import Film, decode_film, read_content
 from acm_core.data.set_aside import FilmSetAside, SetAside
 from acm_core.data.shrink import shrink, square_film
+from acm_core.data.terms import NOTHING, Accepted
 
 HISTOGRAM_BINS = 32
 SIGNATURE_SIDE = 32
@@ -81,12 +82,15 @@ class Reading:
         return cls(**fields)
 
 
-def read_file(path: Path, salt: bytes, image_size: int | None) -> tuple[Reading, NDArray[np.float16] | None]:
+def read_file(
+    path: Path, salt: bytes, image_size: int | None, accepted: Accepted = NOTHING
+) -> tuple[Reading, NDArray[np.float16] | None]:
     """Read one file; never raises for what is in it.
 
     Args:
         salt: of the site.
         image_size: S to also prepare the film for training, or None.
+        accepted: the site's own words for body part, modality and view.
 
     Returns:
         The reading, and the film S×S where it is one and S was given.
@@ -97,7 +101,7 @@ def read_file(path: Path, salt: bytes, image_size: int | None) -> tuple[Reading,
         return Reading(None, verdict.reason, verdict.value), None
     digest = hashlib.sha256(content).hexdigest()
     try:
-        film = decode_film(content)
+        film = decode_film(content, accepted)
     except FilmSetAside as verdict:
         return Reading(digest, verdict.reason, verdict.value), None
     prepared = None if image_size is None else square_film(film.pixels, image_size)

@@ -59,7 +59,7 @@ def test_frontal_chest_films_of_humans_are_taken(
         (SetAside.NO_PIXELS, {"PixelData": b""}),
         (SetAside.MODALITY, {"Modality": "CT"}),
         (SetAside.MODALITY, {"Modality": "MG"}),
-        (SetAside.MODALITY, {"Modality": None}),
+        (SetAside.MODALITY, {"Modality": None, "SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}),
         (SetAside.NOT_HUMAN, {"PatientSpeciesDescription": "Canine"}),
         (SetAside.NOT_HUMAN, {"PatientSpeciesCodeSequence": coded("448771007", "Canis lupus familiaris")}),
         (SetAside.NOT_HUMAN, {"PatientBreedDescription": "Dachshund"}),
