@@ -123,6 +123,16 @@ ADVICE: Mapping[SetAside, Advice] = {
         "nothing, unless the export should be films only",
         "if they are radiographs, write the modality into accept: modality in the site file; else take their rows out",
     ),
+    SetAside.FOR_PROCESSING: Advice(
+        "films are the detector's raw signal (FOR PROCESSING), which no one reads",
+        "nothing",
+        "list the films FOR PRESENTATION of the same exposures in their place",
+    ),
+    SetAside.PHANTOM: Advice(
+        "images are of phantoms or of quality control",
+        "nothing",
+        "if they are patients' films, correct the header; else take their rows out",
+    ),
     SetAside.NOT_HUMAN: Advice(
         "films are of animals",
         "look whose archive was exported",

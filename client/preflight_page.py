@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from acm_core.config.sections import SiteConfig
+from acm_core.data.intake.disagreements import Disagreement
 from acm_core.data.intake.intake import Intake
 from acm_core.data.intake.journal import Journal
 from acm_core.data.intake.readers import read_files
@@ -49,7 +50,9 @@ class Outline(NamedTuple):
     height: int
 
 
-def render_page(site: SiteConfig, taken: Intake, summary: Summary, journal: Journal) -> str:
+def render_page(
+    site: SiteConfig, taken: Intake, summary: Summary, disagreements: Sequence[Disagreement], journal: Journal
+) -> str:
     """The page as one HTML text that needs nothing else."""
     paths, shares = grey_levels(journal.readings())
     unlike = unlikeness(shares)
@@ -71,6 +74,7 @@ def render_page(site: SiteConfig, taken: Intake, summary: Summary, journal: Jour
         notes=[problem for problem in summary.problems if problem.weight == "note"],
         reasons=_by_reason(taken),
         pairs=[(shown[kept], shown[dropped], kept, dropped, reason) for kept, dropped, reason in pairs],
+        disagreements=disagreements[:_LISTED],
         out_of_reach=[*taken.closed, *taken.links][:_LISTED],
         conflicts=[
             (taken.names[taken.images[conflict.row]], ", ".join(conflict.findings))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acm_core.config.sections import SiteConfig
+from acm_core.data.intake.disagreements import About, Comparison, Disagreement
 from acm_core.data.intake.intake import Intake
 from acm_core.data.intake.judgement import by_reason, by_split
 from acm_core.data.intake.manifest import Row
@@ -86,16 +87,20 @@ class Summary:
         return asdict(self)
 
 
-def summarise(site: SiteConfig, taken: Intake, readings: Iterable[tuple[str, Reading]]) -> Summary:
+def summarise(
+    site: SiteConfig, taken: Intake, readings: Iterable[tuple[str, Reading]], comparison: Comparison
+) -> Summary:
     """Count what the intake found.
 
     Args:
         readings: the journal's, by path.
+        comparison: gets each of them.
     """
     used = [row for row in taken.rows if row.reason is None and row.listed]
     burned_in, identifying = 0, Counter[str]()
     refused = dict(taken.absent)
     for path, reading in readings:
+        comparison.add(path, reading)
         burned_in += bool(reading.burned_in)
         identifying.update(reading.identifying)
         if reading.refused is not None:
@@ -119,7 +124,10 @@ def summarise(site: SiteConfig, taken: Intake, readings: Iterable[tuple[str, Rea
         ages=_ages(used),
         identifying=dict(sorted(identifying.items())),
         changes=taken.changes,
-        problems=tuple(_problems(site, taken, findings, burned_in, identifying, refused)),
+        problems=(
+            *_problems(site, taken, findings, burned_in, identifying, refused),
+            *_disagreements(comparison.found()),
+        ),
     )
 
 
@@ -302,6 +310,43 @@ def _set_aside(taken: Intake, refused: Mapping[str, str]) -> Iterable[Problem]:
             yield Problem(reason.value, count, "act", what, advice.listed, told)
         else:
             yield Problem(reason.value, count, advice.weight, advice.what, advice.do, told)
+
+
+_DISAGREEMENTS: Mapping[About, tuple[str, str]] = {
+    "view": (
+        "films have one view in the header and another in the label file",
+        "find out which is right; until then the header's counts",
+    ),
+    "sex": (
+        "films are of one sex by the header and of another by the label file",
+        "find out whether the rows belong to these films; until then the header's sex counts",
+    ),
+    "age": (
+        "films have ages in header and label file that are more than two years apart",
+        "find out whether the rows belong to these films; until then the header's age counts",
+    ),
+    "patient": (
+        "films are of another patient by the header than by the label file",
+        "find out whether the rows belong to these films",
+    ),
+    "leading_zeros": (
+        "films have the header's patient id in the label file without its leading zeros, as spreadsheets write it",
+        "write the label file anew, with the ids as text",
+    ),
+}
+
+
+def _disagreements(found: Sequence[Disagreement]) -> Iterable[Problem]:
+    counts = Counter(one.about for one in found)
+    values: defaultdict[About, Counter[str]] = defaultdict(Counter)
+    for one in found:
+        if one.about in ("view", "sex"):
+            values[one.about][f"{one.header} in the header, {one.table} in the label file"] += 1
+    for about, (what, do) in _DISAGREEMENTS.items():
+        if counts[about]:
+            told = dict(values[about].most_common(_VALUES_TOLD))
+            code = about if about == "leading_zeros" else f"{about}_conflict"
+            yield Problem(code, counts[about], "act", what, f"{do}; the page lists them", told)
 
 
 def _of_systems(folders: Iterable[str]) -> str:

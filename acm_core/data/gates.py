@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import UID
+from pydicom.uid import UID, DigitalXRayImageStorageForProcessing
 
 from acm_core.data.header import header_numbers, header_text
 from acm_core.data.set_aside import FilmSetAside, SetAside
@@ -39,6 +39,12 @@ _HUMAN = re.compile(r"HUMAN|HOMO")
 _HUMAN_CODES = {"L-85B00", "337915000"}
 """Homo sapiens in SNOMED RT and CT (PS3.16 CID 7454)."""
 
+_PHANTOM = re.compile(
+    r"(?<![A-Z])(?:(?:PHANTOM|FANTOM)[A-Z]*|QUALITY (?:CONTROL|ASSURANCE)|QC|QA|FLAT[ _-]?FIELD|TEST[ _-]?PATTERN|"
+    r"KONSTANZPRUFUNG|CALIBRATION|KALIBRIERUNG)(?![A-Z])"
+)
+_PHANTOM_CODES = {"706342009"}
+
 _OTHER_PARTS = re.compile(
     r"(?<![A-Z])(TEETH|TOOTH|DENTAL|PANORAMIC|JAW|MANDIBLE|SKULL|SINUS|ORBIT|NECK|[CTL]?SPINE|CERVICAL|LUMBAR|"
     r"THORACOLUMBAR|SACRUM|PELVIS|HIPS?|FEMUR|KNEES?|PATELLA|TIBIA|FIBULA|ANKLES?|FOOT|FEET|TOES?|RIBS?|STERNUM|"
@@ -59,14 +65,19 @@ def check_header(header: Dataset, accepted: Accepted = NOTHING) -> str | None:
     """The view that the header states, "AP" or "PA", if it does.
 
     Raises:
-        FilmSetAside: with the first reason found: NO_PIXELS, MODALITY, NOT_HUMAN, BODY_PART, NOT_FRONTAL, MULTI_FRAME,
-            INCOMPLETE_HEADER, COLOUR; in this order, from what the object is to how it is stored.
+        FilmSetAside: with the first reason found: NO_PIXELS, MODALITY, FOR_PROCESSING, PHANTOM, NOT_HUMAN, BODY_PART,
+            NOT_FRONTAL, MULTI_FRAME, INCOMPLETE_HEADER, COLOUR; in this order, from what the object is to how it is
+            stored.
     """
     if not header.get("PixelData"):
         raise FilmSetAside(SetAside.NO_PIXELS, _class_name(header))
     modality = header_text(header, "Modality")
     if not is_radiograph(modality, header_text(header, "SOPClassUID"), accepted):
         raise FilmSetAside(SetAside.MODALITY, _quotable(header, modality) or "no modality")
+    if (intent := _raw_signal(header)) is not None:
+        raise FilmSetAside(SetAside.FOR_PROCESSING, intent)
+    if (mark := _phantom(header)) is not None:
+        raise FilmSetAside(SetAside.PHANTOM, mark)
     if _names_animal(header):
         raise FilmSetAside(SetAside.NOT_HUMAN)
     if (part := _other_part(header, accepted)) is not None:
@@ -113,6 +124,32 @@ def _quotable(header: Dataset, text: str) -> str | None:
         word for keyword in _OF_PATIENT for word in re.findall(r"\w{3,}", header_text(header, keyword))
     }
     return None if any(word in text for word in of_patient) else text
+
+
+def _raw_signal(header: Dataset) -> str | None:
+    """Presentation Intent Type FOR PROCESSING (C.8.11.1), or the SOP class of such images."""
+    intent = " ".join(re.findall("[A-Z]+", header_text(header, "PresentationIntentType")))
+    if intent.replace(" ", "") in ("FORPROCESSING", "PROCESSING"):
+        return intent
+    if header_text(header, "SOPClassUID") == DigitalXRayImageStorageForProcessing:
+        return DigitalXRayImageStorageForProcessing.name
+    return None
+
+
+def _phantom(header: Dataset) -> str | None:
+    """What marks an image of a phantom or of quality control (C.7.1.1, C.7.6.1, CID 4).
+
+    The free text of the study is left out, and so are names: a phantom in a simulation has a name as well.
+    """
+    for keyword in ("QualityControlImage", "QualityControlSubject"):
+        if header_text(header, keyword) == "YES":
+            return keyword
+    if any(code in _PHANTOM_CODES for code, _ in _codes(header, "AnatomicRegionSequence")):
+        return "AnatomicRegionSequence"
+    for text in (header_text(header, "BodyPartExamined"), folded(_image_text(header))):
+        if (found := _PHANTOM.search(text)) is not None:
+            return found[0]
+    return None
 
 
 def _names_animal(header: Dataset) -> bool:

@@ -183,3 +183,84 @@ def test_a_folder_that_may_not_be_entered_costs_what_is_in_it(
     assert all(
         problems(lost, code)[0]["weight"] == "act" for code in ("folders_not_entered", "closed_folder")
     )
+
+
+def chest(seed: int, **says: Any) -> bytes:
+    return write_dicom(np.asarray(film(seed)).astype(np.uint16) * 16, **says)
+
+
+@pytest.mark.parametrize(
+    ("says", "columns", "cell", "code", "value"),
+    [
+        (
+            {"ViewPosition": "PA"},
+            "view",
+            "LATERAL",
+            "view_conflict",
+            "PA in the header, LATERAL in the label file",
+        ),
+        ({"ViewPosition": "PA"}, "view", "AP", "view_conflict", "PA in the header, AP in the label file"),
+        ({"ViewPosition": "LL"}, "view", "PA", "view_conflict", "LL in the header, PA in the label file"),
+        ({"PatientSex": "F"}, "sex", "M", "sex_conflict", "F in the header, M in the label file"),
+        ({"PatientAge": "070Y"}, "age", "7", "age_conflict", None),
+    ],
+)
+def test_header_and_label_file_that_disagree_are_told(
+    tmp_path: Path,
+    looked: Callable[..., Found],
+    says: dict[str, Any],
+    columns: str,
+    cell: str,
+    code: str,
+    value: str | None,
+) -> None:
+    for index in range(3):
+        content = chest(index, PatientName="", PatientID="", **(says if index < 2 else {}))
+        (tmp_path / f"films/film-{index}.dcm").write_bytes(content)
+    rows = [f"p{index},film-{index}.dcm,{index % 2},{cell if index < 2 else ''}" for index in range(3)]
+    found = looked(rows, f"patient_id,image,Pneumonia,{columns}", label_map={columns: columns})
+    (problem,) = problems(found, code)
+    assert (problem["weight"], problem["count"]) == ("act", 2)
+    assert problem["values"] == ({value: 2} if value else {})
+    assert found["exit_code"] in (preflight.ACT, preflight.NO_FILMS)
+    assert "film-0" not in json.dumps(found)
+    page = (tmp_path / "state/intake/preflight.html").read_text()
+    assert "Header and label file disagree" in page
+    assert "<code>film-1.dcm</code>" in page
+
+
+@pytest.mark.parametrize(
+    ("ids", "code", "count"),
+    [
+        (["12", "13", "14", "99"], "patient_conflict", 1),
+        (["012", "013", "014", "015"], "patient_conflict", 0),  # pseudonyms of the site: none is the header's
+        (["12", "13", "14", "15"], "patient_conflict", 0),
+    ],
+)
+def test_another_patient_in_the_header_is_told_where_ids_are_the_hospitals(
+    tmp_path: Path, looked: Callable[..., Found], ids: list[str], code: str, count: int
+) -> None:
+    rows = []
+    for index, patient in enumerate(ids):
+        (tmp_path / f"films/{index}.dcm").write_bytes(chest(index, PatientID=str(12 + index), PatientName=""))
+        rows.append(f"{patient},{index}.dcm,{index % 2}")
+    assert sum(problem["count"] for problem in problems(looked(rows), code)) == count
+
+
+def test_leading_zeros_that_a_spreadsheet_took_are_told(tmp_path: Path, looked: Callable[..., Found]) -> None:
+    for index in range(3):
+        (tmp_path / f"films/{index}.dcm").write_bytes(chest(index, PatientID=f"00047{index}", PatientName=""))
+    found = looked([f"47{index},{index}.dcm,{index % 2}" for index in range(3)])
+    (problem,) = problems(found, "leading_zeros")
+    assert (problem["weight"], problem["count"]) == ("act", 3)
+    assert "patient_conflict" not in [one["code"] for one in found["problems"]]
+
+
+def test_raw_signal_and_phantoms_are_told(tmp_path: Path, looked: Callable[..., Found]) -> None:
+    film(0).save(tmp_path / "films/good.png")
+    (tmp_path / "films/raw.dcm").write_bytes(chest(1, PresentationIntentType="FOR PROCESSING"))
+    (tmp_path / "films/qc.dcm").write_bytes(chest(2, QualityControlImage="YES"))
+    found = looked(["p0,good.png,1", "p1,raw.dcm,0", "p2,qc.dcm,0"])
+    assert found["reasons"] == {"for_processing": 1, "phantom": 1}
+    assert problems(found, "for_processing")[0]["weight"] == "act"
+    assert "FOR PRESENTATION" in problems(found, "for_processing")[0]["do"]

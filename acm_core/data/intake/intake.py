@@ -70,6 +70,10 @@ class Intake:
     shared: int
     changes: dict[str, int] | None
 
+    def listed(self) -> dict[str, Listed]:
+        """Path in the films folder → what the label file says of the film, for the site's own eyes."""
+        return _listed([self.names[film] for film in self.images], self.table)
+
 
 def intake_folder(site: SiteConfig) -> Path:
     """Where a site keeps what the intake found."""
@@ -206,12 +210,7 @@ def _judged(
     )
     images = [one.name for one in matches]
     _expect_each_once(images)
-    listed = {
-        name: Listed(patient, view, sex, age)
-        for name, patient, view, sex, age in zip(
-            images, table.patients, table.views, table.sexes, table.ages, strict=True
-        )
-    }
+    listed = _listed(images, table)
     absent = {one.name: one for one in matches if one.reason is not None}
     films = {film_id(name, salt): name for name in (*names, *absent)}
     ids = {name: film for film, name in films.items()}
@@ -258,6 +257,11 @@ def _judged(
         about["shared"],
         about["changes"],
     )
+
+
+def _listed(images: Sequence[str], table: LabelTable) -> dict[str, Listed]:
+    facts = zip(images, table.patients, table.views, table.sexes, table.ages, strict=True)
+    return {name: Listed(patient, view, sex, age) for name, patient, view, sex, age in facts}
 
 
 def _expect_each_once(images: Sequence[str]) -> None:

@@ -403,3 +403,70 @@ def test_bits_at_which_gdcm_ends_the_process(dicom: Callable[..., bytes], ramp: 
         reason_of(compressed(dicom(eight), JPEGBaseline8Bit, baseline.replace(b"\xff\xda", b"\0\xff\xda", 1)))
         is SetAside.UNREADABLE
     )
+
+
+def lossy(film: np.ndarray, most: int) -> np.ndarray:
+    """The film with a few pixels beyond its range, as lossy compression leaves them; `most` greys."""
+    beyond = film.astype(np.int32)
+    beyond[-1, -8:] += most
+    if film.dtype.kind == "i":
+        beyond[0, :8] -= most
+    return beyond.astype(film.dtype)
+
+
+@pytest.mark.parametrize("most", [1, 3, 40])
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_lossy_film_that_comes_out_a_few_greys_beyond_its_range_is_clipped(
+    dicom: Callable[..., bytes], ramp: np.ndarray, most: int, signed: bool
+) -> None:
+    film = (ramp.astype(np.int16) - 2048).astype(np.int16) if signed else ramp
+    window = {**WINDOW, "WindowCenter": "0"} if signed else WINDOW
+    pixels = decode_film(dicom(lossy(film, most), **window)).pixels
+    assert np.abs(pixels - shown(ramp)).max() <= most / 4095 + 1e-6
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, "1.2.840.10008.1.2.4.81"])
+def test_a_near_lossless_film_that_overshoots(
+    dicom: Callable[..., bytes], ramp: np.ndarray, syntax: str
+) -> None:
+    level = 0 if syntax == JPEGLSLossless else 3
+    frame = imagecodecs.jpegls_encode(lossy(ramp, 2), level=level)
+    film = decode_film(compressed(dicom(ramp, **WINDOW), syntax, frame)).pixels
+    assert np.abs(film - shown(ramp)).max() < 0.002
+
+
+def test_signed_pixels_whose_sign_is_not_carried_on(dicom: Callable[..., bytes], ramp: np.ndarray) -> None:
+    """12 bits of two's complement in 16, the upper four left at zero."""
+    signed = (ramp.astype(np.int16) - 2048).astype(np.int16)
+    bare = (signed.view(np.uint16) & 0x0FFF).view(np.int16)
+    window = {**WINDOW, "WindowCenter": "0"}
+    expected = decode_film(dicom(signed, **window)).pixels
+    assert np.array_equal(decode_film(dicom(bare, **window)).pixels, expected)
+
+
+def test_greys_in_the_upper_bits_are_moved_down(dicom: Callable[..., bytes], ramp: np.ndarray) -> None:
+    """High Bit 15 with 12 Bits Stored, which older editions of C.7.6.3 allowed."""
+    film = decode_film(dicom((ramp << 4).astype(np.uint16), **WINDOW, HighBit=15)).pixels
+    assert film == pytest.approx(shown(ramp), abs=1e-6)
+    filled = (ramp << 4 | 7).astype(np.uint16)
+    assert reason_of(dicom(filled, **WINDOW, HighBit=15)) is SetAside.CONTRADICTION
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("kind", ["jpeg", "jpeg extended", "jpeg-ls", "jpeg 2000", "lossless jpeg"])
+def test_a_stream_of_8_bits_in_16_allocated(
+    dicom: Callable[..., bytes], ramp: np.ndarray, kind: str, bits: int
+) -> None:
+    eight = (ramp // 16).astype(np.uint8)
+    syntax, frame = {
+        "jpeg": (JPEGBaseline8Bit, imagecodecs.jpeg8_encode(eight, level=98)),
+        "jpeg extended": (JPEGExtended12Bit, imagecodecs.jpeg8_encode(eight, level=98)),
+        "jpeg-ls": (JPEGLSLossless, imagecodecs.jpegls_encode(eight)),
+        "jpeg 2000": (JPEG2000Lossless, imagecodecs.jpeg2k_encode(eight, level=0, codecformat="J2K")),
+        "lossless jpeg": (JPEGLosslessSV1, imagecodecs.ljpeg_encode(eight, bitspersample=8)),
+    }[kind]
+    film = decode_film(compressed(dicom(ramp, BitsStored=bits), syntax, frame)).pixels
+    assert film == pytest.approx(eight / 255, abs=0.02)
+    # A window for the 12 bits before compression would show the film in 6 % of the range.
+    windowed = dicom(ramp, BitsStored=bits, WindowCenter="2048", WindowWidth="4096")
+    assert reason_of(compressed(windowed, syntax, frame)) is SetAside.CONTRADICTION
