@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"--{name.replace('_', '-')}: expected 1 or more, got {getattr(options, name)}")
 
     from acm_core.config.loading import ConfigError
-    from acm_core.data.labels import LabelError
+    from acm_core.data.label_file import LabelError
     from acm_core.processes import interruptible
     from client.site_file import SiteFileError, load_site_file
 

@@ -1,8 +1,9 @@
-"""What a site should know of each reason for which a file is set aside, and what to do about it."""
+"""What a site should know, and what to do about it: of each reason for which a file is set aside."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from acm_core.data.set_aside import SetAside
@@ -12,7 +13,37 @@ Weight = Literal["act", "note"]
 REPEATED = frozenset({SetAside.DUPLICATE, SetAside.NEAR_DUPLICATE})
 """Reasons for which nothing is lost: another file shows the same film."""
 
+VALUES_TOLD = 20
+"""Values of a problem that are told, the most frequent ones."""
 _TAKE_OUT = "or take their rows out"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something the site should know.
+
+    Attributes:
+        code: stable, for programs.
+        count: of files, patients or values.
+        weight: "act" where something should be done, "note" where it is enough to know.
+        what: the sentence after the count.
+        do: what to do.
+        values: what the headers or the label file say → number of files, most frequent first: the body parts, views,
+            transfer syntaxes that refused them.
+    """
+
+    code: str
+    count: int
+    weight: Weight
+    what: str
+    do: str
+    values: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def told(self) -> str:
+        """What, with the values."""
+        values = ", ".join(f"{value} ({count:,})" for value, count in self.values.items())
+        return f"{self.what}: {values}" if values else self.what
 
 
 class Advice(NamedTuple):

@@ -11,50 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acm_core.config.sections import SiteConfig
-from acm_core.data.intake.disagreements import About, Comparison, Disagreement
+from acm_core.data.intake.disagreements import Comparison
 from acm_core.data.intake.intake import Intake
 from acm_core.data.intake.judgement import by_reason, by_split
 from acm_core.data.intake.manifest import Row
 from acm_core.data.intake.reading import HISTOGRAM_BINS, Reading
 from acm_core.data.set_aside import SetAside
-from acm_core.data.splits import Split
-from client.preflight_advice import ADVICE, REPEATED, Weight
+from client.preflight_advice import ADVICE, REPEATED, VALUES_TOLD, Problem, Weight
+from client.preflight_table import disagreement_problems, table_problems
 
 _AGE_BANDS = ((0, 18), (18, 40), (40, 60), (60, 80), (80, 200))
-_FEW_TEST_FILMS = 20
 
-_VALUES_TOLD = 20
 _SYSTEM_FOLDERS = frozenset(
     ("lost+found", "#recycle", "@eadir", "$recycle.bin", "system volume information", ".trashes", ".snapshot")
 )
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something the site should know.
-
-    Attributes:
-        code: stable, for programs.
-        count: of files, patients or values.
-        weight: "act" where something should be done, "note" where it is enough to know.
-        what: the sentence after the count.
-        do: what to do.
-        values: what the headers or the label file say → number of files, most frequent first: the body parts, views,
-            transfer syntaxes that refused them.
-    """
-
-    code: str
-    count: int
-    weight: Weight
-    what: str
-    do: str
-    values: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def told(self) -> str:
-        """What, with the values."""
-        values = ", ".join(f"{value} ({count:,})" for value, count in self.values.items())
-        return f"{self.what}: {values}" if values else self.what
 
 
 @dataclass(frozen=True)
@@ -126,7 +96,8 @@ def summarise(
         changes=taken.changes,
         problems=(
             *_problems(site, taken, findings, burned_in, identifying, refused),
-            *_disagreements(comparison.found()),
+            *table_problems(site, taken),
+            *disagreement_problems(comparison.found()),
         ),
     )
 
@@ -277,14 +248,6 @@ def _problems(
                 f"films are labelled for {finding}, all of them {only}",
                 "nothing if that is so: the site then teaches, but cannot test, this finding",
             )
-    if 0 < by_split(taken.rows)[Split.TEST] < _FEW_TEST_FILMS:
-        yield Problem(
-            "few_test_films",
-            by_split(taken.rows)[Split.TEST],
-            "note",
-            "films are there to test on",
-            "expect wide intervals; more patients would narrow them",
-        )
 
 
 def _set_aside(taken: Intake, refused: Mapping[str, str]) -> Iterable[Problem]:
@@ -304,49 +267,12 @@ def _set_aside(taken: Intake, refused: Mapping[str, str]) -> Iterable[Problem]:
             values[kind][value] += 1
     for (reason, listed), count in sorted(counts.items(), key=lambda one: (one[0][0], not one[0][1])):
         advice = ADVICE[reason]
-        told = dict(values[reason, listed].most_common(_VALUES_TOLD))
+        told = dict(values[reason, listed].most_common(VALUES_TOLD))
         if listed and reason not in REPEATED:
             what = f"{advice.what}; the label file lists them"
             yield Problem(reason.value, count, "act", what, advice.listed, told)
         else:
             yield Problem(reason.value, count, advice.weight, advice.what, advice.do, told)
-
-
-_DISAGREEMENTS: Mapping[About, tuple[str, str]] = {
-    "view": (
-        "films have one view in the header and another in the label file",
-        "find out which is right; until then the header's counts",
-    ),
-    "sex": (
-        "films are of one sex by the header and of another by the label file",
-        "find out whether the rows belong to these films; until then the header's sex counts",
-    ),
-    "age": (
-        "films have ages in header and label file that are more than two years apart",
-        "find out whether the rows belong to these films; until then the header's age counts",
-    ),
-    "patient": (
-        "films are of another patient by the header than by the label file",
-        "find out whether the rows belong to these films",
-    ),
-    "leading_zeros": (
-        "films have the header's patient id in the label file without its leading zeros, as spreadsheets write it",
-        "write the label file anew, with the ids as text",
-    ),
-}
-
-
-def _disagreements(found: Sequence[Disagreement]) -> Iterable[Problem]:
-    counts = Counter(one.about for one in found)
-    values: defaultdict[About, Counter[str]] = defaultdict(Counter)
-    for one in found:
-        if one.about in ("view", "sex"):
-            values[one.about][f"{one.header} in the header, {one.table} in the label file"] += 1
-    for about, (what, do) in _DISAGREEMENTS.items():
-        if counts[about]:
-            told = dict(values[about].most_common(_VALUES_TOLD))
-            code = about if about == "leading_zeros" else f"{about}_conflict"
-            yield Problem(code, counts[about], "act", what, f"{do}; the page lists them", told)
 
 
 def _of_systems(folders: Iterable[str]) -> str:

@@ -369,7 +369,11 @@ class LabelMap(Section):
         "",
         description="ending that the names in that column lack, such as .png; a name with its ending stays as it is",
     )
-    view: str | None = Field(None, description="column of the view, for films whose header is silent")
+    view: str | None = Field(
+        None,
+        description="column of the view, for films whose header is silent; null: the one that is called so, such as "
+        "ViewPosition; empty: none",
+    )
     sex: str | None = Field(None, description="column of the patient's sex, as view")
     age: str | None = Field(None, description="column of the age in years, as view")
     columns: dict[str, str | None] = Field(

@@ -264,3 +264,88 @@ def test_raw_signal_and_phantoms_are_told(tmp_path: Path, looked: Callable[..., 
     assert found["reasons"] == {"for_processing": 1, "phantom": 1}
     assert problems(found, "for_processing")[0]["weight"] == "act"
     assert "FOR PRESENTATION" in problems(found, "for_processing")[0]["do"]
+
+
+def pictures(folder: Path, count: int) -> list[str]:
+    for index in range(count):
+        film(index).save(folder / f"films/{index}.png")
+    return [f"{index}.png" for index in range(count)]
+
+
+@pytest.mark.parametrize("patient", ["1.23458E+11", "9,87E+08", "2E+10"])
+def test_ids_that_a_spreadsheet_rounded(tmp_path: Path, looked: Callable[..., Found], patient: str) -> None:
+    found = looked([f'"{patient}",{name},{index % 2}' for index, name in enumerate(pictures(tmp_path, 30))])
+    assert found["exit_code"] == preflight.ACT
+    assert problems(found, "rounded_ids")[0]["count"] == 30
+    (one,) = problems(found, "one_patient")
+    assert (one["weight"], one["count"]) == ("act", 30)
+    assert "none is left to" in one["what"]
+    assert patient not in json.dumps(found)
+
+
+def test_ids_that_only_look_like_numbers_are_none(tmp_path: Path, looked: Callable[..., Found]) -> None:
+    rows = [f"{12345678900 + index}E,{name},{index % 2}" for index, name in enumerate(pictures(tmp_path, 6))]
+    found = looked(rows)
+    assert problems(found, "rounded_ids") == problems(found, "one_patient") == []
+    assert found["exit_code"] == preflight.OK
+
+
+def test_a_site_without_test_films(tmp_path: Path, looked: Callable[..., Found]) -> None:
+    rows = [f"p{index % 2},{name},{index % 2}" for index, name in enumerate(pictures(tmp_path, 8))]
+    few = looked(rows, splits={"validation": 0.001, "test": 0.001})
+    assert problems(few, "no_test_films")[0]["weight"] == "note"
+    none = looked(rows, splits={"validation": 0.0, "test": 0.0})
+    assert problems(none, "no_test_films") == problems(none, "no_validation_films") == []
+
+
+def test_findings_that_are_the_same_and_columns_that_are_misspelt(
+    tmp_path: Path, looked: Callable[..., Found]
+) -> None:
+    rows = [
+        f"p{index},{name},{index % 2},{index % 2},{index % 3 % 2},1,F"
+        for index, name in enumerate(pictures(tmp_path, 24))
+    ]
+    found = looked(rows, "patient_id,image,Pneumonia,Edema,Mass,Pleural Efusion,Sex")
+    assert problems(found, "same_findings")[0]["values"] == {"Edema and Pneumonia": 1}
+    assert problems(found, "misspelt_finding")[0]["values"] == {"'Pleural Efusion': Pleural Effusion?": 1}
+    assert problems(found, "read_by_name")[0]["values"] == {"sex from Sex": 1}
+    assert found["sexes"] == {"F": 24}
+    assert found["exit_code"] == preflight.ACT
+
+
+def test_a_label_file_of_a_spreadsheet_is_read_and_said(
+    tmp_path: Path, looked: Callable[..., Found], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"p{index},{name},{index % 2}" for index, name in enumerate(pictures(tmp_path, 4))]
+    looked(rows)
+    text = "\n".join(["patient_id;image;Pneumonia", *(row.replace(",", ";") for row in rows)])
+    (tmp_path / "labels.csv").write_bytes(text.encode("utf-16"))
+    arguments = ["--site", "A", "--sites", str(tmp_path / "sites"), "--workers", "1", "--format", "json"]
+    assert preflight.main(arguments) == preflight.OK
+    found = json.loads(capsys.readouterr().out)
+    assert found["files"]["used"] == 4
+    assert "UTF-16 with semicolons" in problems(found, "label_file_written")[0]["what"]
+
+
+def test_copies_that_nobody_lists_stand_under_no_other_patient(
+    tmp_path: Path, looked: Callable[..., Found]
+) -> None:
+    names = pictures(tmp_path, 4)
+    (tmp_path / "films/#recycle").mkdir()
+    for index, name in enumerate(names):
+        film(index).save(tmp_path / f"films/#recycle/old{index}.png")
+        film(index).save(tmp_path / f"films/#recycle/old{index}.jpg", quality=80)
+        (tmp_path / f"films/._{name}").write_bytes(b"\0\5\x16\7" + bytes(60))
+    found = looked([f"p{index},{name},{index % 2}" for index, name in enumerate(names)])
+    assert (found["files"]["used"], found["patients"]) == (4, 4)
+    assert problems(found, "shared_film") == problems(found, "linked_patients") == []
+    assert found["exit_code"] == preflight.OK
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(
+    tmp_path: Path, looked: Callable[..., Found], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [f"p{index},{name},{index % 2}" for index, name in enumerate(pictures(tmp_path, 4))]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert looked(rows, films="~/films", labels="~/labels.csv", state="~/state")["files"]["used"] == 4
+    assert (tmp_path / "state/intake/preflight.html").is_file()

@@ -21,14 +21,15 @@ from acm_core.data.intake.manifest import Label, Row, changed, fingerprint, read
 from acm_core.data.intake.names import Match, match
 from acm_core.data.intake.readers import read_files
 from acm_core.data.intake.reading import Reading
-from acm_core.data.labels import LabelError, LabelTable, read_labels
+from acm_core.data.label_file import LabelError
+from acm_core.data.labels import LabelTable, read_labels
 from acm_core.data.prepared import Adder, PreparedFilms
 from acm_core.data.splits import load_or_create_salt
 from acm_core.data.terms import Accepted
 from acm_core.files import write_text_atomically
 from acm_core.processes import usable_cores
 
-_VERSION = 4
+_VERSION = 5
 """Raise when the same readings and labels give another manifest."""
 
 Progress = Callable[[int, int], None]
@@ -270,7 +271,7 @@ def _expect_each_once(images: Sequence[str]) -> None:
         if image in seen:
             raise LabelError(
                 f"expected each film once in the label file, got rows {seen[image] + 1} and {row + 1} (without the "
-                "header) for the same file; keep one of the two"
+                "header) for the same file; merge the two rows, or name the file that is meant"
             )
         seen[image] = row
 

@@ -60,6 +60,11 @@ class _File:
     duplicate_of: str | None = None
     own_reason: SetAside | None = None
 
+    @property
+    def known(self) -> bool:
+        """Whether anything says whose film it is."""
+        return self.listed is not None or self.reading.patient is not None
+
 
 def judge(
     readings: Iterable[tuple[str, Reading]],
@@ -91,9 +96,9 @@ def judge(
     shared = _set_duplicates_aside(files, groups, salt)
     raw = {hashed(f"patient\0{entry.patient}", salt): entry.patient for entry in listed.values()}
     rows = sorted(_row(file, groups, raw, salt, shares) for file in files)
-    patients = {file.patient for file in files}
-    linked = sum(groups.representative(patient) != patient for patient in patients)
-    return Judgement(rows, linked, placeholders, shared)
+    patients = {file.patient for file in files if file.known}
+    persons = {groups.representative(patient) for patient in patients}
+    return Judgement(rows, len(patients) - len(persons), placeholders, shared)
 
 
 def film_id(path: str, salt: bytes) -> str:
@@ -138,7 +143,8 @@ def _set_duplicates_aside(files: Sequence[_File], groups: Groups, salt: bytes) -
     shared = 0
     for film, kept, reason in _duplicates([file for file in files if file.reason is None]):
         film.reason, film.duplicate_of = reason, film_id(kept.path, salt)
-        shared += groups.representative(film.patient) != groups.representative(kept.patient)
+        if film.known and kept.known:
+            shared += groups.representative(film.patient) != groups.representative(kept.patient)
         groups.join(film.patient, kept.patient)
     return shared
 
