@@ -19,6 +19,7 @@ from acm_core.data.intake.journal import Journal, readers_version
 from acm_core.data.intake.judgement import Listed, film_id, judge
 from acm_core.data.intake.manifest import Label, Row, changed, fingerprint, read_rows, write_manifest
 from acm_core.data.intake.names import Match, match
+from acm_core.data.intake.proof import Prover
 from acm_core.data.intake.readers import read_files
 from acm_core.data.intake.reading import Reading
 from acm_core.data.label_file import LabelError
@@ -29,7 +30,7 @@ from acm_core.data.terms import Accepted
 from acm_core.files import write_text_atomically
 from acm_core.processes import usable_cores
 
-_VERSION = 5
+_VERSION = 6
 """Raise when the same readings and labels give another manifest."""
 
 Progress = Callable[[int, int], None]
@@ -110,11 +111,10 @@ def take_in(
         films = look_through(site.films, (site.labels, site.state))
         with Journal(folder / "journal.sqlite") as journal:
             journal.keep_only_of(str(accepted))
-            read = _read_new(
-                films.files, journal, salt, site, image_size, workers or usable_cores(), progress
-            )
+            workers = workers or usable_cores()
+            read = _read_new(films.files, journal, salt, site, image_size, workers, progress)
             journal.keep_only(file.name for file in films.files)
-            return _judged(site, folder, films, table, journal, salt, read)
+            return _judged(site, folder, films, table, journal, salt, workers, read)
 
 
 def prepare(
@@ -198,6 +198,7 @@ def _judged(
     table: LabelTable,
     journal: Journal,
     salt: bytes,
+    workers: int,
     read: int,
 ) -> Intake:
     names = [file.name for file in films_folder.files]
@@ -222,7 +223,14 @@ def _judged(
         rows: Sequence[Row] = list(read_rows(manifest))
         about["changes"] = changed(rows, rows)
     else:
-        judgement = judge(_with_absent(journal, absent), listed, salt, site.unknown_view, site.splits)
+        prover = Prover(
+            {file.name: file.path for file in films_folder.files},
+            journal,
+            salt,
+            Accepted.of(site.accept),
+            workers,
+        )
+        judgement = judge(_with_absent(journal, absent), listed, salt, site.unknown_view, site.splits, prover)
         labels = (
             Label(ids[name], finding, float(value))
             for name, values in zip(images, table.labels, strict=True)

@@ -17,7 +17,7 @@ from typing import NamedTuple, Self
 from acm_core.data.intake.reading import Reading
 from acm_core.data.set_aside import SetAside
 
-_VERSION = 5
+_VERSION = 6
 """Raise when the same file gives another reading."""
 _READERS = ("imagecodecs", "numpy", "pillow", "pydicom", "python-gdcm", "scipy")
 """Packages whose next version may give other pixels."""
@@ -30,6 +30,9 @@ CREATE TABLE IF NOT EXISTS about (readers TEXT NOT NULL, accepted TEXT NOT NULL)
 CREATE TABLE IF NOT EXISTS file (
     path TEXT PRIMARY KEY, size INTEGER NOT NULL, modified INTEGER NOT NULL, changed INTEGER NOT NULL,
     reading TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS likeness (
+    one TEXT NOT NULL, other TEXT NOT NULL, similarity REAL NOT NULL, PRIMARY KEY (one, other)
 ) WITHOUT ROWID;
 """
 
@@ -83,11 +86,11 @@ class Journal:
             database.executescript(_SCHEMA)
             columns = {name for _, name, *_ in database.execute("PRAGMA table_info(about)")}
             if "accepted" not in columns:  # of a version before
-                database.executescript("DROP TABLE about; DELETE FROM file")
+                database.executescript("DROP TABLE about; DELETE FROM file; DELETE FROM likeness")
                 database.executescript(_SCHEMA)
             known = database.execute("SELECT readers FROM about").fetchone()
             if known != (readers_version(),):
-                database.executescript("DELETE FROM file; DELETE FROM about;")
+                database.executescript("DELETE FROM file; DELETE FROM likeness; DELETE FROM about;")
                 database.execute("INSERT INTO about VALUES (?, '')", (readers_version(),))
         except BaseException:
             database.close()
@@ -162,6 +165,21 @@ class Journal:
             f"SELECT path, {chosen} FROM file WHERE json_extract(reading, '$.reason') IS NULL"  # noqa: S608  # a constant
         )
         return dict(rows.fetchall())
+
+    def contents_of(self, paths: Iterable[str]) -> dict[str, str]:
+        """Path → SHA-256 of the content, of these films."""
+        query = "SELECT json_extract(reading, '$.content') FROM file WHERE path = ?"
+        return {path: self._database.execute(query, (path,)).fetchone()[0] for path in paths}
+
+    def likeness(self, contents: tuple[str, ...]) -> float | None:
+        """How alike two contents, in order, were found to be at full size; None where nobody has looked."""
+        query = "SELECT similarity FROM likeness WHERE one = ? AND other = ?"
+        row = self._database.execute(query, contents).fetchone()
+        return None if row is None else float(row[0])
+
+    def keep_likeness(self, contents: tuple[str, ...], similarity: float) -> None:
+        """Keep how alike two contents, in order, are."""
+        self._database.execute("INSERT OR REPLACE INTO likeness VALUES (?, ?, ?)", (*contents, similarity))
 
     def no_films(self) -> set[str]:
         """Paths of the files that are no images of any kind, whatever they are called."""
