@@ -1,4 +1,4 @@
-"""How well films that are there twice are found, and persons kept apart, in the frames that exports put around films."""
+"""How well films that are there twice are found, and persons kept apart, in the frames that exports put around them."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def _encoded(film: Floats) -> Floats:
     buffer = io.BytesIO()
     image = Image.fromarray(np.rint(film * 255).astype(np.uint8))
     image.resize((image.width * 3 // 4, image.height * 3 // 4)).save(buffer, "JPEG", quality=60)
-    return np.asarray(Image.open(buffer).convert("L"), np.float32) / 255
+    return np.asarray(Image.open(buffer).convert("L"), np.float32) / np.float32(255)
 
 
 def _cropped(film: Floats) -> Floats:
@@ -156,7 +156,8 @@ def _in_another_curve(film: Floats) -> Floats:
 
 
 def _windowed(film: Floats) -> Floats:
-    return np.clip((film - np.float32(0.05)) / np.float32(0.85), 0, 1)
+    shown: Floats = np.clip((film - np.float32(0.05)) / np.float32(0.85), 0, 1)
+    return shown
 
 
 _FRAMES: dict[str, Callable[[Floats, int], Floats]] = {
