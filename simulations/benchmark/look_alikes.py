@@ -26,7 +26,7 @@ Change = Callable[[Floats], Floats]
 _FIELD = 0.15
 """Share of a side that collimation at a fixed place takes from each end."""
 _SEED = 5
-_COPIES = 4
+_COPIES = 10
 """One film in so many is copied."""
 
 

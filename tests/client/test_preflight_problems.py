@@ -349,3 +349,21 @@ def test_the_home_folder_may_be_written_as_a_tilde(
     monkeypatch.setenv("HOME", str(tmp_path))
     assert looked(rows, films="~/films", labels="~/labels.csv", state="~/state")["files"]["used"] == 4
     assert (tmp_path / "state/intake/preflight.html").is_file()
+
+
+def test_a_sites_own_words_take_what_was_refused(tmp_path: Path, looked: Callable[..., Found]) -> None:
+    own = {"BodyPartExamined": "RAUM 7", "ViewPosition": "PROJ 1", "Modality": "ZZ"}
+    (tmp_path / "films/0.dcm").write_bytes(chest(0, **own, PatientID="", PatientName=""))
+    film(1).save(tmp_path / "films/1.png")
+    film(2).save(tmp_path / "films/2.png")
+    rows = ["p0,0.dcm,1,", "p1,1.png,0,schief", "p2,2.png,1,AP"]
+    columns = "patient_id,image,Pneumonia,view"
+    accept: dict[str, Any] = {"modality": ["zz"]}
+    refused = looked(rows, columns, accept=accept)
+    assert problems(refused, "body_part")[0]["values"] == {"RAUM 7": 1}
+    assert problems(refused, "not_frontal")[0]["values"] == {"SCHIEF": 1}
+    assert "accept: body_part" in problems(refused, "body_part")[0]["do"]
+    accept |= {"body_part": ["Raum 7"], "view": {"proj 1": "PA", "schief": "frontal"}}
+    taken = looked(rows, columns, accept=accept)
+    assert taken["files"]["used"] == 3
+    assert taken["views"] == {"AP": 1, "PA": 1, "unknown": 1}
