@@ -14,7 +14,11 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 PROVED = 0.8
-"""Similarity from which two films are one, see `similarity`; docs/SPEED.md has the figures that it comes from."""
+"""Similarity from which two films are one, see `similarity`.
+
+Of the 40 pairs of different patients whose thumbnails were nearest, among 1,122 films in each of four frames, the
+highest reached 0.65; of films as smaller JPEG, cropped by 4 % or in another tone curve, 99 in 100 lay above 0.83.
+"""
 FULL_SIDE = 512
 """Pixels a side at which films are read for the proof."""
 EVEN, NEARLY_EVEN = 0.005, 0.02
