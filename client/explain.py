@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--each: expected 1 or more, got {options.each}")
 
     from acm_core.config.loading import ConfigError
-    from acm_core.data.labels import LabelError
+    from acm_core.data.label_file import LabelError
     from acm_core.data.set_aside import FilmSetAside
     from acm_core.deployment import DeploymentError
     from acm_core.training.weights import ModelMismatchError

@@ -19,6 +19,7 @@ from acm_core.data.intake.judgement import unusable_view
 from acm_core.data.intake.readers import read_files
 from acm_core.data.set_aside import SetAside
 from acm_core.data.splits import load_or_create_salt
+from acm_core.data.terms import Accepted
 from acm_core.deployment import Deployment, OperatingPoint, load_model
 from acm_core.files import write_atomically
 from acm_core.nn import Classifier, normalised
@@ -104,7 +105,8 @@ def usable_films(
 ) -> Iterator[tuple[FoundFile, SetAside | None, NDArray[np.float16] | None]]:
     """Each file with its film, S×S in [0, 1], or with the reason why it is not used."""
     salt = load_or_create_salt(site.state)
-    for answer in read_files((file.path for file in files), salt, side, workers=usable_cores()):
+    paths, accepted = (file.path for file in files), Accepted.of(site.accept)
+    for answer in read_files(paths, salt, side, workers=usable_cores(), accepted=accepted):
         reason = answer.reading.reason
         if reason is None:
             reason = unusable_view(answer.reading.view, site.unknown_view)

@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"--{name.replace('_', '-')}: expected 1 or more, got {getattr(options, name)}")
 
     from acm_core.config.loading import ConfigError
-    from acm_core.data.labels import LabelError
+    from acm_core.data.label_file import LabelError
     from acm_core.processes import interruptible
     from client.site_file import SiteFileError, load_site_file
 
@@ -79,8 +79,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _look_through(site: SiteConfig, image_size: int | None, workers: int | None, as_json: bool) -> int:
+    from acm_core.data.intake.disagreements import Comparison
     from acm_core.data.intake.intake import intake_folder, take_in
     from acm_core.data.intake.journal import Journal
+    from acm_core.data.splits import load_or_create_salt
     from acm_core.files import own_folder, write_text_atomically
     from client.preflight_page import render_page
     from client.preflight_summary import summarise
@@ -90,9 +92,10 @@ def _look_through(site: SiteConfig, image_size: int | None, workers: int | None,
     with _progress(quiet=as_json) as progress:
         taken = take_in(site, image_size=image_size, workers=workers, progress=progress)
     with Journal(folder / "journal.sqlite") as journal:
-        summary = summarise(site, taken, journal.readings())
+        comparison = Comparison(taken.listed(), load_or_create_salt(site.state))
+        summary = summarise(site, taken, journal.readings(), comparison)
         page = folder / "preflight.html"
-        write_text_atomically(page, render_page(site, taken, summary, journal))
+        write_text_atomically(page, render_page(site, taken, summary, comparison.found(), journal))
     code = NO_FILMS if not summary.files["used"] else OK
     if code == OK and any(problem.weight == "act" for problem in summary.problems):
         code = ACT
@@ -107,6 +110,7 @@ def _look_through(site: SiteConfig, image_size: int | None, workers: int | None,
 
 def _print(summary: Summary, manifest: Path, page: Path) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False)
@@ -132,7 +136,7 @@ def _print(summary: Summary, manifest: Path, page: Path) -> None:
             summary.problems, key=lambda problem: (problem.weight != "act", -problem.count)
         ):
             mark = "[bold]act[/bold]" if problem.weight == "act" else "note"
-            table.add_row(mark, f"{problem.count:,}", problem.what, problem.do)
+            table.add_row(mark, f"{problem.count:,}", escape(problem.told), problem.do)
         console.print(table)
     console.print(f"manifest: {manifest}\npage:     {page} (shows films; it stays here)", soft_wrap=True)
     console.print(f"dataset:  {summary.fingerprint}", soft_wrap=True)

@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from acm_core.config.site import SiteConfig
+from acm_core.data.intake.disagreements import Disagreement
 from acm_core.data.intake.intake import Intake
 from acm_core.data.intake.journal import Journal
 from acm_core.data.intake.readers import read_files
 from acm_core.data.intake.reading import HISTOGRAM_BINS
 from acm_core.data.set_aside import SetAside
 from acm_core.data.splits import load_or_create_salt
+from acm_core.data.terms import Accepted
 from client.preflight_summary import Summary, grey_levels, unlikeness
 
 _FILMS_SHOWN = 24
@@ -48,7 +50,9 @@ class Outline(NamedTuple):
     height: int
 
 
-def render_page(site: SiteConfig, taken: Intake, summary: Summary, journal: Journal) -> str:
+def render_page(
+    site: SiteConfig, taken: Intake, summary: Summary, disagreements: Sequence[Disagreement], journal: Journal
+) -> str:
     """The page as one HTML text that needs nothing else."""
     paths, shares = grey_levels(journal.readings())
     unlike = unlikeness(shares)
@@ -70,6 +74,8 @@ def render_page(site: SiteConfig, taken: Intake, summary: Summary, journal: Jour
         notes=[problem for problem in summary.problems if problem.weight == "note"],
         reasons=_by_reason(taken),
         pairs=[(shown[kept], shown[dropped], kept, dropped, reason) for kept, dropped, reason in pairs],
+        disagreements=disagreements[:_LISTED],
+        out_of_reach=[*taken.closed, *taken.links][:_LISTED],
         conflicts=[
             (taken.names[taken.images[conflict.row]], ", ".join(conflict.findings))
             for conflict in taken.table.conflicts[:_LISTED]
@@ -108,7 +114,8 @@ def _films(site: SiteConfig, names: Iterable[str]) -> Mapping[str, str]:
     names = sorted(names)
     shown = dict.fromkeys(names, "")
     salt = load_or_create_salt(site.state)
-    for answer in read_files((site.films / name for name in names), salt, _SIDE, workers=2):
+    paths, accepted = (site.films / name for name in names), Accepted.of(site.accept)
+    for answer in read_files(paths, salt, _SIDE, workers=2, accepted=accepted):
         if answer.film is not None:
             shown[names[answer.index]] = _png(answer.film)
     return shown

@@ -2,121 +2,29 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from acm_core.config.site import SiteConfig
+from acm_core.data.intake.disagreements import Comparison
 from acm_core.data.intake.intake import Intake
 from acm_core.data.intake.judgement import by_reason, by_split
 from acm_core.data.intake.manifest import Row
 from acm_core.data.intake.reading import HISTOGRAM_BINS, Reading
 from acm_core.data.set_aside import SetAside
-from acm_core.data.splits import Split
-
-Weight = Literal["act", "note"]
+from client.preflight_advice import ADVICE, REPEATED, VALUES_TOLD, Problem, Weight
+from client.preflight_table import disagreement_problems, table_problems
 
 _AGE_BANDS = ((0, 18), (18, 40), (40, 60), (60, 80), (80, 200))
-_FEW_TEST_FILMS = 20
 
-_ADVICE: Mapping[SetAside, tuple[Weight, str, str]] = {
-    SetAside.MISSING_FILE: (
-        "act",
-        "films that the label file names are not in the folder",
-        "export them again, or take their rows out; names are relative to the films folder",
-    ),
-    SetAside.NOT_AN_IMAGE: (
-        "note",
-        "files are neither DICOM, PNG nor JPEG",
-        "nothing, unless films were meant to be among them",
-    ),
-    SetAside.UNREADABLE: (
-        "act",
-        "films break off or contradict themselves",
-        "export them again from the archive",
-    ),
-    SetAside.NO_DECODER: (
-        "act",
-        "films are compressed in a way that no decoder here reads",
-        "export them uncompressed or as JPEG 2000 lossless",
-    ),
-    SetAside.CONTRADICTION: (
-        "act",
-        "films whose header contradicts their pixels",
-        "export them again; ask the vendor if it stays",
-    ),
-    SetAside.TOO_LARGE: ("note", "files are larger than any radiograph", "nothing, unless they are films"),
-    SetAside.TOO_SMALL: (
-        "note",
-        "images are smaller than any radiograph",
-        "export the full films, not their previews",
-    ),
-    SetAside.NO_PIXELS: ("note", "DICOM objects without pixels (reports, plans)", "nothing"),
-    SetAside.MODALITY: (
-        "note",
-        "images of another modality than CR and DX",
-        "nothing, unless the export should be films only",
-    ),
-    SetAside.NOT_HUMAN: ("note", "films of animals", "look whose archive was exported"),
-    SetAside.BODY_PART: ("note", "films of other parts of the body", "nothing, unless the header is wrong"),
-    SetAside.NOT_FRONTAL: (
-        "note",
-        "lateral, oblique or decubitus films",
-        "nothing: the model reads frontal films",
-    ),
-    SetAside.UNKNOWN_VIEW: (
-        "act",
-        "films whose view nobody states",
-        "give the label file a view column, or set unknown_view: keep",
-    ),
-    SetAside.MULTI_FRAME: ("note", "images of several frames", "nothing"),
-    SetAside.COLOUR: ("note", "colour images (screenshots, report pages)", "nothing"),
-    SetAside.BLANK: ("note", "films of one even grey", "look whether the export failed for them"),
-    SetAside.SATURATED: (
-        "act",
-        "films that are black and white only",
-        "export them with their window, or without any",
-    ),
-    SetAside.TOO_SLOW: (
-        "act",
-        "files took longer to read than a file may",
-        "look at them; if the disk was busy, run preflight again after `touch`ing them",
-    ),
-    SetAside.READER_CRASHED: (
-        "act",
-        "files crashed the reader",
-        "treat them as suspicious: export them again, and report them to us",
-    ),
-    SetAside.DUPLICATE: ("note", "films are there a second time", "nothing: one of each is kept"),
-    SetAside.NEAR_DUPLICATE: (
-        "note",
-        "films are there again in another encoding or window",
-        "nothing: one of each is kept; the page shows the pairs",
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something the site should know.
-
-    Attributes:
-        code: stable, for programs.
-        count: of files, patients or values.
-        weight: "act" where something should be done, "note" where it is enough to know.
-        what: the sentence after the count.
-        do: what to do.
-    """
-
-    code: str
-    count: int
-    weight: Weight
-    what: str
-    do: str
+_SYSTEM_FOLDERS = frozenset(
+    ("lost+found", "#recycle", "@eadir", "$recycle.bin", "system volume information", ".trashes", ".snapshot")
+)
 
 
 @dataclass(frozen=True)
@@ -149,17 +57,24 @@ class Summary:
         return asdict(self)
 
 
-def summarise(site: SiteConfig, taken: Intake, readings: Iterable[tuple[str, Reading]]) -> Summary:
+def summarise(
+    site: SiteConfig, taken: Intake, readings: Iterable[tuple[str, Reading]], comparison: Comparison
+) -> Summary:
     """Count what the intake found.
 
     Args:
         readings: the journal's, by path.
+        comparison: gets each of them.
     """
     used = [row for row in taken.rows if row.reason is None and row.listed]
     burned_in, identifying = 0, Counter[str]()
-    for _, reading in readings:
+    refused = dict(taken.absent)
+    for path, reading in readings:
+        comparison.add(path, reading)
         burned_in += bool(reading.burned_in)
         identifying.update(reading.identifying)
+        if reading.refused is not None:
+            refused[path] = reading.refused
     findings = _findings(taken)
     return Summary(
         site=site.site,
@@ -179,7 +94,11 @@ def summarise(site: SiteConfig, taken: Intake, readings: Iterable[tuple[str, Rea
         ages=_ages(used),
         identifying=dict(sorted(identifying.items())),
         changes=taken.changes,
-        problems=tuple(_problems(site, taken, findings, burned_in, identifying)),
+        problems=(
+            *_problems(site, taken, findings, burned_in, identifying, refused),
+            *table_problems(site, taken),
+            *disagreement_problems(comparison.found()),
+        ),
     )
 
 
@@ -224,13 +143,34 @@ def _problems(
     findings: Mapping[str, Mapping[str, int]],
     burned_in: int,
     identifying: Mapping[str, int],
+    refused: Mapping[str, str],
 ) -> Iterable[Problem]:
-    for code, count in by_reason(taken.rows).items():
-        weight, what, do = _ADVICE[SetAside(code)]
-        yield Problem(code, count, weight, what, do)
+    yield from _set_aside(taken, refused)
     unlisted = sum(row.reason is None and not row.listed for row in taken.rows)
     table = taken.table
+    behind: Weight = "act" if any(row.reason is SetAside.MISSING_FILE for row in taken.rows) else "note"
     others: Sequence[tuple[str, int, Weight, str, str]] = (
+        (
+            "respelled",
+            taken.respelled,
+            "note",
+            "names in the label file are spelt otherwise than the files (capitals, endings, accents, backslashes)",
+            "nothing: each stands for one file only",
+        ),
+        (
+            "folders_not_entered",
+            len(taken.closed),
+            behind,
+            f"folders may not be entered{_of_systems(taken.closed)}",
+            "nothing if no films are in them; the page names them",
+        ),
+        (
+            "links_not_followed",
+            len(taken.links),
+            behind,
+            "links to folders are not followed",
+            "nothing if no films are behind them; the page names them",
+        ),
         (
             "unlisted",
             unlisted,
@@ -308,14 +248,37 @@ def _problems(
                 f"films are labelled for {finding}, all of them {only}",
                 "nothing if that is so: the site then teaches, but cannot test, this finding",
             )
-    if 0 < by_split(taken.rows)[Split.TEST] < _FEW_TEST_FILMS:
-        yield Problem(
-            "few_test_films",
-            by_split(taken.rows)[Split.TEST],
-            "note",
-            "films are there to test on",
-            "expect wide intervals; more patients would narrow them",
-        )
+
+
+def _set_aside(taken: Intake, refused: Mapping[str, str]) -> Iterable[Problem]:
+    """A problem for each reason: one of the films that the label file lists, one of the other files."""
+    views = dict(zip(taken.images, taken.table.views, strict=True))
+    counts: Counter[tuple[SetAside, bool]] = Counter()
+    values: defaultdict[tuple[SetAside, bool], Counter[str]] = defaultdict(Counter)
+    for row in taken.rows:
+        if row.reason is None:
+            continue
+        kind = row.reason, row.listed
+        counts[kind] += 1
+        value = refused.get(taken.names[row.film])
+        if value is None and row.reason is SetAside.NOT_FRONTAL:
+            value = views.get(row.film)
+        if value is not None and row.reason not in REPEATED:
+            values[kind][value] += 1
+    for (reason, listed), count in sorted(counts.items(), key=lambda one: (one[0][0], not one[0][1])):
+        advice = ADVICE[reason]
+        told = dict(values[reason, listed].most_common(VALUES_TOLD))
+        if listed and reason not in REPEATED:
+            what = f"{advice.what}; the label file lists them"
+            yield Problem(reason.value, count, "act", what, advice.listed, told)
+        else:
+            yield Problem(reason.value, count, advice.weight, advice.what, advice.do, told)
+
+
+def _of_systems(folders: Iterable[str]) -> str:
+    """Names that an operating system gives, which name no patient."""
+    names = sorted({name for name in folders if name.casefold() in _SYSTEM_FOLDERS})
+    return f" ({', '.join(names)})" if names else ""
 
 
 def _counts(values: Iterable[str]) -> dict[str, int]:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from acm_core.arrays import Arrays
 from acm_core.config.sections import FederationConfig
 from acm_core.config.site import SiteConfig
-from acm_core.data.labels import LabelError
+from acm_core.data.label_file import LabelError
 from acm_core.data.site_films import SiteFilms, load_site
 from acm_core.deployment import CARD
 from acm_core.federated.encoding import BaseMismatchError, EncodingError, decode, encode, is_of

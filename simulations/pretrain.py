@@ -128,7 +128,7 @@ def _run_file(path: Path) -> FederationConfig:
 def _pretrain(films: Path, output: Path, settings: Pretraining) -> int:
     from rich.console import Console
 
-    from acm_core.data.labels import LabelError
+    from acm_core.data.label_file import LabelError
     from acm_core.processes import keep_freed_memory
     from acm_core.training.local import TrainingDivergedError
     from server.time_left import in_words, seconds_left

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -107,6 +108,8 @@ def with_paths_from(folder: Path, section: S) -> S:
 
 def _moved(folder: Path, value: object) -> object:
     if isinstance(value, Path):
+        with suppress(RuntimeError):  # of a user without a home
+            value = value.expanduser()
         return value if value.is_absolute() else (folder / value).resolve()
     if isinstance(value, Section):
         return with_paths_from(folder, value)

@@ -24,7 +24,15 @@ class LabelMap(Section):
     image: str = Field(
         "image", description="column of the film: path in the films folder, or file name alone"
     )
-    view: str | None = Field(None, description="column of the view, for films whose header is silent")
+    image_suffix: str = Field(
+        "",
+        description="ending that the names in that column lack, such as .png; a name with its ending stays as it is",
+    )
+    view: str | None = Field(
+        None,
+        description="column of the view, for films whose header is silent; null: the one that is called so, such as "
+        "ViewPosition; empty: none",
+    )
     sex: str | None = Field(None, description="column of the patient's sex, as view")
     age: str | None = Field(None, description="column of the age in years, as view")
     columns: dict[str, str | None] = Field(
@@ -181,6 +189,17 @@ class SplitShares(Section):
         return self
 
 
+class Accept(Section):
+    """Words of a site's own that preflight would refuse films for; capitals and accents do not matter."""
+
+    body_part: tuple[str, ...] = Field((), description="what the header calls the chest")
+    modality: tuple[str, ...] = Field((), description="what the header calls a radiograph")
+    view: dict[str, Literal["AP", "PA", "frontal"]] = Field(
+        default_factory=dict,
+        description="what header or label file call a view → AP, PA, or frontal where neither is known",
+    )
+
+
 class SiteConfig(Section):
     """A site's own file: paths and what the site does with its films. The file never leaves the site."""
 
@@ -191,6 +210,7 @@ class SiteConfig(Section):
         description="folder for the salt, manifest, prepared films and models that stay at the site"
     )
     label_map: LabelMap = LabelMap()
+    accept: Accept = Accept()
     unknown_view: Literal["keep", "set_aside"] = Field(
         "keep", description="films of which neither header nor label file says whether they are AP or PA"
     )

@@ -13,63 +13,87 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.sequence import Sequence
+from pydicom.uid import UID, DigitalXRayImageStorageForProcessing
 
-from acm_core.data.header import header_text
+from acm_core.data.header import header_numbers, header_text
 from acm_core.data.set_aside import FilmSetAside, SetAside
+from acm_core.data.terms import (
+    NOTHING,
+    VIEW_CODES,
+    Accepted,
+    folded,
+    is_chest,
+    is_radiograph,
+    is_side_view,
+    named_view,
+    says_nothing,
+)
 
-MODALITIES = ("CR", "DX")
 MIN_SIDE = 32
 """Pixels along the shorter side below which an image is no film, not even one made smaller for research."""
 MIN_GREY = 0.02
 """Share of a film's pixels that must be neither black nor white."""
 _BLACK = 1 / 255
 
-_CHEST = re.compile(r"CHEST|THORA(?!CIC[ _-]*SPINE|CO[ _-]*LUMB)|TORAX|TÓRAX|LUNG|PULMO|POUMON|CXR")
-_CHEST_CODES = {"T-D3000", "51185008", "T-28000", "39607008"}
-"""Chest and lung in SNOMED RT and CT (PS3.16 CID 4, CID 4031)."""
 _HUMAN = re.compile(r"HUMAN|HOMO")
 _HUMAN_CODES = {"L-85B00", "337915000"}
 """Homo sapiens in SNOMED RT and CT (PS3.16 CID 7454)."""
+
+_PHANTOM = re.compile(
+    r"(?<![A-Z])(?:(?:PHANTOM|FANTOM)[A-Z]*|QUALITY (?:CONTROL|ASSURANCE)|QC|QA|FLAT[ _-]?FIELD|TEST[ _-]?PATTERN|"
+    r"KONSTANZPRUFUNG|CALIBRATION|KALIBRIERUNG)(?![A-Z])"
+)
+_PHANTOM_CODES = {"706342009"}
 
 _OTHER_PARTS = re.compile(
     r"(?<![A-Z])(TEETH|TOOTH|DENTAL|PANORAMIC|JAW|MANDIBLE|SKULL|SINUS|ORBIT|NECK|[CTL]?SPINE|CERVICAL|LUMBAR|"
     r"THORACOLUMBAR|SACRUM|PELVIS|HIPS?|FEMUR|KNEES?|PATELLA|TIBIA|FIBULA|ANKLES?|FOOT|FEET|TOES?|RIBS?|STERNUM|"
     r"CLAVICLES?|SHOULDERS?|HUMERUS|ELBOWS?|FOREARM|WRISTS?|HANDS?|FINGERS?|THUMB|EXTREMITY|ABDOMEN|ABDOMINAL|KUB|"
-    r"BREAST|MAMMO[A-Z]*)(?![A-Z])"
+    r"BREAST|MAMMO[A-Z]*|BECKEN|HUFTE|KNIE|FUSS|SCHULTER|ELLBOGEN|HANDGELENK|SCHADEL|WIRBELSAULE|[BHL]WS|BASSIN|HANCHE|"
+    r"GENOU|CHEVILLE|EPAULE|RACHIS|CRANE|BACINO|GINOCCHIO|SPALLA|RACHIDE|CRANIO|CADERA|RODILLA|HOMBRO|COLUMNA|CRANEO|"
+    r"JOELHO|OMBRO|COLUNA|HEUP|SCHOUDER|WERVELKOLOM|MIEDNICA|KOLANO|KREGOSLUP|PANEV|KOLENO|PATER|MEDENCE|GERINC|BUIK|"
+    r"BAUCH|ADDOME|BRZUCH|BRICHO)(?![A-Z])"
 )
 _ANIMAL = re.compile(
     r"(?<![A-Z])(CANINE|FELINE|EQUINE|BOVINE|PORCINE|MURINE|AVIAN|ANIMAL|VETERINAR[A-Z]*)(?![A-Z])"
 )
 
-_NOT_FRONTAL = {
-    *("L", "R", "LL", "RL", "LAT", "LLAT", "RLAT", "LATERAL"),
-    *("LLO", "RLO", "LAO", "RAO", "LPO", "RPO", "OBL", "OBLIQUE"),
-    *("LLD", "RLD", "DECUB", "DECUBITUS"),
-}
-"""Terms of View Position (PS3.3 C.8.1.2, C.8.11.5) and their usual spellings. A decubitus film is projected
-frontally, but lies on its side and shows fluid elsewhere than an upright one."""
-
 _IMAGE_TEXT = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
 
 
-def check_header(header: Dataset) -> None:
-    """Raise FilmSetAside with the first reason found: NO_PIXELS, MODALITY, NOT_HUMAN, BODY_PART, NOT_FRONTAL,
-    MULTI_FRAME, COLOUR; in this order, from what the object is to how it is stored."""
+def check_header(header: Dataset, accepted: Accepted = NOTHING) -> str | None:
+    """The view that the header states, "AP" or "PA", if it does.
+
+    Raises:
+        FilmSetAside: with the first reason found: NO_PIXELS, MODALITY, FOR_PROCESSING, PHANTOM, NOT_HUMAN, BODY_PART,
+            NOT_FRONTAL, MULTI_FRAME, INCOMPLETE_HEADER, COLOUR; in this order, from what the object is to how it is
+            stored.
+    """
     if not header.get("PixelData"):
-        raise FilmSetAside(SetAside.NO_PIXELS)
-    if header_text(header, "Modality") not in MODALITIES:
-        raise FilmSetAside(SetAside.MODALITY)
+        raise FilmSetAside(SetAside.NO_PIXELS, _class_name(header))
+    modality = header_text(header, "Modality")
+    if not is_radiograph(modality, header_text(header, "SOPClassUID"), accepted):
+        raise FilmSetAside(SetAside.MODALITY, _quotable(header, modality) or "no modality")
+    if (intent := _raw_signal(header)) is not None:
+        raise FilmSetAside(SetAside.FOR_PROCESSING, intent)
+    if (mark := _phantom(header)) is not None:
+        raise FilmSetAside(SetAside.PHANTOM, mark)
     if _names_animal(header):
         raise FilmSetAside(SetAside.NOT_HUMAN)
-    if _names_other_part(header):
-        raise FilmSetAside(SetAside.BODY_PART)
-    if _is_not_frontal(header):
-        raise FilmSetAside(SetAside.NOT_FRONTAL)
-    if int(header.get("NumberOfFrames") or 1) > 1:
-        raise FilmSetAside(SetAside.MULTI_FRAME)
-    grey = header_text(header, "PhotometricInterpretation") in ("MONOCHROME1", "MONOCHROME2")
-    if not grey or header.get("SamplesPerPixel", 1) != 1:
-        raise FilmSetAside(SetAside.COLOUR)
+    if (part := _other_part(header, accepted)) is not None:
+        raise FilmSetAside(SetAside.BODY_PART, _quotable(header, part))
+    view = _view(header, accepted)
+    if view is not None and view not in ("AP", "PA"):
+        raise FilmSetAside(SetAside.NOT_FRONTAL, _quotable(header, view))
+    frames = int(max(header_numbers(header, "NumberOfFrames"), default=1))
+    if frames > 1:
+        raise FilmSetAside(SetAside.MULTI_FRAME, f"{frames} frames")
+    photometric = header_text(header, "PhotometricInterpretation")
+    if not photometric:
+        raise FilmSetAside(SetAside.INCOMPLETE_HEADER, "PhotometricInterpretation")
+    if photometric not in ("MONOCHROME1", "MONOCHROME2") or (header.get("SamplesPerPixel") or 1) != 1:
+        raise FilmSetAside(SetAside.COLOUR, _quotable(header, photometric))
+    return view
 
 
 def check_pixels(pixels: NDArray[np.float32]) -> None:
@@ -77,13 +101,55 @@ def check_pixels(pixels: NDArray[np.float32]) -> None:
     if not np.isfinite(pixels).all():
         raise FilmSetAside(SetAside.UNREADABLE)
     if min(pixels.shape) < MIN_SIDE:
-        raise FilmSetAside(SetAside.TOO_SMALL)
+        raise FilmSetAside(SetAside.TOO_SMALL, "×".join(map(str, pixels.shape)))
     low, high = pixels.min(), pixels.max()
     if low == high:
         raise FilmSetAside(SetAside.BLANK)
     between = np.count_nonzero((pixels > _BLACK) & (pixels < 1 - _BLACK))
     if between < MIN_GREY * pixels.size:
         raise FilmSetAside(SetAside.SATURATED)
+
+
+def _class_name(header: Dataset) -> str | None:
+    uid = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+    return None if not isinstance(uid, UID) or uid.name == uid else uid.name
+
+
+_OF_PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "OtherPatientIDs", "OtherPatientNames")
+
+
+def _quotable(header: Dataset, text: str) -> str | None:
+    """The text, unless a word of it names the patient: engineers write what they like into the fields of a device."""
+    of_patient = {
+        word for keyword in _OF_PATIENT for word in re.findall(r"\w{3,}", header_text(header, keyword))
+    }
+    return None if any(word in text for word in of_patient) else text
+
+
+def _raw_signal(header: Dataset) -> str | None:
+    """Presentation Intent Type FOR PROCESSING (C.8.11.1), or the SOP class of such images."""
+    intent = " ".join(re.findall("[A-Z]+", header_text(header, "PresentationIntentType")))
+    if intent.replace(" ", "") in ("FORPROCESSING", "PROCESSING"):
+        return intent
+    if header_text(header, "SOPClassUID") == DigitalXRayImageStorageForProcessing:
+        return DigitalXRayImageStorageForProcessing.name
+    return None
+
+
+def _phantom(header: Dataset) -> str | None:
+    """What marks an image of a phantom or of quality control (C.7.1.1, C.7.6.1, CID 4).
+
+    The free text of the study is left out, and so are names: a phantom in a simulation has a name as well.
+    """
+    for keyword in ("QualityControlImage", "QualityControlSubject"):
+        if header_text(header, keyword) == "YES":
+            return keyword
+    if any(code in _PHANTOM_CODES for code, _ in _codes(header, "AnatomicRegionSequence")):
+        return "AnatomicRegionSequence"
+    for text in (header_text(header, "BodyPartExamined"), folded(_image_text(header))):
+        if (found := _PHANTOM.search(text)) is not None:
+            return found[0]
+    return None
 
 
 def _names_animal(header: Dataset) -> bool:
@@ -98,35 +164,47 @@ def _names_animal(header: Dataset) -> bool:
     return bool(header_text(header, "PatientBreedDescription") or _ANIMAL.search(texts))
 
 
-def _names_other_part(header: Dataset) -> bool:
-    part = header_text(header, "BodyPartExamined")
-    if part:
-        return not _CHEST.search(part)
+def _other_part(header: Dataset, accepted: Accepted) -> str | None:
+    """What the header names in the place of the chest; None where it names the chest, or nothing.
+
+    Codes go before words, known ones before unknown ones.
+    """
     regions = list(_codes(header, "AnatomicRegionSequence"))
-    if regions:
-        return not any(code in _CHEST_CODES or _CHEST.search(meaning) for code, meaning in regions)
+    if any(is_chest(code, accepted) or is_chest(meaning, accepted) for code, meaning in regions):
+        return None
+    for _, meaning in regions:
+        if _OTHER_PARTS.search(folded(meaning)):
+            return meaning
+    part = header_text(header, "BodyPartExamined")
+    if (chest := is_chest(part, accepted)) is not None:
+        return None if chest else part
+    for code, meaning in regions:
+        if not says_nothing(meaning) or not says_nothing(code):
+            return meaning or code
     # What is said of the film itself goes first: a study of chest and pelvis has a film of each.
     for text in (_image_text(header), header_text(header, "StudyDescription")):
-        if _CHEST.search(text):
-            return False
-        if _OTHER_PARTS.search(text):
-            return True
-    return False
+        if is_chest(text):
+            return None
+        if (other := _OTHER_PARTS.search(folded(text))) is not None:
+            return other[0]
+    return None
 
 
-def _is_not_frontal(header: Dataset) -> bool:
-    view = header_text(header, "ViewPosition")
-    if view:
-        return not _NOT_FRONTAL.isdisjoint(re.findall(r"[A-Z]+", view))
-    views = [meaning for _, meaning in _codes(header, "ViewCodeSequence")]
-    if views:
-        return any("LATERAL" in meaning or "OBLIQUE" in meaning for meaning in views)
+def _view(header: Dataset, accepted: Accepted) -> str | None:
+    """ "AP", "PA", another view, or None where the header does not say."""
+    codes = list(_codes(header, "ViewCodeSequence"))
+    for code, _ in codes:
+        if code in VIEW_CODES:
+            return VIEW_CODES[code]
+    for text in (header_text(header, "ViewPosition"), *(meaning for _, meaning in codes)):
+        if (view := named_view(text, accepted)) is not None:
+            return view
     # Patient Orientation (C.7.6.1.1.1): rows of a lateral film run to anterior or posterior.
     if header_text(header, "PatientOrientation")[:1] in ("A", "P"):
-        return True
+        return "LATERAL"
     # The study's own description is left out: "chest PA and lateral" stands on both films of a pair.
-    words = set(re.findall(r"[A-Z]+", _image_text(header)))
-    return bool(words & {"LAT", "LATERAL"}) and words.isdisjoint(("AP", "PA"))
+    words = re.findall("[A-Z]+", folded(_image_text(header)))
+    return "LATERAL" if is_side_view(words, "lateral") and {"AP", "PA"}.isdisjoint(words) else None
 
 
 def _codes(header: Dataset, keyword: str) -> Iterator[tuple[str, str]]:

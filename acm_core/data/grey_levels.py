@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
+from acm_core.data.header import header_numbers
+from acm_core.data.shutter import hidden_pixels, presentation_value
+
 RANGE_PERCENTILES = (0.5, 99.5)
 _USED_RANGE = 0.5
 _BLOCK_PIXELS = 2**16
@@ -19,19 +22,24 @@ def displayed_grey(stored: NDArray[np.generic], header: Dataset) -> NDArray[np.f
 
     In the standard's order: modality LUT or rescale (C.11.1), then VOI LUT, else window (C.11.2), else the range of the
     stored bits or of the pixels, then inversion of MONOCHROME1 (C.7.6.3.1.2). Padding pixels (C.7.5.1.1.2) do not count
-    for that range and come out black. All of it happens to the stored values that there are, not to the pixels: a film
-    has some thousand of the one and millions of the other.
+    for that range and come out black; nor do pixels behind a display shutter (C.7.6.11), which come out in its grey.
+    All of it happens to the stored values that there are, not to the pixels: a film has some thousand of the one and
+    millions of the other.
     """
     levels = _Levels(stored)
     padding = _padding(levels.values, header)
+    hidden = hidden_pixels(header, stored.shape)
     values = _modality_values(levels.values, header)
     grey = _values_of_interest(values, header)
     if grey is None:
-        grey = _without_voi(values, np.where(padding, 0, levels.counts()), header)
+        grey = _without_voi(values, np.where(padding, 0, levels.counts(hidden)), header)
     if header.PhotometricInterpretation == "MONOCHROME1":
         grey = 1 - grey
     grey[padding] = 0
-    return levels.shown(grey)
+    film = levels.shown(grey)
+    if hidden is not None:
+        film[hidden] = presentation_value(header)
+    return film
 
 
 def scaled_by_range(stored: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -57,11 +65,13 @@ class _Levels:
             self.values, places = np.unique(stored, return_inverse=True)
             self._places = places.reshape(stored.shape)
 
-    def counts(self) -> NDArray[np.int64]:
-        """L, pixels of each value."""
+    def counts(self, hidden: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+        """L, pixels of each value, without those that are hidden."""
         counts = np.zeros(len(self.values), np.int64)
         for block in self._blocks():
-            counts += np.bincount(self._places[block].ravel(), minlength=len(counts))
+            places = self._places[block]
+            seen = places.ravel() if hidden is None else places[~hidden[block]]
+            counts += np.bincount(seen, minlength=len(counts))
         return counts
 
     def shown(self, grey: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -133,10 +143,10 @@ def _modality_values(stored: NDArray[np.generic], header: Dataset) -> NDArray[np
     if sequence:
         return _LookupTable(sequence[0], header).apply(stored.astype(np.float32))
     values = stored.astype(np.float32)
-    if header.get("RescaleSlope") is not None:
-        values *= np.float32(header.RescaleSlope)
-    if header.get("RescaleIntercept") is not None:
-        values += np.float32(header.RescaleIntercept)
+    for slope in header_numbers(header, "RescaleSlope")[:1]:
+        values *= np.float32(slope)
+    for intercept in header_numbers(header, "RescaleIntercept")[:1]:
+        values += np.float32(intercept)
     return values
 
 
@@ -145,7 +155,7 @@ def _values_of_interest(values: NDArray[np.float32], header: Dataset) -> NDArray
     sequence = header.get("VOILUTSequence")
     if sequence:
         table = _LookupTable(sequence[0], header)
-        shown: NDArray[np.float32] = np.clip(table.apply(values) / np.float32(2**table.bits - 1), 0, 1)
+        shown: NDArray[np.float32] = np.clip(table.apply(values) / np.float32(table.white), 0, 1)
         return shown
     centre = _first_number(header, "WindowCenter")
     width = _first_number(header, "WindowWidth")
@@ -193,25 +203,19 @@ def _linear(values: NDArray[np.float32], centre: float, width: float) -> NDArray
 
 
 def _first_number(header: Dataset, keyword: str) -> float | None:
-    try:
-        value = header.get(keyword)
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            value = value[0]
-        number = float(value)
-    except (TypeError, ValueError, IndexError, OverflowError):
-        return None
-    return number if np.isfinite(number) else None
+    numbers = header_numbers(header, keyword)
+    return numbers[0] if numbers and np.isfinite(numbers[0]) else None
 
 
 class _LookupTable:
-    """A Modality or VOI LUT item (C.11.1.1, C.11.2.1.1).
+    """A Modality or VOI LUT item (C.11.1.1, C.11.2.1.1). `white` is the value that a VOI LUT shows white.
 
     pydicom's own functions index an 8-bit table modulo 256 and subtract in the pixels' type; hence this one.
     """
 
     def __init__(self, item: Dataset, header: Dataset) -> None:
-        entries, first, self.bits = (int(number) for number in item.LUTDescriptor)
-        if not 8 <= self.bits <= 16:
+        entries, first, bits = (int(number) for number in item.LUTDescriptor)
+        if not 0 <= bits <= 16:
             raise ValueError("expected a LUT of 8 to 16 bits")
         entries = (entries & 0xFFFF) or 2**16
         # The first mapped value has the pixels' sign (C.11.1.1), which the element's VR does not always follow.
@@ -219,6 +223,11 @@ class _LookupTable:
             first -= 2**16
         self.first = first
         self.table = _table(item["LUTData"].value, entries, header)
+        largest = float(self.table.max())
+        # The descriptor's bits say what white is (C.11.2.1.1), unless the table leaves the highest of them unused or
+        # has values beyond: then they were not written for this table, and its largest value is white.
+        declared = 2**bits - 1
+        self.white = declared if declared // 2 < largest <= declared else max(largest, 1.0)
 
     def apply(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Values before the first mapped one take the first entry, values after the last one the last."""

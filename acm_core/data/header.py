@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Self
 
 from pydicom import Dataset
+from pydicom.datadict import tag_for_keyword
 from pydicom.multival import MultiValue
+
+from acm_core.data.set_aside import FilmSetAside, SetAside
 
 IDENTIFYING = (
     *(
@@ -72,15 +74,19 @@ class FilmHeader:
     person: str | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, header: Dataset) -> Self:
-        """Read the attributes; an irregular value counts as none."""
+    def of(cls, header: Dataset, view: str | None) -> Self:
+        """Read the attributes; an irregular value counts as none.
+
+        Args:
+            view: as `check_header` found it.
+        """
         sex = header_text(header, "PatientSex")
         name, birth = header_text(header, "PatientName"), header_text(header, "PatientBirthDate")
         person = None
         if name and birth:
             person = "\0".join(("".join(letter for letter in name if letter.isalnum()), birth, sex))
         return cls(
-            view=frontal_view(header),
+            view=view,
             sex=sex if sex in ("F", "M") else None,
             age=_age(header_text(header, "PatientAge")),
             bits=int(header.BitsStored),
@@ -100,10 +106,44 @@ def header_text(header: Dataset, keyword: str) -> str:
     return " ".join(str(part) for part in values).strip().upper()
 
 
-def frontal_view(header: Dataset) -> str | None:
-    """ "AP" or "PA" as View Position has it; None where it says neither."""
-    words = re.findall(r"[A-Z]+", header_text(header, "ViewPosition"))
-    return next((view for view in ("AP", "PA") if view in words), None)
+def header_numbers(header: Dataset, keyword: str) -> tuple[float, ...]:
+    """The numbers of an attribute; none where it is absent or empty.
+
+    Devices of some countries write a decimal comma. It is no character of a Decimal String (PS3.5 6.2), so it can only
+    be a decimal point.
+
+    Raises:
+        FilmSetAside: BAD_NUMBER where it holds something else.
+    """
+    try:
+        value = header.get(keyword)
+    except (
+        ValueError,
+        TypeError,
+        OverflowError,
+    ):  # pydicom could not read it as numbers and has left it as it was
+        value = header.get_item(tag_for_keyword(keyword) or 0).value
+    if value is None:
+        return ()
+    if isinstance(value, bytes):
+        value = value.decode("ascii", "replace")
+    parts = (
+        value.split("\\")
+        if isinstance(value, str)
+        else value
+        if isinstance(value, list | MultiValue)
+        else [value]
+    )
+    try:
+        return tuple(_number(part) for part in parts if str(part).strip(" \0"))
+    except (ValueError, TypeError):
+        pass
+    raise FilmSetAside(SetAside.BAD_NUMBER, keyword)
+
+
+def _number(part: object) -> float:
+    text = str(part).strip(" \0")
+    return float(text.replace(",", ".") if text.count(",") == 1 and "." not in text else text)
 
 
 def _age(text: str) -> float | None:

@@ -8,7 +8,6 @@ from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple, TextIO
 
@@ -16,17 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acm_core.config.site import LabelMap
-from acm_core.vocabulary import FINDINGS, NO_FINDING, REMARKS, canonical, is_device, plain, stated
+from acm_core.data.label_columns import (
+    Fact,
+    all_findings,
+    check_header,
+    fact_columns,
+    finding_columns,
+    key_of,
+    misspelt,
+)
+from acm_core.data.label_file import LabelError, Written, opened
+from acm_core.data.label_rows import Problems
+from acm_core.data.terms import NOTHING, Accepted, named_view
+from acm_core.vocabulary import NO_FINDING, REMARKS, is_device, plain, stated
 
 _NOT_LABELLED = float("nan")
 _POLICIES = {"positive": 1.0, "negative": 0.0, "ignore": _NOT_LABELLED}
 _SEXES = {"F": "F", "FEMALE": "F", "M": "M", "MALE": "M"}
-_NO_VIEW = {"FRONTAL", "NA", "NAN", "NONE", "UNK", "UNKNOWN"}
 _OLDEST = 130.0
-
-
-class LabelError(ValueError):
-    """The label file cannot be used. The text names lines and columns, never what stands in a patient's row."""
 
 
 class Conflict(NamedTuple):
@@ -56,6 +62,9 @@ class LabelTable:
         conflicts: films labelled No Finding together with a finding; their labels stand as they are.
         uncertain: finding → number of uncertain labels.
         unknown_names: name in the list column that neither the vocabulary nor the map knows → number of films.
+        written: how the file is written.
+        by_name: view, sex or age → the column that is read for it because it is called so.
+        misspelt: column that is not read → the finding that its name is nearly that of.
     """
 
     patients: tuple[str, ...] = field(repr=False)
@@ -68,10 +77,16 @@ class LabelTable:
     conflicts: tuple[Conflict, ...]
     uncertain: Mapping[str, int]
     unknown_names: Mapping[str, int] = field(repr=False)
+    written: Written = field(default_factory=Written)
+    by_name: Mapping[str, str] = field(default_factory=dict)
+    misspelt: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_labels(
-    path: Path, findings: Sequence[str] | None = None, label_map: LabelMap | None = None
+    path: Path,
+    findings: Sequence[str] | None = None,
+    label_map: LabelMap | None = None,
+    accepted: Accepted = NOTHING,
 ) -> LabelTable:
     """Read a CSV by the site's label map.
 
@@ -79,19 +94,21 @@ def read_labels(
     file does not label is not labelled at this site. Blank means "not labelled", which is not "negative".
 
     Args:
-        path: UTF-8, with or without a byte order mark.
+        path: in UTF-8, UTF-16 or Latin-1, with commas, semicolons or tabs.
         findings: F names, the order of the columns of `labels`; None: all of the vocabulary and the map that the file
             labels.
         label_map: of the site file.
+        accepted: the site's own words for views.
 
     Raises:
-        LabelError: a missing, misspelt or double column, a value that the map does not know, a film named twice, a path
-            out of the folder.
+        LabelError: missing, misspelt or double columns, values that the map does not know, films in several rows, paths
+            out of the folder; all of them, by their lines.
         OSError: the file cannot be read.
     """
+    label_map = label_map or LabelMap()
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return _Reader(file, findings, label_map or LabelMap()).read()
+        with opened(path, (label_map.patient, label_map.image)) as (file, written):
+            return _Reader(file, written, findings, label_map, accepted).read()
     except UnicodeDecodeError:
         problem = "expected the label file in UTF-8: save it as 'CSV UTF-8'"
     except csv.Error:
@@ -103,31 +120,44 @@ def read_labels(
 class _Reader:
     """One pass over the rows; only what the table holds is kept."""
 
-    def __init__(self, file: TextIO, findings: Sequence[str] | None, label_map: LabelMap) -> None:
-        self._rows, self._map = csv.reader(file, strict=True), label_map
+    def __init__(
+        self,
+        file: TextIO,
+        written: Written,
+        findings: Sequence[str] | None,
+        label_map: LabelMap,
+        accepted: Accepted,
+    ) -> None:
+        self._written, self._accepted, self._map = written, accepted, label_map
+        self._rows = csv.reader(file, delimiter=written.separator, strict=True)
         self._header = [name.strip() for name in next(self._rows, [])]
-        _check_header(self._header, label_map)
+        check_header(self._header, label_map)
+        self._facts = fact_columns(self._header, label_map)
         self._places = {name: place for place, name in enumerate(self._header)}
         self._asked = findings
-        known = _all_findings(findings or (), label_map)
-        self._columns = _finding_columns(self._header, {_key(name) for name in known}, label_map)
+        known = all_findings(findings or (), label_map)
+        self._columns = finding_columns(
+            self._header, {key_of(name) for name in known}, label_map, self._facts
+        )
         # Contradictions are looked for among all findings of the file, whatever the run trains.
         self._findings = [
             name
             for place, name in enumerate(known)
-            if place < len(findings or ()) or label_map.list_column is not None or _key(name) in self._columns
+            if place < len(findings or ())
+            or label_map.list_column is not None
+            or key_of(name) in self._columns
         ]
-        self._keys = [_key(name) for name in self._findings]
+        self._keys = [key_of(name) for name in self._findings]
         self._cells = [
             (index, self._columns[key]) for index, key in enumerate(self._keys) if key in self._columns
         ]
-        self._no_finding = [index for index, key in enumerate(self._keys) if key == _key(NO_FINDING)]
+        self._no_finding = [index for index, key in enumerate(self._keys) if key == key_of(NO_FINDING)]
         self._contradicting = [
             index
             for index, name in enumerate(self._findings)
             if index not in self._no_finding and not is_device(name)
         ]
-        listed = {_key(name) for name in label_map.list_findings}
+        listed = {key_of(name) for name in label_map.list_findings}
         self._not_named = [0.0 if key in listed else _NOT_LABELLED for key in self._keys]
         self._list_names = {plain(name): finding for name, finding in label_map.list_names.items()}
         self._stated: dict[str, tuple[int, ...]] = {}
@@ -155,27 +185,29 @@ class _Reader:
         labels = array("f")
         width = len(self._findings) if self._asked is None else len(self._asked)
         seen: dict[str, int] = {}
+        problems = Problems(self._header)
         for row in self._rows:
             if not any(map(str.strip, row)):
                 continue
-            line = self._rows.line_num
-            if len(row) != len(self._header):
-                raise LabelError(f"line {line}: expected {len(self._header)} values, one a column")
-            patient, image = self._film(row, line)
-            if image in seen:
-                raise LabelError(
-                    f"line {line}: the film of line {seen[image]} stands here again; keep one of the two"
-                )
-            seen[image] = line
-            values = self._labels(row, line)
+            line = self._rows.line_num + self._written.skipped
+            try:
+                patient, image = self._film(row, line)
+                if (first := seen.setdefault(image, line)) != line:
+                    problems.repeat(line, first)
+                    continue
+                values = self._labels(row, line)
+            except LabelError as error:
+                problems.add(error)
+                continue
             if conflict := self._conflict(values):
                 conflicts.append(Conflict(len(images), conflict))
             patients.append(patient)
             images.append(image)
-            views.append(_view(self._text(row, self._map.view)))
-            sexes.append(_SEXES.get(self._text(row, self._map.sex).upper()))
-            ages.append(_age(self._text(row, self._map.age)))
+            views.append(self._view(row))
+            sexes.append(_SEXES.get(self._fact(row, "sex").upper()))
+            ages.append(_age(self._fact(row, "age")))
             labels.extend(values[:width])
+        problems.expect_none()
         findings, table = self._labelled(np.array(labels, np.float32).reshape(len(images), width))
         return LabelTable(
             tuple(patients),
@@ -188,13 +220,32 @@ class _Reader:
             tuple(conflicts),
             dict(self._uncertain),
             dict(self._unknown),
+            self._written,
+            {
+                fact: " and ".join(columns)
+                for fact, columns in self._facts.items()
+                if columns and getattr(self._map, fact) is None
+            },
+            misspelt(self._header, self._facts, self._columns, self._map),
         )
 
     def _text(self, row: Sequence[str], column: str | None) -> str:
         return "" if column is None else row[self._places[column]].strip()
 
+    def _fact(self, row: Sequence[str], fact: Fact) -> str:
+        return next((self._text(row, column) for column in self._facts[fact]), "")
+
+    def _view(self, row: Sequence[str]) -> str | None:
+        """Of several columns the one that says most: a side view before a frontal one, that before none."""
+        views = {named_view(self._text(row, column), self._accepted) for column in self._facts["view"]} - {
+            None
+        }
+        return min(views, key=lambda view: view in ("AP", "PA")) if views else None
+
     def _film(self, row: Sequence[str], line: int) -> tuple[str, str]:
         """Patient and image."""
+        if len(row) != len(self._header):
+            raise LabelError(f"line {line}: expected {len(self._header)} values, one a column")
         patient, image = self._text(row, self._map.patient), self._text(row, self._map.image)
         if not patient or not image:
             raise LabelError(
@@ -219,6 +270,8 @@ class _Reader:
 
     def _value(self, row: Sequence[str], column: str, line: int, finding: str) -> float:
         text = self._text(row, column).casefold()
+        if text not in self._values:
+            text = text.replace(",", ".")  # "1,0", where a comma is the decimal point
         if text not in self._values:
             kinds = (
                 (self._map.positive, "present"),
@@ -275,86 +328,13 @@ class _Reader:
         return tuple(self._findings[index] for index in kept), labels[:, kept]
 
 
-def _key(name: str) -> str:
-    """The same for all names of one finding."""
-    return plain(canonical(name) or name)
-
-
 _REMARKS = {plain(remark) for remark in REMARKS}
-
-
-def _all_findings(asked: Sequence[str], label_map: LabelMap) -> list[str]:
-    """Those asked for, then all others of the map and the vocabulary."""
-    own = (*label_map.columns, *label_map.list_findings, *label_map.list_names.values())
-    taken = {_key(name) for name in asked}
-    others = {_key(name): name for name in (*own, *FINDINGS)}
-    return [*asked, *(name for key, name in others.items() if key not in taken)]
-
-
-def _finding_columns(header: Sequence[str], keys: set[str], label_map: LabelMap) -> dict[str, str]:
-    """Key of a finding → its column, of those that have one."""
-    mapped: dict[str, str | None] = {}
-    for finding, column in label_map.columns.items():
-        if _key(finding) in mapped:
-            raise LabelError(f"expected {finding} once under label_map: columns, got it under two names")
-        mapped[_key(finding)] = column
-    taken = {*_special_columns(label_map), *mapped.values()}
-    found: dict[str, list[str]] = {}
-    for name in header:
-        if name not in taken and _key(name) in keys and _key(name) not in mapped:
-            found.setdefault(_key(name), []).append(name)
-    for columns in found.values():
-        if len(columns) > 1:
-            raise LabelError(
-                f"expected one column for {canonical(columns[0]) or columns[0]}, got {_quoted(columns)}: name the "
-                "right one under label_map: columns in the site file"
-            )
-    named = {key: column for key, column in mapped.items() if column is not None}
-    named |= {key: column for key, (column,) in found.items()}
-    for finding in label_map.list_findings:
-        if _key(finding) in named:
-            raise LabelError(
-                f"expected {finding} in a column or in the list, got column '{named[_key(finding)]}' and "
-                f"list_findings: take it out of there, or write '{finding}: null' under label_map: columns"
-            )
-    return named
-
-
-def _special_columns(label_map: LabelMap) -> list[str]:
-    columns = (label_map.view, label_map.sex, label_map.age, label_map.list_column)
-    return [label_map.patient, label_map.image, *(name for name in columns if name is not None)]
-
-
-def _check_header(header: Sequence[str], label_map: LabelMap) -> None:
-    if not {label_map.patient, label_map.image} & set(header):
-        # No hint from what stands there: in a file without a header it is a patient.
-        raise LabelError(
-            "expected the label file to begin with a line of column names, separated by commas: "
-            f"{label_map.patient}, {label_map.image} and one a finding; other names go into the site file's label_map"
-        )
-    for name in (*_special_columns(label_map), *label_map.columns.values()):
-        if name is not None and name not in header:
-            near = get_close_matches(name, header, n=1)
-            hint = f"; the nearest there is '{near[0]}'" if near else ""
-            raise LabelError(f"expected a column '{name}' in the label file{hint}")
-    repeated = sorted({name for name in header if name and header.count(name) > 1})
-    if repeated:
-        raise LabelError(f"expected each column once in the label file, got twice: {', '.join(repeated)}")
-
-
-def _view(text: str) -> str | None:
-    words = re.findall("[A-Z]+", text.upper())
-    spelled = {"ANTEROPOSTERIOR": "AP", "POSTEROANTERIOR": "PA"}.get("".join(words))
-    frontal = {"AP", "PA"} & {*words, spelled}
-    if len(frontal) == 1:
-        return frontal.pop()
-    return None if frontal or not words or _NO_VIEW & set(words) else " ".join(words)
 
 
 def _age(text: str) -> float | None:
     """Years; ChestX-ray14's "063Y" as well. A text that is no age says nothing."""
     try:
-        age = float(text.upper().removesuffix("Y"))
+        age = float(text.upper().removesuffix("Y").replace(",", "."))
     except ValueError:
         return None
     return age if 0 <= age <= _OLDEST else None

@@ -15,6 +15,7 @@ from acm_core.data.intake.manifest import Row
 from acm_core.data.labels import read_labels
 from acm_core.data.prepared import FilmStack
 from acm_core.data.splits import Split, patient_numbers
+from acm_core.data.terms import Accepted
 from acm_core.groups import Attribute, age_band
 
 
@@ -109,7 +110,7 @@ def load_site(
         OSError: the films, the label file or the state folder cannot be read or written.
     """
     taken = take_in(site, image_size=image_size, progress=progress)
-    table = read_labels(site.labels, findings, site.label_map)
+    table = read_labels(site.labels, findings, site.label_map, Accepted.of(site.accept))
     by_film = {row.film: row.apart() if apart else row for row in taken.rows}
     wanted = ~np.isnan(table.labels).all(axis=1) if findings else np.ones(len(table.labels), np.bool_)
     labelled = np.flatnonzero(wanted).tolist()

@@ -17,9 +17,23 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "benchmark",
-        choices=("op", "step", "profile", "intake", "privacy", "encoding", "federation", "aggregation"),
+        choices=(
+            "op",
+            "step",
+            "profile",
+            "intake",
+            "privacy",
+            "encoding",
+            "federation",
+            "aggregation",
+            "look_alikes",
+        ),
         help="the attend-and-compare operation, a training step, where the time of a step goes, reading films, a "
-        "private training step, a model's messages, a round at the server, or the rules of aggregation",
+        "private training step, a model's messages, a round at the server, the rules of aggregation, or how well films "
+        "that are there twice are found",
+    )
+    parser.add_argument(
+        "--films", type=Path, help="folder of sites with a labels.csv and films each, for `look_alikes`"
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument(
@@ -60,6 +74,13 @@ def main(arguments: list[str] | None = None) -> int:
     elif options.benchmark == "intake":
         document = intake.run(options.rounds, options.files)
         text = intake.table(document)
+    elif options.benchmark == "look_alikes":
+        from simulations.benchmark import look_alikes
+
+        if options.films is None:
+            parser.error("expected --films, the folder of sites to measure on")
+        document = look_alikes.run(options.films)
+        text = look_alikes.table(document)
     elif options.benchmark == "privacy":
         from simulations.benchmark import privacy
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from acm_core.config.site import LabelMap, SiteConfig
 from acm_core.data.film import read_film
 from acm_core.data.intake.intake import take_in
-from acm_core.data.labels import LabelError, read_labels
+from acm_core.data.label_file import LabelError
+from acm_core.data.labels import read_labels
 from acm_core.data.set_aside import FilmSetAside
 from acm_core.data.shrink import Place, place_in_square, square_film
 from acm_core.data.site_films import FilmSet

@@ -7,27 +7,30 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from acm_core.config.site import SiteConfig
-from acm_core.data.intake.files import FoundFile, find_files, match
+from acm_core.data.intake.files import Folder, FoundFile, look_through
 from acm_core.data.intake.journal import Journal, readers_version
 from acm_core.data.intake.judgement import Listed, film_id, judge
 from acm_core.data.intake.manifest import Label, Row, changed, fingerprint, read_rows, write_manifest
+from acm_core.data.intake.names import Match, match
+from acm_core.data.intake.proof import Prover
 from acm_core.data.intake.readers import read_files
 from acm_core.data.intake.reading import Reading
-from acm_core.data.labels import LabelError, LabelTable, read_labels
+from acm_core.data.label_file import LabelError
+from acm_core.data.labels import LabelTable, read_labels
 from acm_core.data.prepared import Adder, PreparedFilms
-from acm_core.data.set_aside import SetAside
 from acm_core.data.splits import load_or_create_salt
+from acm_core.data.terms import Accepted
 from acm_core.files import write_text_atomically
 from acm_core.processes import usable_cores
 
-_VERSION = 3
+_VERSION = 6
 """Raise when the same readings and labels give another manifest."""
 
 Progress = Callable[[int, int], None]
@@ -45,6 +48,10 @@ class Intake:
         table: the label file as it was read.
         images: for each of the table's rows the film that it means.
         read: files that were read in this run; the others were known.
+        absent: image of the label file that means no file → what more is to be said of why, if anything.
+        respelled: images of the label file that mean a file whose name is spelt otherwise.
+        closed: folders below the films folder that may not be entered, for the site's own eyes.
+        links: links to folders, which are not followed, for the site's own eyes.
         linked, placeholders, shared: see `Judgement`.
         changes: against the manifest before, or None where there was none.
     """
@@ -55,11 +62,19 @@ class Intake:
     names: dict[str, str] = field(repr=False)
     table: LabelTable = field(repr=False)
     images: Sequence[str] = field(repr=False)
+    absent: Mapping[str, str] = field(repr=False)
+    respelled: int
+    closed: Sequence[str] = field(repr=False)
+    links: Sequence[str] = field(repr=False)
     read: int
     linked: int
     placeholders: int
     shared: int
     changes: dict[str, int] | None
+
+    def listed(self) -> dict[str, Listed]:
+        """Path in the films folder → what the label file says of the film, for the site's own eyes."""
+        return _listed([self.names[film] for film in self.images], self.table)
 
 
 def intake_folder(site: SiteConfig) -> Path:
@@ -91,12 +106,15 @@ def take_in(
     folder = intake_folder(site)
     with _alone(folder):
         salt = load_or_create_salt(site.state)
-        table = read_labels(site.labels, None, site.label_map)
-        files = find_files(site.films, (site.labels, site.state))
+        accepted = Accepted.of(site.accept)
+        table = read_labels(site.labels, None, site.label_map, accepted)
+        films = look_through(site.films, (site.labels, site.state))
         with Journal(folder / "journal.sqlite") as journal:
-            read = _read_new(files, journal, salt, site, image_size, workers or usable_cores(), progress)
-            journal.keep_only(file.name for file in files)
-            return _judged(site, folder, files, table, journal, salt, read)
+            journal.keep_only_of(str(accepted))
+            workers = workers or usable_cores()
+            read = _read_new(films.files, journal, salt, site, image_size, workers, progress)
+            journal.keep_only(file.name for file in films.files)
+            return _judged(site, folder, films, table, journal, salt, workers, read)
 
 
 def prepare(
@@ -117,7 +135,9 @@ def prepare(
     salt = load_or_create_salt(site.state)
     paths = (site.films / names[index] for index in missing)
     with films.adder() as adder:
-        for done, answer in enumerate(read_files(paths, salt, image_size, workers=usable_cores()), 1):
+        for done, answer in enumerate(
+            read_files(paths, salt, image_size, workers=usable_cores(), accepted=Accepted.of(site.accept)), 1
+        ):
             index = missing[answer.index]
             content = answer.reading.content
             if answer.film is not None and content is not None and content == contents[index]:
@@ -148,7 +168,14 @@ def _read_new(
             prepared, adder = films, stack.enter_context(films.adder())
         now = time.time_ns()
         for done, answer in enumerate(
-            read_files((file.path for file in new), salt, image_size, workers=workers), 1
+            read_files(
+                (file.path for file in new),
+                salt,
+                image_size,
+                workers=workers,
+                accepted=Accepted.of(site.accept),
+            ),
+            1,
         ):
             file, content = new[answer.index], answer.reading.content
             if (
@@ -167,32 +194,43 @@ def _read_new(
 def _judged(
     site: SiteConfig,
     folder: Path,
-    files: Sequence[FoundFile],
+    films_folder: Folder,
     table: LabelTable,
     journal: Journal,
     salt: bytes,
+    workers: int,
     read: int,
 ) -> Intake:
-    names = [file.name for file in files]
-    images = match(names, table.images)
+    names = [file.name for file in films_folder.files]
+    matches = match(
+        names,
+        table.images,
+        suffix=site.label_map.image_suffix,
+        no_films=journal.no_films(),
+        closed=films_folder.closed,
+        linked=films_folder.linked,
+    )
+    images = [one.name for one in matches]
     _expect_each_once(images)
-    listed = {
-        name: Listed(patient, view, sex, age)
-        for name, patient, view, sex, age in zip(
-            images, table.patients, table.views, table.sexes, table.ages, strict=True
-        )
-    }
-    absent = sorted(listed.keys() - set(names))
+    listed = _listed(images, table)
+    absent = {one.name: one for one in matches if one.reason is not None}
     films = {film_id(name, salt): name for name in (*names, *absent)}
     ids = {name: film for film, name in films.items()}
     manifest, summary = folder / "manifest.sqlite", folder / "manifest.json"
-    state = _inputs(site, journal, salt)
+    state = _inputs(site, journal, salt, absent)
     about = _summary(summary)
     if about.get("inputs") == state and about["fingerprint"] == _fingerprint(manifest):
         rows: Sequence[Row] = list(read_rows(manifest))
         about["changes"] = changed(rows, rows)
     else:
-        judgement = judge(_with_absent(journal, absent), listed, salt, site.unknown_view, site.splits)
+        prover = Prover(
+            {file.name: file.path for file in films_folder.files},
+            journal,
+            salt,
+            Accepted.of(site.accept),
+            workers,
+        )
+        judgement = judge(_with_absent(journal, absent), listed, salt, site.unknown_view, site.splits, prover)
         labels = (
             Label(ids[name], finding, float(value))
             for name, values in zip(images, table.labels, strict=True)
@@ -218,6 +256,10 @@ def _judged(
         films,
         table,
         [ids[name] for name in images],
+        {name: one.value for name, one in absent.items() if one.value is not None},
+        sum(one.respelled for one in matches),
+        films_folder.closed,
+        films_folder.linked,
         read,
         about["linked"],
         about["placeholders"],
@@ -226,29 +268,38 @@ def _judged(
     )
 
 
+def _listed(images: Sequence[str], table: LabelTable) -> dict[str, Listed]:
+    facts = zip(images, table.patients, table.views, table.sexes, table.ages, strict=True)
+    return {name: Listed(patient, view, sex, age) for name, patient, view, sex, age in facts}
+
+
 def _expect_each_once(images: Sequence[str]) -> None:
     seen: dict[str, int] = {}
     for row, image in enumerate(images):
         if image in seen:
             raise LabelError(
                 f"expected each film once in the label file, got rows {seen[image] + 1} and {row + 1} (without the "
-                "header) for the same file; keep one of the two"
+                "header) for the same file; merge the two rows, or name the file that is meant"
             )
         seen[image] = row
 
 
-def _with_absent(journal: Journal, absent: Sequence[str]) -> Iterator[tuple[str, Reading]]:
+def _with_absent(journal: Journal, absent: Mapping[str, Match]) -> Iterator[tuple[str, Reading]]:
     yield from journal.readings()
-    for name in absent:
-        yield name, Reading(None, SetAside.MISSING_FILE)
+    for name, one in absent.items():
+        yield name, Reading(None, one.reason)
 
 
-def _inputs(site: SiteConfig, journal: Journal, salt: bytes) -> str:
+def _inputs(site: SiteConfig, journal: Journal, salt: bytes, absent: Mapping[str, Match]) -> str:
     """Changes when the manifest might."""
     digest = hashlib.sha256(f"{_VERSION} {readers_version()} {site.unknown_view} ".encode())
+    digest.update(str(Accepted.of(site.accept)).encode())
     digest.update(site.label_map.model_dump_json().encode() + hashlib.sha256(salt).digest())
     digest.update(site.splits.model_dump_json().encode())
     digest.update(site.labels.read_bytes())
+    digest.update(
+        "\n".join(f"{name} {one.reason}" for name, one in absent.items()).encode("utf-8", "surrogatepass")
+    )
     for line in journal.lines():
         digest.update(line.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()

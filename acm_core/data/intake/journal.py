@@ -15,8 +15,9 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from acm_core.data.intake.reading import Reading
+from acm_core.data.set_aside import SetAside
 
-_VERSION = 2
+_VERSION = 6
 """Raise when the same file gives another reading."""
 _READERS = ("imagecodecs", "numpy", "pillow", "pydicom", "python-gdcm", "scipy")
 """Packages whose next version may give other pixels."""
@@ -25,10 +26,13 @@ _RACY_NANOSECONDS = 2 * 10**9
 """A file changed this shortly before it was read may change again without its times telling."""
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS about (readers TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS about (readers TEXT NOT NULL, accepted TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS file (
     path TEXT PRIMARY KEY, size INTEGER NOT NULL, modified INTEGER NOT NULL, changed INTEGER NOT NULL,
     reading TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS likeness (
+    one TEXT NOT NULL, other TEXT NOT NULL, similarity REAL NOT NULL, PRIMARY KEY (one, other)
 ) WITHOUT ROWID;
 """
 
@@ -80,10 +84,14 @@ class Journal:
             database.execute("PRAGMA synchronous=NORMAL")
             _expect_sound(database)
             database.executescript(_SCHEMA)
+            columns = {name for _, name, *_ in database.execute("PRAGMA table_info(about)")}
+            if "accepted" not in columns:  # of a version before
+                database.executescript("DROP TABLE about; DELETE FROM file; DELETE FROM likeness")
+                database.executescript(_SCHEMA)
             known = database.execute("SELECT readers FROM about").fetchone()
             if known != (readers_version(),):
-                database.executescript("DELETE FROM file; DELETE FROM about;")
-                database.execute("INSERT INTO about VALUES (?)", (readers_version(),))
+                database.executescript("DELETE FROM file; DELETE FROM likeness; DELETE FROM about;")
+                database.execute("INSERT INTO about VALUES (?, '')", (readers_version(),))
         except BaseException:
             database.close()
             raise
@@ -124,6 +132,15 @@ class Journal:
             self._database.execute("COMMIT")
             self._committed = time.monotonic()
 
+    def keep_only_of(self, accepted: str) -> None:
+        """Forget every reading that was made while the site accepted other words of its own."""
+        if self._database.execute("SELECT accepted FROM about").fetchone() == (accepted,):
+            return
+        self._database.execute("BEGIN IMMEDIATE")
+        self._database.execute("DELETE FROM file")
+        self._database.execute("UPDATE about SET accepted = ?", (accepted,))
+        self._database.execute("COMMIT")
+
     def keep_only(self, paths: Iterable[str]) -> None:
         """Forget every file that is not among `paths`."""
         if self._database.in_transaction:
@@ -148,6 +165,29 @@ class Journal:
             f"SELECT path, {chosen} FROM file WHERE json_extract(reading, '$.reason') IS NULL"  # noqa: S608  # a constant
         )
         return dict(rows.fetchall())
+
+    def contents_of(self, paths: Iterable[str]) -> dict[str, str]:
+        """Path → SHA-256 of the content, of these films."""
+        query = "SELECT json_extract(reading, '$.content') FROM file WHERE path = ?"
+        return {path: self._database.execute(query, (path,)).fetchone()[0] for path in paths}
+
+    def likeness(self, contents: tuple[str, ...]) -> float | None:
+        """How alike two contents, in order, were found to be at full size; None where nobody has looked."""
+        query = "SELECT similarity FROM likeness WHERE one = ? AND other = ?"
+        row = self._database.execute(query, contents).fetchone()
+        return None if row is None else float(row[0])
+
+    def keep_likeness(self, contents: tuple[str, ...], similarity: float) -> None:
+        """Keep how alike two contents, in order, are."""
+        self._database.execute("INSERT OR REPLACE INTO likeness VALUES (?, ?, ?)", (*contents, similarity))
+
+    def no_films(self) -> set[str]:
+        """Paths of the files that are no images of any kind, whatever they are called."""
+        rows = self._database.execute(
+            "SELECT path FROM file WHERE json_extract(reading, '$.reason') = ?",
+            (SetAside.NOT_AN_IMAGE.value,),
+        )
+        return {path for (path,) in rows}
 
     def lines(self) -> Iterator[str]:
         """Every path with its reading as it is kept, by path."""

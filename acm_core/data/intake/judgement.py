@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from base64 import b64decode
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from acm_core.config.site import SplitShares
 from acm_core.data.intake.duplicates import Groups, first_of_each, join_by_identity, look_alikes
@@ -56,9 +57,22 @@ class _File:
     listed: Listed | None
     reason: SetAside | None
     patient: str
-    signature: bytes
+    signatures: tuple[bytes, bytes]
     duplicate_of: str | None = None
     own_reason: SetAside | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether anything says whose film it is."""
+        return self.listed is not None or self.reading.patient is not None
+
+
+Prove = Callable[[Sequence[tuple[str, str]]], Sequence[bool]]
+"""Of pairs of paths, whether the two films are one."""
+
+
+def _as_they_look(pairs: Sequence[tuple[str, str]]) -> Sequence[bool]:
+    return [True] * len(pairs)
 
 
 def judge(
@@ -67,6 +81,7 @@ def judge(
     salt: bytes,
     unknown_view: Literal["keep", "set_aside"] = "keep",
     shares: SplitShares = _SHARES,
+    prove: Prove = _as_they_look,
 ) -> Judgement:
     """Judge a site's files together.
 
@@ -81,19 +96,20 @@ def judge(
         listed: path → what the label file says of it.
         unknown_view: what becomes of films whose view nobody states.
         shares: of the patients in each split.
+        prove: whether films that look alike are one; by no more than the two films.
     """
     files = [_file(path, reading, listed.get(path), salt, unknown_view) for path, reading in readings]
     files.sort(key=lambda file: file.path)
-    _judge_apart(files)
+    _judge_apart(files, prove)
     groups = Groups()
     placeholders = join_by_identity(groups, ((file.reading.patient, file.patient) for file in files))
     placeholders += join_by_identity(groups, ((file.reading.person, file.patient) for file in files))
-    shared = _set_duplicates_aside(files, groups, salt)
+    shared = _set_duplicates_aside(files, groups, salt, prove)
     raw = {hashed(f"patient\0{entry.patient}", salt): entry.patient for entry in listed.values()}
     rows = sorted(_row(file, groups, raw, salt, shares) for file in files)
-    patients = {file.patient for file in files}
-    linked = sum(groups.representative(patient) != patient for patient in patients)
-    return Judgement(rows, linked, placeholders, shared)
+    patients = {file.patient for file in files if file.known}
+    persons = {groups.representative(patient) for patient in patients}
+    return Judgement(rows, len(patients) - len(persons), placeholders, shared)
 
 
 def film_id(path: str, salt: bytes) -> str:
@@ -117,11 +133,12 @@ def _file(path: str, reading: Reading, listed: Listed | None, salt: bytes, unkno
     if reason is None:
         reason = unusable_view(reading.view or (listed.view if listed is not None else None), unknown_view)
     # Only what judging needs: a site has many films.
-    slim = replace(reading, histogram=(), signature="")
-    return _File(path, slim, listed, reason, patient, b64decode(reading.signature))
+    slim = replace(reading, histogram=(), signature="", inner_signature="")
+    signatures = b64decode(reading.signature), b64decode(reading.inner_signature)
+    return _File(path, slim, listed, reason, patient, signatures)
 
 
-def _judge_apart(files: Iterable[_File]) -> None:
+def _judge_apart(files: Iterable[_File], prove: Prove) -> None:
     """Set `own_reason`: of the films of one patient alone."""
     of_patient: defaultdict[str, list[_File]] = defaultdict(list)
     for file in files:
@@ -129,21 +146,22 @@ def _judge_apart(files: Iterable[_File]) -> None:
         if file.reason is None:
             of_patient[file.patient].append(file)
     for films in of_patient.values():
-        for film, _, reason in _duplicates(films):
+        for film, _, reason in _duplicates(films, prove):
             film.own_reason = reason
 
 
-def _set_duplicates_aside(files: Sequence[_File], groups: Groups, salt: bytes) -> int:
+def _set_duplicates_aside(files: Sequence[_File], groups: Groups, salt: bytes, prove: Prove) -> int:
     """Returns how many of them lie under two patients."""
     shared = 0
-    for film, kept, reason in _duplicates([file for file in files if file.reason is None]):
+    for film, kept, reason in _duplicates([file for file in files if file.reason is None], prove):
         film.reason, film.duplicate_of = reason, film_id(kept.path, salt)
-        shared += groups.representative(film.patient) != groups.representative(kept.patient)
+        if film.known and kept.known:
+            shared += groups.representative(film.patient) != groups.representative(kept.patient)
         groups.join(film.patient, kept.patient)
     return shared
 
 
-def _duplicates(films: Sequence[_File]) -> Iterator[tuple[_File, _File, SetAside]]:
+def _duplicates(films: Sequence[_File], prove: Prove) -> Iterator[tuple[_File, _File, SetAside]]:
     """Each film that is there twice, and the one that is kept."""
     if len(films) < 2:
         return
@@ -154,14 +172,21 @@ def _duplicates(films: Sequence[_File]) -> Iterator[tuple[_File, _File, SetAside
             different.append(film)
         else:
             yield film, films[first], SetAside.DUPLICATE
-    signatures = np.zeros((len(different), SIGNATURE_SIDE, SIGNATURE_SIDE), np.uint8)
-    for signature, film in zip(signatures, different, strict=True):
-        signature[:] = np.frombuffer(film.signature, np.uint8).reshape(signature.shape)
+    pairs = look_alikes(*(_signatures(different, which) for which in range(2)))
     gone: set[int] = set()
-    for one, other in look_alikes(signatures):
-        if one not in gone and other not in gone:
+    proved = prove([(different[one].path, different[other].path) for one, other in pairs])
+    for (one, other), same in zip(pairs, proved, strict=True):
+        if same and one not in gone and other not in gone:
             gone.add(other)
             yield different[other], different[one], SetAside.NEAR_DUPLICATE
+
+
+def _signatures(films: Sequence[_File], which: int) -> NDArray[np.uint8]:
+    signatures = np.zeros((len(films), SIGNATURE_SIDE, SIGNATURE_SIDE), np.uint8)
+    for signature, film in zip(signatures, films, strict=True):
+        levels = np.frombuffer(film.signatures[which], np.uint8)
+        signature[:] = levels.reshape(signature.shape) if levels.size else 0
+    return signatures
 
 
 def _row(file: _File, groups: Groups, raw: Mapping[str, str], salt: bytes, shares: SplitShares) -> Row:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from threading import Lock
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from acm_core.data.intake.reading import Reading
 from acm_core.data.intake.worker import ANSWER
 from acm_core.data.set_aside import SetAside
+from acm_core.data.terms import NOTHING, Accepted
 
 SECONDS_A_FILE = 60.0
 MEMORY_A_FILE = 2 * 2**30
@@ -62,8 +63,21 @@ class _Worker:
         assert self._process.stdout is not None  # noqa: S101  # asked for a pipe
         return self._process.stdout.fileno()
 
-    def ask(self, index: int, path: Path, salt: bytes, image_size: int | None, seconds: float) -> None:
-        request = {"path": str(path), "salt": salt.hex(), "image_size": image_size}
+    def ask(
+        self,
+        index: int,
+        path: Path,
+        salt: bytes,
+        image_size: int | None,
+        accepted: Accepted,
+        seconds: float,
+    ) -> None:
+        request = {
+            "path": str(path),
+            "salt": salt.hex(),
+            "image_size": image_size,
+            "accepted": astuple(accepted),
+        }
         self.index, self.path, self.deadline = index, path, time.monotonic() + seconds
         try:
             assert self._process.stdin is not None  # noqa: S101  # asked for a pipe
@@ -121,6 +135,7 @@ def read_files(
     image_size: int | None,
     *,
     workers: int,
+    accepted: Accepted = NOTHING,
     seconds: float = SECONDS_A_FILE,
 ) -> Iterator[Answer]:
     """Read files in parallel and yield what came of each, in the order in which they are done.
@@ -130,6 +145,7 @@ def read_files(
     Args:
         paths: taken one after another, as workers become free.
         workers: processes, at least one.
+        accepted: the site's own words for body part, modality and view.
     """
     waiting = enumerate(paths)
     again: list[tuple[int, Path]] = []
@@ -146,7 +162,7 @@ def read_files(
             worker = worker or _borrow()
             busy[worker.fileno()] = worker
             selector.register(worker, selectors.EVENT_READ)
-            worker.ask(*task, salt, image_size, seconds)
+            worker.ask(*task, salt, image_size, accepted, seconds)
 
         try:
             for _ in range(workers):

@@ -14,12 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acm_core.data.film import Film, decode_film, read_content
+from acm_core.data.intake.same_film import NEARLY_EVEN, without_frame
 from acm_core.data.set_aside import FilmSetAside, SetAside
 from acm_core.data.shrink import shrink, square_film
+from acm_core.data.terms import NOTHING, Accepted
 
 HISTOGRAM_BINS = 32
 SIGNATURE_SIDE = 32
 _STATISTICS_SIDE = 64
+_FRAME_SIDE = 320
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Reading:
     Attributes:
         content: SHA-256 of the file, or None where it could not be read.
         reason: why the file cannot be used, or None for a film.
+        refused: what refused it, see `FilmSetAside.value`.
         pixels: SHA-256 of the displayed film's size and of its means over 64×64 windows: the same for one film in two
             encodings. Of films only, as all below.
         rows, columns: of the displayed film.
@@ -42,10 +46,12 @@ class Reading:
         identifying: keywords of attributes that say who the patient is and are not empty.
         histogram: share of the film in each of 32 grey levels, in units of 1/65535.
         signature: 32×32 grey levels of 255, row by row, in base64, for finding films that look the same.
+        inner_signature: as `signature`, of what is inside the film's frame.
     """
 
     content: str | None
     reason: SetAside | None = None
+    refused: str | None = None
     pixels: str | None = None
     rows: int | None = None
     columns: int | None = None
@@ -59,6 +65,7 @@ class Reading:
     identifying: tuple[str, ...] = ()
     histogram: tuple[int, ...] = field(default=(), repr=False)
     signature: str = field(default="", repr=False)
+    inner_signature: str = field(default="", repr=False)
 
     def to_json(self) -> str:
         """One line that `from_json` reads back."""
@@ -79,12 +86,15 @@ class Reading:
         return cls(**fields)
 
 
-def read_file(path: Path, salt: bytes, image_size: int | None) -> tuple[Reading, NDArray[np.float16] | None]:
+def read_file(
+    path: Path, salt: bytes, image_size: int | None, accepted: Accepted = NOTHING
+) -> tuple[Reading, NDArray[np.float16] | None]:
     """Read one file; never raises for what is in it.
 
     Args:
         salt: of the site.
         image_size: S to also prepare the film for training, or None.
+        accepted: the site's own words for body part, modality and view.
 
     Returns:
         The reading, and the film S×S where it is one and S was given.
@@ -92,14 +102,14 @@ def read_file(path: Path, salt: bytes, image_size: int | None) -> tuple[Reading,
     try:
         content = read_content(path)
     except FilmSetAside as verdict:
-        return Reading(None, verdict.reason), None
+        return Reading(None, verdict.reason, verdict.value), None
     digest = hashlib.sha256(content).hexdigest()
     try:
-        film = decode_film(content)
+        film = decode_film(content, accepted)
     except FilmSetAside as verdict:
-        return Reading(digest, verdict.reason), None
+        return Reading(digest, verdict.reason, verdict.value), None
     prepared = None if image_size is None else square_film(film.pixels, image_size)
-    return _reading(digest, film, salt), prepared
+    return reading_of(digest, film, salt), prepared
 
 
 def hashed(identity: str, salt: bytes) -> str:
@@ -107,14 +117,14 @@ def hashed(identity: str, salt: bytes) -> str:
     return hmac.new(salt, identity.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]
 
 
-def _reading(digest: str, film: Film, salt: bytes) -> Reading:
+def reading_of(digest: str, film: Film, salt: bytes) -> Reading:
+    """What is recorded of a film; `digest` is of its file."""
     header = film.header
     small = shrink(film.pixels, _STATISTICS_SIDE, _STATISTICS_SIDE)
     levels = np.bincount(
         np.minimum(small * HISTOGRAM_BINS, HISTOGRAM_BINS - 1).astype(np.int64).ravel(),
         minlength=HISTOGRAM_BINS,
     )
-    signature = shrink(small, SIGNATURE_SIDE, SIGNATURE_SIDE)
     return Reading(
         content=digest,
         pixels=hashlib.sha256(np.array(film.pixels.shape, np.int64).tobytes() + small.tobytes()).hexdigest(),
@@ -129,5 +139,21 @@ def _reading(digest: str, film: Film, salt: bytes) -> Reading:
         burned_in=header.burned_in,
         identifying=header.identifying,
         histogram=tuple(np.rint(levels / levels.sum() * 65535).astype(int).tolist()),
-        signature=b64encode(np.rint(signature * 255).astype(np.uint8).tobytes()).decode("ascii"),
+        signature=_signature(small),
+        inner_signature=_signature(without_frame(_reduced(film.pixels), NEARLY_EVEN)),
     )
+
+
+def _reduced(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """H×W with at most 320 pixels along the longer side: a frame is found at any size, and at this one quickly."""
+    longest = max(pixels.shape)
+    if longest <= _FRAME_SIDE:
+        return pixels
+    rows, columns = (max(1, round(side * _FRAME_SIDE / longest)) for side in pixels.shape)
+    return shrink(pixels, rows, columns)
+
+
+def _signature(pixels: NDArray[np.float32]) -> str:
+    small = shrink(pixels, _STATISTICS_SIDE, _STATISTICS_SIDE)
+    levels = np.rint(shrink(small, SIGNATURE_SIDE, SIGNATURE_SIDE) * 255).astype(np.uint8)
+    return b64encode(levels.tobytes()).decode("ascii")

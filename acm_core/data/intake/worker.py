@@ -14,8 +14,10 @@ import signal
 import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 from acm_core.data.intake.reading import read_file
+from acm_core.data.terms import Accepted
 
 ANSWER = struct.Struct("<II")
 """Lengths of an answer's text and film in bytes."""
@@ -34,13 +36,18 @@ def main() -> None:
     _bound_memory(memory)
     for line in sys.stdin.buffer:
         request = json.loads(line)
+        accepted = Accepted(*(tuple(map(_frozen, words)) for words in request["accepted"]))
         reading, film = read_file(
-            Path(request["path"]), bytes.fromhex(request["salt"]), request["image_size"]
+            Path(request["path"]), bytes.fromhex(request["salt"]), request["image_size"], accepted
         )
         text = reading.to_json().encode()
         pixels = b"" if film is None else film.tobytes()
         answers.write(ANSWER.pack(len(text), len(pixels)) + text + pixels)
         answers.flush()
+
+
+def _frozen(word: Any) -> Any:
+    return tuple(word) if isinstance(word, list) else word
 
 
 def _end_with(parent: int) -> None:

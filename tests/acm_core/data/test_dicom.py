@@ -12,6 +12,7 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
+from dicom_files import with_texts
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
@@ -176,7 +177,8 @@ def test_truncated_pixels_are_set_aside(dicom: Callable[..., bytes], ramp: np.nd
         (SetAside.TOO_LARGE, {"Rows": 65535, "Columns": 65535}),
         (SetAside.UNREADABLE, {"Rows": 800}),
         (SetAside.UNREADABLE, {"Rows": 0}),
-        (SetAside.UNREADABLE, {"Rows": None}),
+        (SetAside.INCOMPLETE_HEADER, {"Rows": None}),
+        (SetAside.INCOMPLETE_HEADER, {"BitsStored": None, "HighBit": 11}),
         (SetAside.UNREADABLE, {"BitsAllocated": 12}),
         (SetAside.UNREADABLE, {"BitsAllocated": 64, "BitsStored": 64}),
         (SetAside.CONTRADICTION, {"BitsStored": 0, "HighBit": 0}),
@@ -189,6 +191,91 @@ def test_headers_that_lie_about_the_pixels(
     dicom: Callable[..., bytes], ramp: np.ndarray, reason: SetAside, says: dict[str, Any]
 ) -> None:
     assert reason_of(dicom(ramp, **says)) is reason
+
+
+@pytest.mark.parametrize("gone", ["SamplesPerPixel", "PixelRepresentation", "HighBit"])
+def test_what_the_pixels_leave_no_doubt_of_may_be_missing(
+    dicom: Callable[..., bytes], ramp: np.ndarray, gone: str
+) -> None:
+    content = dicom(ramp, **{**WINDOW, gone: None})
+    assert decode_film(content).pixels == pytest.approx(shown(ramp), abs=1e-6)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_icon_is_not_the_film(dicom: Callable[..., bytes], ramp: np.ndarray, whole: bool) -> None:
+    """A DICOMDIR and a header alone have icons with Pixel Data of their own (C.7.6.1.1.6): nothing has broken off."""
+    icon = pydicom.Dataset()
+    icon.Rows, icon.Columns, icon.BitsAllocated, icon.PixelData = 2, 2, 8, b"1234"
+    content = dicom(ramp, IconImageSequence=[icon], **WINDOW)
+    if whole:
+        assert decode_film(content).pixels == pytest.approx(shown(ramp), abs=1e-6)
+    else:
+        assert reason_of(dicom(ramp, IconImageSequence=[icon], PixelData=None)) is SetAside.NO_PIXELS
+        cut_off = dicom(ramp, IconImageSequence=[icon], syntax=RLELossless)[:-40]
+        assert reason_of(cut_off) is SetAside.UNREADABLE
+
+
+@pytest.mark.parametrize(
+    "syntax", ["1.2.840.113845.1.2.1", "1.2.840.113619.5.2", "1.3.46.670589.33.1.4.1", "1.2.840.10008.1.9"]
+)
+def test_a_private_transfer_syntax_has_no_decoder(
+    dicom: Callable[..., bytes], ramp: np.ndarray, syntax: str
+) -> None:
+    content = dicom(ramp, **WINDOW)
+    old, new = ExplicitVRLittleEndian.encode() + b"\0", syntax.encode() + b"\0" * (len(syntax) % 2)
+    content = content.replace(struct.pack("<H", len(old)) + old, struct.pack("<H", len(new)) + new, 1)
+    length = struct.unpack("<I", content[140:144])[0] + len(new) - len(old)
+    with pytest.raises(FilmSetAside) as verdict:
+        decode_film(content[:140] + struct.pack("<I", length) + content[144:])
+    assert verdict.value.reason is SetAside.NO_DECODER
+    assert str(verdict.value.value).startswith(syntax)
+
+
+@pytest.mark.parametrize(
+    ("texts", "same_as"),
+    [
+        (
+            {"RescaleSlope": "1,0", "RescaleIntercept": "0,0"},
+            {"WindowCenter": "2048", "WindowWidth": "4096"},
+        ),
+        (
+            {"WindowCenter": "2047,5", "WindowWidth": "1000,0"},
+            {"WindowCenter": "2047.5", "WindowWidth": "1000"},
+        ),
+        (
+            {"WindowCenter": "2047,5\\10,5", "WindowWidth": "1e3\\7"},
+            {"WindowCenter": "2047.5", "WindowWidth": "1000"},
+        ),
+        (
+            {"PixelSpacing": "0,1\\0,2"},
+            {"WindowCenter": "2048", "WindowWidth": "4096", "PixelSpacing": ["0.1", "0.2"]},
+        ),
+    ],
+)
+def test_a_decimal_comma_is_a_decimal_point(
+    dicom: Callable[..., bytes], ramp: np.ndarray, texts: dict[str, str], same_as: dict[str, Any]
+) -> None:
+    window = {name: value for name, value in same_as.items() if name not in texts}
+    film = decode_film(with_texts(dicom(ramp, BitsStored=12, **window), **texts))
+    expected = decode_film(dicom(ramp, BitsStored=12, **same_as))
+    assert np.array_equal(film.pixels, expected.pixels)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        {"NumberOfFrames": "one"},
+        {"RescaleSlope": "one"},
+        {"RescaleIntercept": "1.000,5"},
+        {"WindowCenter": "mid", "WindowWidth": "9"},
+    ],
+)
+def test_a_text_in_the_place_of_a_number_is_told(
+    dicom: Callable[..., bytes], ramp: np.ndarray, texts: dict[str, str]
+) -> None:
+    with pytest.raises(FilmSetAside) as verdict:
+        decode_film(with_texts(dicom(ramp, BitsStored=12), **texts))
+    assert (verdict.value.reason, verdict.value.value) == (SetAside.BAD_NUMBER, next(iter(texts)))
 
 
 def test_a_film_of_one_grey_is_blank(dicom: Callable[..., bytes]) -> None:
@@ -316,3 +403,70 @@ def test_bits_at_which_gdcm_ends_the_process(dicom: Callable[..., bytes], ramp: 
         reason_of(compressed(dicom(eight), JPEGBaseline8Bit, baseline.replace(b"\xff\xda", b"\0\xff\xda", 1)))
         is SetAside.UNREADABLE
     )
+
+
+def lossy(film: np.ndarray, most: int) -> np.ndarray:
+    """The film with a few pixels beyond its range, as lossy compression leaves them; `most` greys."""
+    beyond = film.astype(np.int32)
+    beyond[-1, -8:] += most
+    if film.dtype.kind == "i":
+        beyond[0, :8] -= most
+    return beyond.astype(film.dtype)
+
+
+@pytest.mark.parametrize("most", [1, 3, 40])
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_lossy_film_that_comes_out_a_few_greys_beyond_its_range_is_clipped(
+    dicom: Callable[..., bytes], ramp: np.ndarray, most: int, signed: bool
+) -> None:
+    film = (ramp.astype(np.int16) - 2048).astype(np.int16) if signed else ramp
+    window = {**WINDOW, "WindowCenter": "0"} if signed else WINDOW
+    pixels = decode_film(dicom(lossy(film, most), **window)).pixels
+    assert np.abs(pixels - shown(ramp)).max() <= most / 4095 + 1e-6
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, "1.2.840.10008.1.2.4.81"])
+def test_a_near_lossless_film_that_overshoots(
+    dicom: Callable[..., bytes], ramp: np.ndarray, syntax: str
+) -> None:
+    level = 0 if syntax == JPEGLSLossless else 3
+    frame = imagecodecs.jpegls_encode(lossy(ramp, 2), level=level)
+    film = decode_film(compressed(dicom(ramp, **WINDOW), syntax, frame)).pixels
+    assert np.abs(film - shown(ramp)).max() < 0.002
+
+
+def test_signed_pixels_whose_sign_is_not_carried_on(dicom: Callable[..., bytes], ramp: np.ndarray) -> None:
+    """12 bits of two's complement in 16, the upper four left at zero."""
+    signed = (ramp.astype(np.int16) - 2048).astype(np.int16)
+    bare = (signed.view(np.uint16) & 0x0FFF).view(np.int16)
+    window = {**WINDOW, "WindowCenter": "0"}
+    expected = decode_film(dicom(signed, **window)).pixels
+    assert np.array_equal(decode_film(dicom(bare, **window)).pixels, expected)
+
+
+def test_greys_in_the_upper_bits_are_moved_down(dicom: Callable[..., bytes], ramp: np.ndarray) -> None:
+    """High Bit 15 with 12 Bits Stored, which older editions of C.7.6.3 allowed."""
+    film = decode_film(dicom((ramp << 4).astype(np.uint16), **WINDOW, HighBit=15)).pixels
+    assert film == pytest.approx(shown(ramp), abs=1e-6)
+    filled = (ramp << 4 | 7).astype(np.uint16)
+    assert reason_of(dicom(filled, **WINDOW, HighBit=15)) is SetAside.CONTRADICTION
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("kind", ["jpeg", "jpeg extended", "jpeg-ls", "jpeg 2000", "lossless jpeg"])
+def test_a_stream_of_8_bits_in_16_allocated(
+    dicom: Callable[..., bytes], ramp: np.ndarray, kind: str, bits: int
+) -> None:
+    eight = (ramp // 16).astype(np.uint8)
+    syntax, frame = {
+        "jpeg": (JPEGBaseline8Bit, imagecodecs.jpeg8_encode(eight, level=98)),
+        "jpeg extended": (JPEGExtended12Bit, imagecodecs.jpeg8_encode(eight, level=98)),
+        "jpeg-ls": (JPEGLSLossless, imagecodecs.jpegls_encode(eight)),
+        "jpeg 2000": (JPEG2000Lossless, imagecodecs.jpeg2k_encode(eight, level=0, codecformat="J2K")),
+        "lossless jpeg": (JPEGLosslessSV1, imagecodecs.ljpeg_encode(eight, bitspersample=8)),
+    }[kind]
+    film = decode_film(compressed(dicom(ramp, BitsStored=bits), syntax, frame)).pixels
+    assert film == pytest.approx(eight / 255, abs=0.02)
+    # A window for the 12 bits before compression would show the film in 6 % of the range.
+    windowed = dicom(ramp, BitsStored=bits, WindowCenter="2048", WindowWidth="4096")
+    assert reason_of(compressed(windowed, syntax, frame)) is SetAside.CONTRADICTION

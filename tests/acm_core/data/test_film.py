@@ -142,7 +142,7 @@ def test_files_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (tmp_path, SetAside.MISSING_FILE),
         (pipe, SetAside.MISSING_FILE),  # opening it would wait for ever
         (tmp_path / "nul\0.dcm", SetAside.MISSING_FILE),
-        (tmp_path / ("x" * 300), SetAside.UNREADABLE),
+        (tmp_path / ("x" * 300), SetAside.CANNOT_OPEN),
         (big, SetAside.TOO_LARGE),
     ):
         with pytest.raises(FilmSetAside) as verdict:

@@ -42,6 +42,9 @@ SILENT: dict[str, Any] = {"BodyPartExamined": None, "ViewPosition": None, "Study
         ({"PatientSpeciesCodeSequence": coded("337915000", "")}, "PA"),
         ({"ViewPosition": "AP SUPINE"}, "AP"),
         ({"NumberOfFrames": "1"}, "PA"),
+        ({"Modality": "DX", "PresentationIntentType": "FOR PRESENTATION"}, "PA"),
+        ({"PresentationIntentType": ""}, "PA"),
+        ({"QualityControlImage": "NO", "SeriesDescription": "AQUARIUS CHEST"}, "PA"),
     ],
 )
 def test_frontal_chest_films_of_humans_are_taken(
@@ -59,7 +62,17 @@ def test_frontal_chest_films_of_humans_are_taken(
         (SetAside.NO_PIXELS, {"PixelData": b""}),
         (SetAside.MODALITY, {"Modality": "CT"}),
         (SetAside.MODALITY, {"Modality": "MG"}),
-        (SetAside.MODALITY, {"Modality": None}),
+        (SetAside.MODALITY, {"Modality": None, "SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}),
+        (SetAside.FOR_PROCESSING, {"Modality": "DX", "PresentationIntentType": "FOR PROCESSING"}),
+        (SetAside.FOR_PROCESSING, {"PresentationIntentType": "For_Processing"}),
+        (SetAside.FOR_PROCESSING, {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1.1"}),
+        (SetAside.PHANTOM, {"QualityControlImage": "YES"}),
+        (SetAside.PHANTOM, {"QualityControlSubject": "YES"}),
+        (SetAside.PHANTOM, {"BodyPartExamined": "PHANTOM"}),
+        (SetAside.PHANTOM, {"SeriesDescription": "Thorax Phantom 20 kV"}),
+        (SetAside.PHANTOM, {"ProtocolName": "QC flat-field"}),
+        (SetAside.PHANTOM, {"ProtocolName": "Konstanzprüfung"}),
+        (SetAside.PHANTOM, {"BodyPartExamined": None, "AnatomicRegionSequence": coded("706342009", "")}),
         (SetAside.NOT_HUMAN, {"PatientSpeciesDescription": "Canine"}),
         (SetAside.NOT_HUMAN, {"PatientSpeciesCodeSequence": coded("448771007", "Canis lupus familiaris")}),
         (SetAside.NOT_HUMAN, {"PatientBreedDescription": "Dachshund"}),
@@ -87,7 +100,7 @@ def test_frontal_chest_films_of_humans_are_taken(
         (SetAside.MULTI_FRAME, {"NumberOfFrames": "2"}),
         (SetAside.COLOUR, {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}),
         (SetAside.COLOUR, {"PhotometricInterpretation": "PALETTE COLOR"}),
-        (SetAside.COLOUR, {"PhotometricInterpretation": None}),
+        (SetAside.INCOMPLETE_HEADER, {"PhotometricInterpretation": None}),
     ],
 )
 def test_what_is_not_is_set_aside_with_its_reason(

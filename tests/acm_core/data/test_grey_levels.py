@@ -164,6 +164,32 @@ def test_tables_of_8_bits_in_every_way_they_are_stored(storage: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("declared", "largest", "white"),
+    [
+        (12, 4095, 4095),
+        (12, 3000, 4095),  # a table may leave the brightest greys unused
+        (12, 2048, 4095),
+        (16, 4095, 4095),  # 12 bits in a table that declares 16
+        (14, 1023, 1023),
+        (16, 5000, 5000),
+        (8, 4095, 4095),  # 12 bits in a table that declares 8
+        (12, 65535, 65535),
+        (0, 1023, 1023),
+    ],
+)
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_a_table_that_does_not_use_the_declared_bits_is_shown_over_its_own(
+    lut: Callable[..., Dataset], declared: int, largest: int, white: int, photometric: str
+) -> None:
+    entries = np.linspace(0, largest, 4096).round().astype(np.uint16)
+    film = header(PhotometricInterpretation=photometric, VOILUTSequence=[lut(entries, 0, declared)])
+    film.set_original_encoding(False, True)
+    grey = displayed_grey(np.arange(4096, dtype=np.uint16)[None], film)[0]
+    expected = entries / white
+    assert grey == pytest.approx(1 - expected if photometric == "MONOCHROME1" else expected, abs=1e-5)
+
+
 def test_a_modality_table_comes_before_the_window(lut: Callable[..., Dataset]) -> None:
     entries = np.arange(4095, -1, -1).astype(np.uint16)
     film = header(ModalityLUTSequence=[lut(entries, 0, 16)], WindowCenter="3000", WindowWidth="1001")

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from acm_core.config.site import LabelMap
-from acm_core.data.labels import LabelError, LabelTable, read_labels
+from acm_core.data.label_file import LabelError
+from acm_core.data.labels import LabelTable, read_labels
 from acm_core.vocabulary import FINDINGS as FINDING_NAMES
 from acm_core.vocabulary import stated
 
@@ -78,7 +79,7 @@ def test_a_header_alone_is_a_site_without_films(tmp_path: Path) -> None:
     [
         ("", "expected the label file to begin with a line of column names"),
         ("p1,secret.png,1\n", "expected the label file to begin with a line of column names"),
-        ("patient_id;image;Pneumonia\np;1.png;1\n", "separated by commas"),
+        ("patient_id/image/Pneumonia\np/1.png/1\n", "separated by commas, semicolons or tabs"),
         (
             "patient,image,Pneumonia\n",
             "expected a column 'patient_id' in the label file; the nearest there is 'patient'",
@@ -119,8 +120,7 @@ def test_a_header_alone_is_a_site_without_films(tmp_path: Path) -> None:
         ("patient_id,image\np,1.png\nq,2.png\nq,1.png\n", "line 4: the film of line 2 stands here again"),
         ("patient_id,image\np,1.png\nq,./1.png\n", "line 3: the film of line 2 stands here again"),
         ('patient_id,image\n"p,1.png\n', "balanced quotes"),
-        ("patient_id,image\nMüller,1.png\n".encode("latin-1"), "UTF-8"),
-        ("patient_id,image\np,1.png\n".encode("utf-16"), "UTF-8"),
+        ("patient_id,image\np,1.png\n".encode("utf-16")[:-1], "UTF-8"),
     ],
 )
 def test_every_error_says_what_was_expected(tmp_path: Path, text: str | bytes, message: str) -> None:
@@ -564,3 +564,134 @@ def test_many_films_take_little_memory(tmp_path: Path) -> None:
     assert shape == [films, 14]
     assert conflicts == films
     assert peak < 1000 * films
+
+
+TABLE = "patient_id,image,Pneumonia,Age\nMüller,ö.png,1,45.5\nq,2.png,0,\n"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [
+        ("utf-8", "UTF-8"),
+        ("utf-8-sig", "UTF-8"),
+        ("utf-16", "UTF-16"),
+        ("utf-16-le", "UTF-16"),
+        ("utf-16-be", "UTF-16"),
+        ("latin-1", "Latin-1"),
+        ("cp1252", "Latin-1"),
+    ],
+)
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_encodings_and_separators_are_found_out(
+    tmp_path: Path, encoding: str, said: str, separator: str, ending: str
+) -> None:
+    text = TABLE.replace(",", separator).replace("\n", ending)
+    if separator != ",":
+        text = text.replace("45.5", "45,5")
+    table = read(tmp_path, text.encode(encoding), None)
+    assert (table.written.encoding, table.written.separator) == (said, separator)
+    assert table.patients == ("Müller", "q")
+    assert table.images == ("ö.png", "2.png")
+    assert table.ages == (45.5, None)
+    np.testing.assert_array_equal(table.labels, [[1], [0]])
+
+
+def test_a_spreadsheets_separator_line_and_decimal_commas(tmp_path: Path) -> None:
+    table = read(tmp_path, "sep=;\npatient_id;image;Pneumonia\np;1.png;1,0\nq;2.png;-1,0\n", None)
+    assert table.written.separator == ";"
+    np.testing.assert_array_equal(table.labels, [[1], [NAN]])
+    with pytest.raises(LabelError, match="line 3, column 'Pneumonia'"):
+        read(tmp_path, "sep=;\npatient_id;image;Pneumonia\np;1.png;x\n", None)
+
+
+def test_latin_1_beyond_the_first_kilobytes(tmp_path: Path) -> None:
+    rows = "".join(f"p{row},{row}.png\n" for row in range(200_000))
+    table = read(tmp_path, f"patient_id,image\n{rows}Müller,last.png\n".encode("latin-1"), None)
+    assert (table.written.encoding, table.patients[-1]) == ("Latin-1", "Müller")
+
+
+def test_all_problems_at_once_with_their_lines(tmp_path: Path) -> None:
+    bad = ["p,1.png,x", "p,2.png", ",3.png,1", "p,../4.png,1"]
+    with pytest.raises(LabelError) as error:
+        read(tmp_path, "patient_id,image,Pneumonia\n" + "\n".join(["ok,0.png,1", *bad]) + "\n")
+    assert [line.split(":")[0].split(",")[0] for line in str(error.value).splitlines()] == [
+        f"line {number}" for number in (3, 4, 5, 6)
+    ]
+    with pytest.raises(LabelError, match=r"and 480 more lines with problems$"):
+        read(tmp_path, "patient_id,image,Pneumonia\n" + "".join(f"p,{row}.png,x\n" for row in range(500)))
+    with pytest.raises(LabelError) as header:
+        read(tmp_path, "patient_id,image\n", view="v", age="a")
+    assert str(header.value).count("expected a column") == 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "advice"),
+    [
+        ("rad_id", "R1", r"3 rows too many, of 1 films .* a row a reader \(column 'rad_id'\); merge"),
+        ("Reader", "2", "a row a reader"),
+        ("x_min,y_min,x_max,y_max", "1,2,3,4", "a row a box .* present where any box shows it"),
+        ("class_name", "Mass", r"a row a finding \(column 'class_name'\); write a column a finding"),
+        ("comment", "x", "merge the rows of a film to one; where they say different things"),
+    ],
+)
+def test_several_rows_a_film_are_told_with_what_they_look_like(
+    tmp_path: Path, columns: str, cells: str, advice: str
+) -> None:
+    rows = "".join(f"p,1.png,{value},{cells}\n" for value in (1, 0, 1, 0))
+    with pytest.raises(LabelError, match=advice) as error:
+        read(tmp_path, f"patient_id,image,Pneumonia,{columns}\n{rows}")
+    assert str(error.value).startswith("line 3: the film of line 2 stands here again\n")
+    assert "keep one" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "cells", "facts", "by_name"),
+    [
+        ("ViewPosition", "AP", ("AP", None, None), {"view": "ViewPosition"}),
+        ("Projection", "L", ("L", None, None), {"view": "Projection"}),
+        (
+            "Patient Gender,Patient Age",
+            "F,45",
+            (None, "F", 45),
+            {"sex": "Patient Gender", "age": "Patient Age"},
+        ),
+        ("sex,gender", "F,M", (None, None, None), {}),
+        ("Frontal/Lateral,AP/PA", "Frontal,PA", ("PA", None, None), {"view": "Frontal/Lateral and AP/PA"}),
+        ("Frontal/Lateral,AP/PA", "Lateral,", ("LATERAL", None, None), {"view": "Frontal/Lateral and AP/PA"}),
+        ("page,sexual history", "4,F", (None, None, None), {}),
+    ],
+)
+def test_view_sex_and_age_are_read_by_their_names(
+    tmp_path: Path, header: str, cells: str, facts: tuple[object, ...], by_name: dict[str, str]
+) -> None:
+    table = read(tmp_path, f"patient_id,image,{header}\np,1.png,{cells}\n", None)
+    assert (table.views[0], table.sexes[0], table.ages[0]) == facts
+    assert table.by_name == by_name
+
+
+def test_a_column_that_is_named_or_denied_is_not_looked_for(tmp_path: Path) -> None:
+    text = "patient_id,image,view,v\np,1.png,AP,PA\n"
+    assert read(tmp_path, text, None, view="v").views == ("PA",)
+    assert read(tmp_path, text, None, view="").views == (None,)
+    assert read(tmp_path, text, None, view="v").by_name == {}
+
+
+@pytest.mark.parametrize(
+    ("header", "found"),
+    [
+        ("Pleural Efusion", {"Pleural Efusion": "Pleural Effusion"}),
+        ("Pnuemonia,Cardiomegally", {"Pnuemonia": "Pneumonia", "Cardiomegally": "Cardiomegaly"}),
+        ("Pneumonia,Pneumonias", {}),  # the finding has its column
+        ("report,history,Mas", {}),
+    ],
+)
+def test_a_column_that_looks_like_a_misspelt_finding(
+    tmp_path: Path, header: str, found: dict[str, str]
+) -> None:
+    cells = ",".join("1" for _ in header.split(","))
+    assert read(tmp_path, f"patient_id,image,{header}\np,1.png,{cells}\n", None).misspelt == found
+    denied = dict.fromkeys(found.values())
+    assert (
+        read(tmp_path, f"patient_id,image,{header}\np,1.png,{cells}\n", None, columns=denied).misspelt == {}
+    )

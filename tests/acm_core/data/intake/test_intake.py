@@ -16,7 +16,7 @@ from PIL import Image
 
 from acm_core.config.site import SiteConfig
 from acm_core.data.intake.intake import Intake, intake_folder, prepare, take_in
-from acm_core.data.labels import LabelError
+from acm_core.data.label_file import LabelError
 from acm_core.data.set_aside import SetAside
 
 
@@ -191,7 +191,7 @@ def test_nothing_in_the_manifest_names_a_patient(folder: Path) -> None:
 
 
 def test_films_of_unknown_view_are_kept_unless_the_site_says_otherwise(folder: Path) -> None:
-    blind = {"label_map": {}}
+    blind = {"label_map": {"view": ""}}
     assert verdicts(take_in(site(folder, **blind)))["one.png"] is None
     strict = take_in(site(folder, **blind, unknown_view="set_aside"))
     assert verdicts(strict)["one.png"] is SetAside.UNKNOWN_VIEW

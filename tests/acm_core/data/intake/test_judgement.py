@@ -61,6 +61,7 @@ def judged(site: dict[str, Film]) -> dict[str, Row]:
                 patient=None if film.header_id is None else f"id {film.header_id}",
                 person=None if film.person is None else f"person {film.person}",
                 signature=signature(film.picture),
+                inner_signature=signature(film.picture),
             ),
         )
         for path, film in site.items()
