@@ -1,15 +1,12 @@
-"""The Flower app bundle (FAB): server and sites build the same bytes, and a site takes none from the server."""
+"""What server and sites have to agree on: the versions installed, and the app bundle that names the applications."""
 
 from __future__ import annotations
 
 from importlib.metadata import version
 
-from flwr.cli.build import build_fab_from_files
-
 VERSIONS_HEADER = "x-acm-fed-versions"
 """In a server's answer to a site that greets it: what `versions` is at the server."""
 
-# The bundle names the applications and holds no code: the server and every site run what they installed themselves.
 _BUNDLE = """
 [project]
 name = "acm-fed"
@@ -34,14 +31,11 @@ def versions() -> str:
     return ", ".join(f"{name} {version(name)}" for name in ("acm-fed", "flwr"))
 
 
-def build_bundle() -> bytes:
-    """The Flower app bundle: the same bytes wherever the same versions are installed."""
+def bundle_files() -> dict[str, bytes]:
+    """The files of the app bundle. It holds no code: the server and every site run what they installed themselves."""
     text = _BUNDLE.format(version=version("acm-fed"), flower=version("flwr"))
-    bundle, _ = build_fab_from_files(
-        {
-            "pyproject.toml": text.encode(),
-            "LICENSE": b"Apache-2.0\n",
-            "README.md": b"See the installed package.\n",
-        }
-    )
-    return bundle
+    return {
+        "pyproject.toml": text.encode(),
+        "LICENSE": b"Apache-2.0\n",
+        "README.md": b"See the installed package.\n",
+    }

@@ -28,15 +28,13 @@ OFFLINE = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
-# A model travels in pieces of this many bytes: what an interruption can cost, and what a slow link carries in time.
-PIECES = {"FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE": str(2**20)}
-
 
 class Child:
     """A program in a process group of its own, its output appended to a log file.
 
     The whole group is ended by `stop`; on Linux the program is also ended when this process is killed, and keeps to
-    `cores` where they are given.
+    `cores` where they are given. A `secret` goes by a file that the two processes alone have, whose name is the last
+    argument: every user of the machine can read a command line.
     """
 
     def __init__(
@@ -46,18 +44,20 @@ class Child:
         environment: Mapping[str, str],
         *,
         cores: Collection[int] = (),
+        secret: str | None = None,
     ) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        with log.open("ab") as output:
+        with log.open("ab") as output, _only_here(secret) as files:
             self._process = subprocess.Popen(  # noqa: S603  # the command is our own, never a shell line
-                list(command),
+                [*command, *(f"/dev/fd/{file}" for file in files)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **OFFLINE, **environment, "PATH": path},
                 start_new_session=True,
-                preexec_fn=_in_child(os.getpid(), cores),  # noqa: PLW1509  # called before any thread is started
+                pass_fds=files,
+                preexec_fn=_in_child(os.getpid(), cores),  # noqa: PLW1509  # it calls the system and nothing else
             )
 
     @property
@@ -173,6 +173,20 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+@contextlib.contextmanager
+def _only_here(secret: str | None) -> Iterator[list[int]]:
+    """A file without a name that holds `secret`, or none."""
+    if secret is None:
+        yield []
+        return
+    file = os.memfd_create("secret")
+    try:
+        os.write(file, secret.encode())
+        yield [file]
+    finally:
+        os.close(file)
 
 
 def _in_child(parent: int, cores: Collection[int]) -> Callable[[], None] | None:

@@ -1,81 +1,87 @@
-"""Flower's ClientApp: what the SuperNode starts for a message. All it does is carry values to and from SiteRound."""
+"""Flower's ClientApp: what the SuperNode starts for a message. It carries a task to this site's worker, and its reply.
+
+It imports neither torch nor MONAI: the worker has films, labels and kernels at hand (`client.worker`).
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import re
 from pathlib import Path
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from acm_core.config.loading import load_config
 from acm_core.config.site import SiteConfig
-from acm_core.federated.messages import MessageError, Refusal, Reply, Task
-from acm_core.processes import end_with_parent, keep_freed_memory
-from client.audited import answer_audited, refuse_unread
+from acm_core.federated.messages import MessageError, Refusal
+from acm_core.processes import end_with_parent
+from acm_core.trust import keys
+from acm_core.trust.signatures import sign_reply
+from client.audited import refuse_unread
+from client.link.depot import Depot, DepotError, TaskOverError
+from client.link.worker_call import SITE_FILE_VARIABLE, Done, Order, ask_worker, link_folder
+from client.membership import Membership
+from client.site_log import open_site_log
 
 log = logging.getLogger("acm_fed.client")
 
-SITE_FILE = "site-file"  # the node setting that says where the site's own file is
+_SHA256, _HEAD = re.compile(r"[0-9a-f]{64}"), re.compile(r"([0-9a-f]{64})?")
+_FIELDS = {"payload": str, "bytes": int, "audit": str}
+
+app = ClientApp()
 
 
-def _make_app() -> ClientApp:
-    """A ClientApp that answers every kind of task; its process is one that trains (see `keep_freed_memory`)."""
-    keep_freed_memory()
-    client_app = ClientApp()
-
-    def answer(message: Message, context: Context) -> Message:
-        try:
-            site = _site_of_node(context)
-        except Exception:
-            # Flower would send the exception's text to the server, and it names the site's files.
-            log.exception("the site's configuration cannot be read")
-            return Message(to_records(Reply("", refusal=Refusal.INTERNAL)), reply_to=message)
-        return Message(to_records(_answer(message, site)), reply_to=message)
-
-    for register in (
-        client_app.train(),
-        client_app.train("local_only"),
-        client_app.evaluate(),
-    ):
-        register(answer)
-    return client_app
-
-
-def _answer(message: Message, site: SiteConfig) -> Reply:
-    try:
-        task = _read(message)
-    except Exception as error:  # NumPy raises more than one kind for a file that is not its own
-        return refuse_unread(site, error)
-    # Imported here: client.run needs a name of this module, and neither torch nor MONAI.
-    from client.site_round import SiteRound
-
-    return answer_audited(task, site, SiteRound(site).answer)
-
-
-def _read(message: Message) -> Task:
-    if undeclared := set(message.content) - {"task", "arrays"}:
-        raise MessageError(f"expected a task and its arrays, got {len(undeclared)} undeclared records")
-    record = message.content.array_records.get("arrays", ArrayRecord())
-    # Copies: a transport within one process hands every site the same arrays.
-    arrays = {name: np.array(array.numpy()) for name, array in record.items()}
-    return Task.from_wire(dict(message.content.config_records["task"]), arrays)
-
-
-def to_records(reply: Reply) -> RecordDict:
-    """All that leaves the site."""
-    arrays = ArrayRecord({name: Array(array) for name, array in reply.arrays.items()})
-    return RecordDict({"reply": ConfigRecord({**reply.to_wire()}), "arrays": arrays})
-
-
-def _site_of_node(context: Context) -> SiteConfig:
-    from client.site_log import open_site_log
-
-    site = load_config(Path(str(context.node_config[SITE_FILE])), SiteConfig)
-    open_site_log(site.state)
+def answer(message: Message, context: Context) -> Message:  # noqa: ARG001  # Flower calls it with both
+    """Have the site's task done, and say where its reply is and that it is this site's."""
     end_with_parent()
-    return site
+    site = load_config(Path(os.environ[SITE_FILE_VARIABLE]), SiteConfig)
+    open_site_log(site.state)
+    membership = Membership.load(site)
+    depot = Depot(site.site, membership)
+    done = _done(message, site, depot)
+    if done.reply:
+        depot.deliver(done.payload(link_folder(site.state)))
+    depot.close()
+    said = (done.reply, done.bytes, done.refusal, done.audit)
+    signature = sign_reply(keys.load_key(membership.key), message.metadata.message_id, *said)
+    names = ("payload", "bytes", "refusal", "audit", "signature")
+    record = ConfigRecord(dict(zip(names, (*said, signature), strict=True)))
+    return Message(RecordDict({"reply": record}), reply_to=message)
 
 
-app = _make_app()
+def _done(message: Message, site: SiteConfig, depot: Depot) -> Done:
+    """What came of the task; one that cannot be fetched, and a message that is none, are refused without the worker."""
+    try:
+        digest, size, head = _said(message)
+        depot.fetch(digest, size, link_folder(site.state) / "tasks")
+    except TaskOverError:
+        return Done(refusal=Refusal.LOST)
+    except (MessageError, DepotError) as error:
+        reply = refuse_unread(site, error)
+        return Done(refusal=Refusal(reply.refusal), audit=reply.audit)
+    except OSError as error:
+        log.error("a task cannot be kept: %s", error)  # noqa: TRY400  # the text says it all
+        return Done(refusal=Refusal.STORAGE)
+    return ask_worker(site.state, Order(task=digest, audit=head))
+
+
+for _register in (app.train(), app.train("local_only"), app.evaluate()):
+    _register(answer)
+
+
+def _said(message: Message) -> tuple[str, int, str]:
+    """What the server's message says of the task: SHA-256, bytes, and the head of its audit log.
+
+    Raises:
+        MessageError: it says anything else.
+    """
+    if set(message.content) != {"task"}:
+        raise MessageError("expected a task, got other records")
+    record = dict(message.content.config_records["task"])
+    if {name: type(value) for name, value in record.items()} != _FIELDS:
+        raise MessageError("expected the fields of a task, got others")
+    if not _SHA256.fullmatch(str(record["payload"])) or not _HEAD.fullmatch(str(record["audit"])):
+        raise MessageError("expected digests in the fields of a task, got other texts")
+    return str(record["payload"]), int(str(record["bytes"])), str(record["audit"])

@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _checks(site: SiteConfig, config: FederationConfig | None) -> Iterator[Check]:
-    from client.connection import examine
+    from client.link.connection import examine
     from client.membership import Membership, NotEnrolledError
 
     yield _versions()
@@ -68,12 +68,7 @@ def _checks(site: SiteConfig, config: FederationConfig | None) -> Iterator[Check
         yield Check("membership", "not enrolled", str(error))
     else:
         yield _membership(membership)
-        reached = examine(membership)
-        yield from reached
-        if all(check.passed for check in reached):
-            from client.site_node import examine_key
-
-            yield from examine_key(membership)
+        yield from examine(membership, site.site)
     if config is not None:
         yield _policy(site, config)
 

@@ -17,7 +17,7 @@ from acm_core.arrays import Arrays
 from acm_core.config.sections import FederationConfig
 from acm_core.config.site import SiteConfig
 from acm_core.data.label_file import LabelError
-from acm_core.data.site_films import SiteFilms, load_site
+from acm_core.data.site_films import SiteFilms
 from acm_core.deployment import CARD
 from acm_core.federated.encoding import BaseMismatchError, EncodingError, decode, encode, is_of
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
@@ -43,6 +43,7 @@ from client.evaluation import FEDERATED, evaluate_models
 from client.frozen_features import what_trains
 from client.kept_models import KeptModels, SiteRun
 from client.local_only import train_local_only
+from client.open_films import OpenFilms
 from client.policy import expect_permitted, permitted_privacy
 from client.refusal import RefusedError
 from client.release import figures_leave, labelled_counts, released
@@ -61,10 +62,13 @@ class SiteRound:
 
     Nothing but the declared fields of `Reply` leaves: an error becomes a reason code, its text and trace go to the
     site's own log.
+
+    Args:
+        films: of the site, as the process that answers has them open.
     """
 
-    def __init__(self, site: SiteConfig) -> None:
-        self._site = site
+    def __init__(self, site: SiteConfig, films: OpenFilms | None = None) -> None:
+        self._site, self._films = site, films or OpenFilms()
         self._device = use_device(site)
 
     def answer(self, task: Task) -> Reply:
@@ -103,7 +107,7 @@ class SiteRound:
             kept.forget_rounds_from(task.round)  # whatever comes of this one, refused or not
         expect_permitted(config, self._site, datetime.now())  # the site's own clock time
         apart = config.privacy is not None
-        films = load_site(self._site, config.findings, config.model.image_size, apart=apart)
+        films = self._films.load(self._site, config.findings, config.model.image_size, apart=apart)
         if task.kind is TaskKind.TRAIN:
             return self._train(task, config, films, kept)
         if task.kind is TaskKind.LOCAL_ONLY:

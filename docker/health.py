@@ -1,8 +1,8 @@
 """A container's health: `python health.py server` or `client`; exit code 0, or 1 with what is wrong.
 
 The server is healthy when its public listener answers over TLS with a certificate of the federation's authority. A site
-listens to nobody: it is healthy when its films are there, its two Flower processes live, and the server's name, port,
-certificate and clock are right as seen from here.
+listens to nobody: it is healthy when its films are there, its SuperNode and its worker live, and the server is as it
+should be as seen from here.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _server() -> str:
 
 
 def _client() -> str:
-    from client.connection import examine
+    from client.link.connection import examine
     from client.membership import Membership
     from client.site_arguments import add_site_arguments
     from client.site_file import load_site_file
@@ -62,11 +62,13 @@ def _client() -> str:
     add_site_arguments(parser)
     options = parser.parse_args(_arguments("client.run"))
     membership = Membership.load(load_site_file(options.sites, options.site))
-    for process in ("client.site_node", "client.superexec"):
+    for process in ("flower-supernode", "client.worker"):
         if not any(process in part for line in _command_lines() for part in line):
             return f"{process} does not run"
     faults = [
-        f"{check.name}: {check.found}; {check.fix}" for check in examine(membership) if not check.passed
+        f"{check.name}: {check.found}; {check.fix}"
+        for check in examine(membership, options.site)
+        if not check.passed
     ]
     return "\n".join(faults)
 

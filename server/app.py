@@ -11,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 from acm_core.config.loading import load_config
 from acm_core.config.sections import FederationConfig
 from acm_core.processes import end_with_parent
-from server.superlink import AUDIT_VARIABLE, RUN_FOLDER_VARIABLE
+from server.link.superlink import AUDIT_VARIABLE, DEPOT_VARIABLE, REGISTRY_VARIABLE, RUN_FOLDER_VARIABLE
 
 app = ServerApp()
 
@@ -22,11 +22,18 @@ def main(grid: Grid, context: Context) -> None:  # noqa: ARG001  # Flower calls 
     end_with_parent()
     from acm_core.audit_log import AuditLog
     from server.federation import FederatedRun
-    from server.flower_transport import FlowerTransport
+    from server.link.depot import Depot
+    from server.link.flower_transport import FlowerTransport
     from server.run_folder import RunFolder
 
     folder = RunFolder(Path(os.environ[RUN_FOLDER_VARIABLE]))
     config = load_config(folder.config, FederationConfig)
     audit = AuditLog(Path(os.environ[AUDIT_VARIABLE]))
-    run = FederatedRun(FlowerTransport(grid, config.federation.sites), config, folder, audit)
+    transport = FlowerTransport(
+        grid,
+        config.federation.sites,
+        Depot(Path(os.environ[DEPOT_VARIABLE])),
+        Path(os.environ[REGISTRY_VARIABLE]),
+    )
+    run = FederatedRun(transport, config, folder, audit)
     run.execute(resume=folder.state.exists())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import shlex
 from collections.abc import Sequence
 from functools import partial
@@ -19,7 +18,6 @@ from server.registry import Registry
 
 _WARN_DAYS = 30
 _WARN_AUTHORITY_DAYS = 60
-_SECRET_BYTES = 32
 
 
 class ServerStateError(TrustError):
@@ -49,7 +47,6 @@ class ServerState:
     Attributes:
         authority: what the sites trust; `authority_key` is there where this server made it.
         certificate, key: the server's own, for TLS.
-        superexec_secret: what Flower's SuperExec shows the SuperLink.
         registry: of the sites, for `server.registry`.
         audit: folder of the audit log.
     """
@@ -58,7 +55,6 @@ class ServerState:
         self.folder = folder
         self.authority, self.authority_key = folder / "ca.crt", folder / "ca.key"
         self.certificate, self.key = folder / "server.crt", folder / "server.key"
-        self.superexec_secret = folder / "superexec.secret"
         self.registry = folder / "sites.json"
         self.audit = audit_folder(folder)
 
@@ -140,7 +136,7 @@ class ServerState:
         """
         self._expect_files()
         try:
-            for path in (self.key, self.superexec_secret, self.authority_key):
+            for path in (self.key, self.authority_key):
                 if path != self.authority_key or path.exists():
                     keys.expect_private(path)
             Registry.load(self.registry)
@@ -186,7 +182,7 @@ class ServerState:
         return f"python -m server.init --state {shlex.quote(str(self.folder))} {options}".rstrip()
 
     def _expect_files(self) -> None:
-        files = (self.registry, self.authority, self.certificate, self.key, self.superexec_secret)
+        files = (self.registry, self.authority, self.certificate, self.key)
         missing = [path for path in files if not path.exists()]
         if self.registry in missing:
             raise ServerStateError(
@@ -208,7 +204,6 @@ class ServerState:
         self.folder.chmod(0o700)
 
     def _finish(self) -> None:
-        _write_secret(self.superexec_secret, secrets.token_bytes(_SECRET_BYTES))
         Registry.create(self.registry)
 
     def _own_authority(self) -> certificates.Pair:

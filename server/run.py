@@ -90,43 +90,44 @@ def _supervise(server: ServerSection, state: ServerState, folder: RunFolder) -> 
     os.environ.update(OFFLINE)
     from acm_core.audit_events import ServerStarted, ServerStopped
     from acm_core.audit_log import AuditError, AuditLog
-    from acm_core.bundle import build_bundle
     from acm_core.trust import TrustError
     from acm_core.trust.certificates import fingerprint
+    from server.link.flower_internals import bundle
+    from server.link.superlink import SuperLink, SuperLinkError
     from server.report.writing import write_report
-    from server.superlink import SuperLink, SuperLinkError
 
     console, audit = Console(), AuditLog(state.audit)
     link: SuperLink | None = None
     ended = None
     try:
         link = SuperLink(server, state, folder.folder, folder.logs)
-        bundle = hashlib.sha256(build_bundle()).hexdigest()
         certificate = fingerprint(state.certificate.read_bytes())
-        audit.append(ServerStarted(version=version("acm-fed"), bundle=bundle, certificate=certificate))
+        digest = hashlib.sha256(bundle()).hexdigest()
+        audit.append(ServerStarted(version=version("acm-fed"), bundle=digest, certificate=certificate))
         events = EventReader(folder.events, from_end=True)
         with Terminal(console) as terminal:
             link.wait_until_healthy()
-            run = link.start_run()
+            link.start_run()
             _say(console, f"server on {server.host}:{server.port}; run folder {folder.folder}")
             for warning in state.warnings():
                 _say(console, warning)
             starts = _Starts()
             while ended is None:
                 _expect_room(folder.folder, state.folder)
-                for name in link.tend():
-                    _say(console, f"Flower's {name} ended and was started again")
+                if link.tend():
+                    _say(console, "Flower's SuperLink ended and was started again")
                 _show_sites(console, *link.register())
                 ended = terminal.show(starts.seen(events.read()))
-                if ended is None and (status := link.ended(run)) is not None:
+                if ended is None and (code := link.ended()) is not None:
                     ended = terminal.show(starts.seen(events.read()))
                     if ended is None:
-                        starts.expect_another(status, folder.logs)
+                        starts.expect_another(code, folder.logs)
+                        link.wait_until_healthy()
                         _say(
                             console,
-                            f"the server application ended ({status}): going on after the last saved round",
+                            f"the server application ended ({code}): going on after the last saved round",
                         )
-                        run = link.start_run()
+                        link.start_run()
                 time.sleep(_POLL_SECONDS)
     except (SuperLinkError, AuditError, TrustError, OSError) as error:
         _say(console, f"{error}\nThe rounds so far are saved: continue with --resume.")
@@ -183,18 +184,18 @@ class _Starts:
                 self._left = _STARTS
             yield event
 
-    def expect_another(self, status: str, logs: Path) -> None:
+    def expect_another(self, code: int, logs: Path) -> None:
         """Count a start.
 
         Raises:
             SuperLinkError: there were too many.
         """
-        from server.superlink import SuperLinkError
+        from server.link.superlink import SuperLinkError
 
         self._left -= 1
         if self._left < 0:
             raise SuperLinkError(
-                f"the server application ended {_STARTS + 1} times without a round in between (last: {status}): see "
+                f"the server application ended {_STARTS + 1} times without a round in between (last: {code}): see "
                 f"{logs}"
             )
 

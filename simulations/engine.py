@@ -13,6 +13,7 @@ import multiprocessing.forkserver
 import signal
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import count
 from multiprocessing.connection import Connection as Pipe
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from server.run_folder import RunFolder
 
 _FORKING = multiprocessing.get_context("forkserver")
-PRELOADED = ("client.audited", "client.site_log", "client.site_round", "numba")
+PRELOADED = ("client.worker", "numba")
 """What the fork server imports: nothing that asks for a GPU or starts torch's threads, which outlive no fork."""
 
 
@@ -213,17 +214,13 @@ def _answer_tasks(pipe: Pipe) -> None:
     die_with_parent()
     name_process("simulated-site")
     keep_freed_memory()
-    from client.audited import answer_audited
-    from client.site_log import open_site_log
-    from client.site_round import SiteRound
+    from client.open_films import OpenFilms
+    from client.worker import do_task
 
+    opened: defaultdict[str, OpenFilms] = defaultdict(OpenFilms)
     with contextlib.suppress(EOFError):
         while True:
             site, task = pipe.recv()
-            try:
-                open_site_log(site.state)
-                reply = answer_audited(task, site, SiteRound(site).answer)
-            except OSError:
-                reply = Reply(site.site, task.round, refusal=Refusal.STORAGE)
+            reply = do_task(site, task, opened[site.site])
             pipe.send(reply)
             del task, reply

@@ -1,6 +1,6 @@
 """Who is who in a federation: sites' keys, the consortium's certificates, and the files with which a site joins.
 
-- `keys`, `certificates`, `address`: what one side shows and the other knows.
+- `keys`, `certificates`, `address`: what one side shows and the other knows; `signatures`: what a site signs.
 - `enrolment`: a site's request and the operator's answer; `comparison`: what two people compare between them.
 """
 

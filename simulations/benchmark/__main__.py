@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--only",
         help="contenders of `step` and `profile`, with commas between, the plain one being always there; parts of "
-        "`federation` (simulation, start, tls, server, memory); default: all, and acm alone for `profile`",
+        "`federation` (simulation, task, tls, server, memory); default: all, and acm alone for `profile`",
     )
     parser.add_argument(
         "--files", type=int, default=2000, help="of the folder that `intake` walks (default: 2000)"

@@ -1,4 +1,4 @@
-"""What a federation costs besides training: whole runs, an answer's process, a round at the server and over TLS."""
+"""What a federation costs besides training: whole runs, a task's begin, a round at the server and over TLS."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from simulations.benchmark import app_start, over_tls, server_round, simulated_run
+from simulations.benchmark import next_task, over_tls, server_round, simulated_run
 from simulations.benchmark.measurement import machine
 
-PARTS = ("simulation", "start", "tls", *server_round.PARTS)
+PARTS = ("simulation", "task", "tls", *server_round.PARTS)
 
 
 def run(rounds: int, parts: Iterable[str] = PARTS) -> dict[str, Any]:
@@ -19,8 +19,8 @@ def run(rounds: int, parts: Iterable[str] = PARTS) -> dict[str, Any]:
     for part in parts:
         if part == "simulation":
             rows += simulated_run.run(rounds)
-        elif part == "start":
-            rows += app_start.run(rounds)
+        elif part == "task":
+            rows += next_task.run(rounds)
         elif part == "tls":
             rows += over_tls.run(rounds)
         else:
@@ -34,7 +34,7 @@ def table(document: dict[str, Any]) -> str:
     lines = [f"{document['machine']['device']}, {document['machine']['threads']} threads"]
     for parts, module in (
         (("simulation",), simulated_run),
-        (("start",), app_start),
+        (("task",), next_task),
         (("tls",), over_tls),
         (tuple(server_round.PARTS), server_round),
     ):

@@ -205,7 +205,7 @@ def _private_bytes() -> int:
 
 
 def _preflight(folder: Path, files: int) -> dict[str, Any]:
-    sites = _write_many(folder, files)
+    sites = write_many(folder, files)
     (seconds, peak), (again, _) = _walk(sites), _walk(sites)
     return {"files": files, "seconds": seconds, "again_seconds": again, "peak_bytes": peak}
 
@@ -227,7 +227,7 @@ def _walk(sites: Path) -> tuple[float, int]:
     return seconds, peak
 
 
-def _write_many(folder: Path, files: int) -> Path:
+def write_many(folder: Path, files: int) -> Path:
     """Small DICOM films in folders of a thousand, no two alike, with a label file and a site file."""
     import yaml
     from pydicom import dcmread, dcmwrite

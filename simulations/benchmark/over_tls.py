@@ -1,43 +1,40 @@
-"""Rounds of a real server over TLS on this machine, whose sites answer as soon as they are asked."""
+"""Rounds of a real server over TLS on this machine, whose sites answer as soon as they are asked.
+
+Each site is what `client.run` holds: a gateway, Flower's SuperNode and a ClientApp for each message; the worker alone
+trains nothing.
+"""
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import flwr.app.message.array as flower_array
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
-from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    get_object_tree,
-    iterate_object_tree,
-)
-from flwr.supercore.inflatable.inflatable_utils import pull_objects
-from flwr.supernode.fleet_http_connection import http_request_response
 
 from acm_core.config import dump_config
 from acm_core.config.sections import Architecture, FederationConfig
+from acm_core.config.site import SiteConfig
 from acm_core.federated.encoding import encode
-from acm_core.federated.messages import Reply
 from acm_core.nn import build_classifier
-from acm_core.processes import PIECES, free_port
+from acm_core.processes import free_port
 from acm_core.randomness import stream
 from acm_core.training.weights import get_arrays
-from acm_core.trust.keys import create_key, public_text
+from acm_core.trust.enrolment import Answer, Request
+from acm_core.trust.keys import create_key
+from client.link.site_link import SiteLink
+from client.membership import Membership, install, key_file, membership_folder
 from server.authority import ServerState
 from server.registry import Registry
 from server.run_folder import RunFolder
+from simulations.benchmark.instant_worker import REPLY
 from simulations.benchmark.measurement import peak_resident_bytes_of
 
 CASES: tuple[tuple[Architecture, int], ...] = (
@@ -47,13 +44,9 @@ CASES: tuple[tuple[Architecture, int], ...] = (
     ("resnet50", 2),
     ("resnet50", 16),
 )
-PROCESSES = {"SuperLink": "server.superlink_program", "ServerApp": "flwr-serverapp"}
-_POLL_SECONDS = 0.2
-_ASK_SECONDS = 3.0  # between two questions of a site for something to do, as Flower's SuperNode
+PROCESSES = {"SuperLink": "server.link.program", "ServerApp": "flwr-serverapp"}
+_POLL_SECONDS = 0.1
 _MEGABYTE = 10**6
-
-# What a site's processes have in their environment; here it must not reach the processes of other benchmarks.
-flower_array.FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE = int(*PIECES.values())  # type: ignore[attr-defined]
 
 
 def run(rounds: int, cases: Sequence[tuple[Architecture, int]] = CASES) -> list[dict[str, Any]]:
@@ -107,29 +100,20 @@ def measure(folder: Path, architecture: Architecture, sites: int, rounds: int) -
         else array
         for name, array in model.items()
     }
-    payload = encode(trained, {}, "float32").payload
+    reply = folder / REPLY
+    np.save(reply, encode(trained, {}, "float32").payload["encoded"])
     command = [sys.executable, "-m", "server.run", "--config", str(folder / "federation.yaml")]
     command += ["--runs", str(folder / "runs"), "--state", str(state.folder)]
-    ended = threading.Event()
-    threads = []
-    for name in names:
-        key = create_key(folder / f"{name}.key")
-        Registry.load(state.registry).approve(name, public_text(key.public_key()))
-        site = _Site(name, key, f"127.0.0.1:{port}", state.authority.read_bytes(), payload, ended)
-        threads.append(threading.Thread(target=site.serve, daemon=True))
-    with (folder / "output").open("wb") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)  # noqa: S603  # our own
-    try:
-        # A key that the server has not read yet is refused, and Flower's client then interrupts its whole process.
-        while b"waiting for" not in (folder / "output").read_bytes() and server.poll() is None:
-            time.sleep(_POLL_SECONDS)
-        for thread in threads:
-            thread.start()
-        peaks = _watch(server, threads, RunFolder(folder / "runs" / config.name).rounds, rounds)
-    finally:
-        ended.set()
-        server.terminate()
-        server.wait()
+    with contextlib.ExitStack() as ending:
+        links = []
+        for name in names:
+            links.append(_member(folder, state, name, f"127.0.0.1:{port}", reply))
+            ending.callback(links[-1].stop)
+        with (folder / "output").open("wb") as output:
+            server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)  # noqa: S603  # our own
+        ending.callback(server.wait)
+        ending.callback(server.terminate)
+        peaks = _watch(server, links, RunFolder(folder / "runs" / config.name).rounds, rounds)
     lines = RunFolder(folder / "runs" / config.name).rounds.read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     return {
@@ -142,63 +126,37 @@ def measure(folder: Path, architecture: Architecture, sites: int, rounds: int) -
     }
 
 
-class _Site:
-    """Answers every task of its server with the same model, without training."""
-
-    def __init__(
-        self,
-        name: str,
-        key: ec.EllipticCurvePrivateKey,
-        server: str,
-        authority: bytes,
-        payload: dict[str, np.ndarray[Any, Any]],
-        ended: threading.Event,
-    ) -> None:
-        self._name, self._key, self._server, self._authority = name, key, server, authority
-        self._payload, self._ended = payload, ended
-
-    def serve(self) -> None:
-        keys = (self._key, self._key.public_key())
-        with http_request_response(self._server, False, self._authority, keys) as connection:
-            _, receive, send, _, _, pull, push, confirm = connection
-            while not self._ended.is_set():
-                if (received := receive()) is None:
-                    self._ended.wait(_ASK_SECONDS)
-                    continue
-                message, tree = received
-                about = message.metadata
-                parts = [part.object_id for part in iterate_object_tree(tree)]
-                pull_objects(parts, functools.partial(pull, about.run_id))
-                confirm(about.run_id, about.message_id)
-                reply = self._reply(message)
-                wanted, session = send(reply, get_object_tree(reply), 0.0)
-                for identifier, content in get_all_nested_objects(reply).items():
-                    if identifier in wanted:
-                        push(about.run_id, session, identifier, content.deflate())
-
-    def _reply(self, message: Message) -> Message:
-        said = Reply(self._name, int(message.metadata.group_id), films=100, labelled=(100,))
-        content = RecordDict(
-            {
-                "reply": ConfigRecord({**said.to_wire()}),
-                "arrays": ArrayRecord({name: Array(array) for name, array in self._payload.items()}),
-            }
-        )
-        reply = Message(content, reply_to=message)
-        reply.metadata.__dict__["_message_id"] = reply.object_id
-        return reply
+def _member(folder: Path, state: ServerState, name: str, server: str, reply: Path) -> SiteLink:
+    """A site that is a member of the server's federation, with a file of its own."""
+    settings = {
+        "site": name,
+        "films": folder,
+        "labels": folder / "none.csv",
+        "state": folder / "sites" / name,
+    }
+    site = SiteConfig.model_validate(settings)
+    path = folder / f"{name}.yaml"
+    path.write_text(dump_config(site), encoding="utf-8")
+    own = membership_folder(site)
+    request = Request.signed(name, create_key(key_file(own)))
+    Registry.load(state.registry).approve(name, request.public_key)
+    authority = state.authority.read_bytes()
+    install(own, Answer.to(request, federation="benchmark", server=server, authority=authority))
+    (site.state / REPLY).symlink_to(reply)
+    return SiteLink(site, Membership.load(site), path, worker="simulations.benchmark.instant_worker")
 
 
 def _watch(
-    server: subprocess.Popen[bytes], sites: Sequence[threading.Thread], records: Path, rounds: int
+    server: subprocess.Popen[bytes], links: Sequence[SiteLink], records: Path, rounds: int
 ) -> dict[str, int]:
-    """Wait for the last round; the most bytes that each of `PROCESSES` has held."""
+    """Tend the sites until the last round is over; the most bytes that each of `PROCESSES` has held."""
     peaks = dict.fromkeys(PROCESSES, 0)
     while not records.exists() or len(records.read_text(encoding="utf-8").splitlines()) < rounds:
         if server.poll() is not None:
             raise RuntimeError(f"expected {rounds} rounds, got an end of server.run with {server.returncode}")
-        if not all(site.is_alive() for site in sites):
-            raise RuntimeError("expected every site's connection to last, got one that ended: see above")
+        for link in links:
+            for line in link.tend():
+                print(line, file=sys.stderr)  # noqa: T201  # a measurement with that in it is none
         for pid in _descendants(server.pid):
             try:
                 line = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8").replace("\0", " ")

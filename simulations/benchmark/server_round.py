@@ -1,57 +1,52 @@
-"""A round at the server: seconds and memory as sites grow, their replies ready one by one or all at once."""
+"""A round at the server: seconds and memory as sites grow, whose replies all lie in the depot."""
 
 from __future__ import annotations
 
 import multiprocessing
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, Metadata, RecordDict
-from flwr.serverapp import Grid
-from flwr.supercore.task_identity import TaskIdentity
 
 from acm_core.config.sections import FederationConfig
 from acm_core.federated.encoding import encode
-from acm_core.federated.messages import Reply
+from acm_core.federated.messages import Reply, Task
+from acm_core.federated.payload import Payload, read_reply, write_payload
 from acm_core.randomness import stream
 from server.events import EventLog
-from server.flower_transport import FlowerTransport
+from server.link.depot import Depot
 from server.rounds import RoundLoop
 from server.state import RoundState, StateStore
+from server.transport import Answer, Connection, Ticket
 from simulations.benchmark.measurement import peak_resident_bytes
 
-Arrival = Literal["one by one", "all at once"]
-
 _MEGABYTE = 10**6
-PARTS: dict[str, tuple[int, tuple[int, ...], tuple[Arrival, ...]]] = {  # weights, sites, arrivals
-    "server": (250_000, (2, 32, 256), ("all at once",)),
-    "memory": (25_000_000, (2, 8, 64), ("one by one", "all at once")),
+PARTS: dict[str, tuple[int, tuple[int, ...]]] = {  # weights, sites
+    "server": (250_000, (2, 32, 256)),
+    "memory": (25_000_000, (2, 8, 64)),
 }
 
 
 def run(part: str, rounds: int) -> list[dict[str, Any]]:
     """Rows, see `table`: each case in a process of its own."""
-    weights, counts, arrivals = PARTS[part]
+    weights, counts = PARTS[part]
     rows = []
-    for arrival in arrivals:
-        for sites in counts:
-            print(f"{part}: {sites} sites, {arrival}", file=sys.stderr, flush=True)  # noqa: T201  # progress
-            rows.append({"part": part, **measure(sites, weights, rounds, arrival)})
+    for sites in counts:
+        print(f"{part}: {sites} sites", file=sys.stderr, flush=True)  # noqa: T201  # progress
+        rows.append({"part": part, **measure(sites, weights, rounds)})
     return rows
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """Lines. Peak: of the whole process; over idle: above what it held before the rounds."""
-    lines = [
-        f"{'part':8}{'arrival':13}{'sites':>6}{'model MB':>10}{'s a round':>11}{'peak MB':>9}{'over idle':>11}"
-    ]
+    lines = [f"{'part':8}{'sites':>6}{'model MB':>10}{'s a round':>11}{'peak MB':>9}{'over idle':>11}"]
     lines += [
-        f"{row['part']:8}{row['arrival']:13}{row['sites']:6}{row['model_bytes'] / _MEGABYTE:10.1f}"
+        f"{row['part']:8}{row['sites']:6}{row['model_bytes'] / _MEGABYTE:10.1f}"
         f"{np.median(row['seconds']):11.2f}{row['peak_bytes'] / _MEGABYTE:9.0f}"
         f"{(row['peak_bytes'] - row['idle_bytes']) / _MEGABYTE:11.0f}"
         for row in rows
@@ -59,69 +54,42 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def measure(sites: int, weights: int, rounds: int, arrival: Arrival) -> dict[str, Any]:
-    """Rounds of the server's own loop, transport and saving, in a fresh process."""
+def measure(sites: int, weights: int, rounds: int) -> dict[str, Any]:
+    """Rounds of the server's own loop and saving, in a fresh process."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         # Made here: what a site needs to encode is no part of the server's memory.
-        payload = encode(_model(weights, 1), {}, "float32").payload["encoded"]
-        np.save(folder / "reply.npy", payload)
+        arrays = encode(_model(weights, 1), {}, "float32").payload
+        reply = write_payload(Reply("S000", films=100, labelled=(100,), arrays=arrays), folder)
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=context) as pool:
-            return pool.submit(_serve, folder, sites, weights, rounds, arrival).result()
+            return pool.submit(_serve, folder, reply, sites, weights, rounds).result()
 
 
-class _Node(NamedTuple):
-    node_id: int
-    name: str
-    last_activated_at: str
+class _Answered:
+    """A transport to sites that answer every task with the same whole model, read afresh from disk for each reply."""
+
+    def __init__(self, folder: Path, reply: Payload, sites: Sequence[str]) -> None:
+        self._depot, self._reply = Depot(folder / "depot"), reply
+        self._connected = {site: Connection(number) for number, site in enumerate(sites)}
+        self._round = 0
+
+    def connected(self) -> dict[str, Connection]:
+        return self._connected
+
+    def send(self, task: Task, sites: dict[str, Connection], lifetime: float) -> list[Ticket]:  # noqa: ARG002
+        payload, self._round = self._depot.put_task(task), task.round
+        self._depot.remove_tasks(but={payload.sha256})
+        return [Ticket(site, site, sites[site], payload.size) for site in sites]
+
+    def receive(self, tickets: Sequence[Ticket]) -> Iterator[Answer]:
+        for ticket in tickets:
+            reply = replace(read_reply(self._reply.path, ""), site=ticket.site, round=self._round)
+            yield Answer(ticket, reply, self._reply.size)
+            del reply
 
 
-class _Grid:
-    """Sites that answer every task with the same whole model, read afresh from disk for each reply."""
-
-    def __init__(self, reply: Path, sites: tuple[str, ...], arrival: Arrival) -> None:
-        self._reply, self._sites, self._arrival = reply, sites, arrival
-        self._asked: dict[str, tuple[str, int]] = {}
-        self._sent = 0
-
-    def get_nodes(self) -> list[_Node]:
-        return [_Node(number, site, "") for number, site in enumerate(self._sites, 1)]
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        identifiers = []
-        for message in messages:
-            self._sent += 1
-            site = self._sites[message.metadata.dst_node_id - 1]
-            self._asked[str(self._sent)] = site, int(message.metadata.group_id)
-            identifiers.append(str(self._sent))
-        return identifiers
-
-    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Every reply that is ready, in one list, as Flower's own Grid gives them."""
-        ready = [identifier for identifier in message_ids if identifier in self._asked]
-        return [
-            self._answer(identifier) for identifier in ready[: 1 if self._arrival == "one by one" else None]
-        ]
-
-    def _answer(self, identifier: str) -> Message:
-        site, number = self._asked.pop(identifier)
-        reply = Reply(site, number, films=100, labelled=(100,))
-        content = RecordDict(
-            {
-                "reply": ConfigRecord({**reply.to_wire()}),
-                "arrays": ArrayRecord({"encoded": Array(np.load(self._reply))}),
-            }
-        )
-        # Flower's own transport makes replies so; its public ways want a run.
-        metadata = Metadata(1, "", 1, 1, identifier, "", 0.0, 1.0, "train")
-        message: Message = Message(content, metadata=metadata)  # type: ignore[call-overload]
-        return message
-
-
-def _serve(folder: Path, sites: int, weights: int, rounds: int, arrival: Arrival) -> dict[str, Any]:
-    # Flower sets these in the processes that it starts; a message cannot be made without.
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+def _serve(folder: Path, reply: Payload, sites: int, weights: int, rounds: int) -> dict[str, Any]:
     names = tuple(f"S{number:03}" for number in range(sites))
     config = FederationConfig.model_validate(
         {
@@ -133,12 +101,10 @@ def _serve(folder: Path, sites: int, weights: int, rounds: int, arrival: Arrival
     )
     state = RoundState(0, _model(weights, 0), ())
     model_bytes = sum(array.nbytes for array in state.arrays.values())
-    transport = FlowerTransport(cast(Grid, _Grid(folder / "reply.npy", names, arrival)), names)
-    loop = RoundLoop(transport, config, frozenset(), EventLog(folder / "events.jsonl"))
+    loop = RoundLoop(_Answered(folder, reply, names), config, frozenset(), EventLog(folder / "events.jsonl"))
     idle = peak_resident_bytes()
     state = loop.run(state, StateStore(folder, config).save)
     return {
-        "arrival": arrival,
         "sites": sites,
         "model_bytes": model_bytes,
         "seconds": [record["seconds"] for record in state.records],

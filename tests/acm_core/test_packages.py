@@ -13,7 +13,6 @@ import pytest
 import acm_core
 
 ROOT = Path(acm_core.__file__).parent
-LATER = {"bundle", "ended_tasks"}  # Flower's, on their way out of acm_core
 LISTING = (
     "acm_core",
     "acm_core.federated",
@@ -39,7 +38,7 @@ def test_a_package_names_each_of_its_modules_once(package: str) -> None:
     listed = [
         name for line in re.findall(r"^[- ] .*", text, re.MULTILINE) for name in re.findall(r"`(\w+)`", line)
     ]
-    assert set(listed) - {"pyproject"} == _inside(package) - LATER
+    assert set(listed) - {"pyproject"} == _inside(package)
 
 
 @pytest.mark.parametrize("package", LIGHT)

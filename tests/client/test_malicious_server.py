@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import struct
 import threading
 import time
@@ -24,31 +25,28 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, Metadata, RecordDict
-from flwr.app.message import make_message
+import safetensors.numpy
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.cli.build import build_fab_from_files
-from flwr.common.constant import ErrorCode
-from flwr.common.serde import recorddict_to_proto
-from flwr.proto.message_pb2 import ObjectTree
 from hospitals import FINDINGS, federation, site
 from loopback import Federation
 from processes import wait_for
 
-import server.superlink
 from acm_core.arrays import Arrays
 from acm_core.audit_events import BundleRefused, Left, TaskRefused
-from acm_core.audit_log import AuditLog, audit_folder, verify
-from acm_core.bundle import build_bundle
+from acm_core.audit_log import audit_folder, verify
 from acm_core.config import dump_config
 from acm_core.config.sections import FederationConfig
 from acm_core.config.site import SiteConfig
 from acm_core.federated import encoding
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
+from acm_core.federated.payload import read_reply
 from acm_core.nn import build_classifier
 from acm_core.privacy.ledger import ledger_folder
 from acm_core.privacy.ledger import verify as read_ledger
 from acm_core.training.weights import get_arrays
-from client.site_node import Guard
+from server.link import flower_internals
+from server.link.flower_internals import bundle as own_bundle
 from server.run_folder import RunFolder
 
 # Python runs this at the start of each of the server's processes; server.run and ServerApp alone are changed.
@@ -100,20 +98,22 @@ class Attempt:
     """A message to the site.
 
     Attributes:
-        content: made where it is sent.
+        content: the task's payload, made where it is sent.
         expected: the refusal; None for an answer.
-        heard: a ClientApp knows it for a task of round 1.
+        heard: the worker knows it for a task of round 1.
+        records: the message about it.
     """
 
     name: str
-    content: Callable[[], RecordDict]
+    content: Callable[[], bytes]
     expected: Refusal | None
     heard: bool = True
     message_type: str = "train"
+    records: Callable[[dict[str, Any]], RecordDict] = lambda said: RecordDict({"task": ConfigRecord(said)})
 
     @property
     def stopped_before(self) -> bool:
-        """The guard before the SuperNode answers, with an error of Flower's."""
+        """The gateway before the SuperNode keeps it, and nobody answers."""
         return self.message_type != "train" or self.name == "bundle"
 
     @property
@@ -126,40 +126,38 @@ class Attempt:
         return TaskRefused(run="test", round=1, task=TaskKind.TRAIN, reason=reason, policy=line)
 
 
-def records(wire: dict[str, Any], arrays: dict[str, Array]) -> RecordDict:
-    return RecordDict({"task": ConfigRecord(wire), "arrays": ArrayRecord(arrays)})
+def file(wire: dict[str, Any], arrays: Arrays) -> bytes:
+    return safetensors.numpy.save(arrays, {"acm_fed": json.dumps(wire)})
 
 
-def task(arrays: Arrays | None = None, **changes: Any) -> RecordDict:
+def task(arrays: Arrays | None = None, **changes: Any) -> bytes:
     """A well-formed one for a run with these changes."""
     asked = Task(TaskKind.TRAIN, 1, honest(**changes).model_dump_json())
-    return records(dict(asked.to_wire()), {name: Array(array) for name, array in (arrays or {}).items()})
+    return file(dict(asked.to_wire()), arrays or {})
 
 
-def odd(**changes: Any) -> RecordDict:
+def odd(**changes: Any) -> bytes:
     """The fields of a task, some of them changed."""
     asked = Task(TaskKind.TRAIN, 1, honest().model_dump_json())
-    return records({**asked.to_wire(), **changes}, {})
+    return file({**asked.to_wire(), **changes}, {})
 
 
-def undeclared_record() -> RecordDict:
-    content = task()
-    content["send"] = ConfigRecord({"fields": ["patient_id", "image"]})
-    return content
+def undeclared_record(said: dict[str, Any]) -> RecordDict:
+    about = ConfigRecord({"fields": ["patient_id", "image"]})
+    return RecordDict({"task": ConfigRecord(said), "send": about})
 
 
-def numpy_file(content: bytes) -> RecordDict:
-    """A task whose array is this file."""
-    asked = Task(TaskKind.TRAIN, 1, honest().model_dump_json())
-    array = Array(dtype="uint8", shape=(1,), stype="numpy.ndarray", data=content)
-    return records(dict(asked.to_wire()), {"encoded": array})
+def undeclared_word(said: dict[str, Any]) -> RecordDict:
+    return RecordDict({"task": ConfigRecord({**said, "fields": "patient_id"})})
 
 
-def huge_numpy_file() -> RecordDict:
-    file = io.BytesIO()
-    about = {"descr": "|u1", "fortran_order": False, "shape": (2**46,)}
-    np.lib.format.write_array_header_1_0(file, about)
-    return numpy_file(file.getvalue())
+def elsewhere(said: dict[str, Any]) -> RecordDict:
+    return RecordDict({"task": ConfigRecord({**said, "payload": "../../../../A/labels.csv"})})
+
+
+def huge() -> bytes:
+    head = json.dumps({"encoded": {"dtype": "U8", "shape": [2**46], "data_offsets": [0, 2**46]}}).encode()
+    return len(head).to_bytes(8, "little") + head
 
 
 class Pickled:
@@ -172,10 +170,8 @@ class Pickled:
         return os.mkdir, (str(self._marker),)
 
 
-def pickled(marker: Path) -> RecordDict:
-    file = io.BytesIO()
-    np.save(file, np.array([Pickled(marker)], object), allow_pickle=True)
-    return numpy_file(file.getvalue())
+def pickled(marker: Path) -> bytes:
+    return pickle.dumps(Pickled(marker))
 
 
 def model() -> Arrays:
@@ -186,7 +182,7 @@ def zeros() -> Arrays:
     return {name: np.zeros_like(array) for name, array in model().items()}
 
 
-def sent(arrays: Arrays) -> RecordDict:
+def sent(arrays: Arrays) -> bytes:
     """Arrays encoded as they are, under a header that says they are of the right names, shapes and dtypes."""
     encoding._check_finite = lambda *_: None
     payload = encoding.encode(arrays, {}, "float32").payload["encoded"].copy()
@@ -194,19 +190,19 @@ def sent(arrays: Arrays) -> RecordDict:
     return task({"encoded": payload})
 
 
-def changed(change: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]) -> RecordDict:
+def changed(change: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]) -> bytes:
     """All zeros, but for one array."""
     arrays = zeros()
     name = next(name for name, array in arrays.items() if array.ndim == 4)
     return sent({**arrays, name: change(arrays[name])})
 
 
-def renamed() -> RecordDict:
+def renamed() -> bytes:
     arrays = {f"other.{name}": array for name, array in zeros().items()}
     return task(encoding.encode(arrays, {}, "float32").payload)
 
 
-def bomb(*, claimed: int | None = None) -> RecordDict:
+def bomb(*, claimed: int | None = None) -> bytes:
     """64 GiB of zeros in 2 MB (RFC 8878: blocks of one repeated byte), by default under the size that is expected."""
     arrays = zeros()
     header = encoding.encode(arrays, {}, "float32").payload["encoded"][: encoding._HEADER.size].tobytes()
@@ -225,11 +221,13 @@ def attempts(marker: Path) -> list[Attempt]:
             for name in ("query", "train.anything", "evaluate.films", "system.shell")
         ),
         Attempt("undeclared field", lambda: odd(fields="patient_id,image"), Refusal.POLICY, heard=False),
-        Attempt("undeclared record", undeclared_record, Refusal.POLICY, heard=False),
+        Attempt("undeclared record", task, Refusal.POLICY, heard=False, records=undeclared_record),
+        Attempt("undeclared word", task, Refusal.POLICY, heard=False, records=undeclared_word),
+        Attempt("another file", task, Refusal.POLICY, heard=False, records=elsewhere),
         Attempt("undeclared task", lambda: odd(kind="export"), Refusal.POLICY, heard=False),
         Attempt("negative round", lambda: odd(round=-1), Refusal.POLICY, heard=False),
         Attempt("pickled code", lambda: pickled(marker), Refusal.POLICY, heard=False),
-        Attempt("64 TiB", huge_numpy_file, Refusal.POLICY, heard=False),
+        Attempt("64 TiB", huge, Refusal.POLICY, heard=False),
         Attempt("column", lambda: task(findings=[*FINDINGS, "patient_id"]), Refusal.POLICY_FINDINGS),
         Attempt("architecture", lambda: task(model={"architecture": "resnet34"}), Refusal.POLICY_MODEL),
         Attempt("film size", lambda: task(model={"image_size": 4096}), Refusal.POLICY_MODEL),
@@ -268,17 +266,12 @@ class Replies:
         self._folder = run / "replies"
         self._folder.mkdir(parents=True, exist_ok=True)
 
-    def write(self, name: str, message: Message | None) -> None:
-        told: dict[str, Any] = {"name": name, "error": None, "reply": None}
-        if message is not None and message.has_error():
-            told["error"] = message.error.reason
-        elif message is not None:
-            content = recorddict_to_proto(message.content).SerializeToString()
-            (self._folder / f"{name}.bin").write_bytes(content)
-            arrays = {key: array.numpy() for key, array in message.content.array_records["arrays"].items()}
-            told["reply"] = dict(message.content.config_records["reply"])
-            told["arrays"] = len(arrays)
-            told["sha256"], _ = Reply.from_wire(told["reply"], arrays).content
+    def write(self, name: str, reply: Reply | None) -> None:
+        told: dict[str, Any] = {"name": name, "reply": None}
+        if reply is not None:
+            told["reply"] = reply.to_wire()
+            told["arrays"] = len(reply.arrays)
+            told["sha256"], _ = reply.content
         with (self._folder / "told.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(told) + "\n")
 
@@ -311,26 +304,43 @@ class MaliciousRun:
 
     def _try(self, attempt: Attempt) -> None:
         node = self._transport.connected()["A"].node
-        message = Message(attempt.content(), dst_node_id=node, message_type=attempt.message_type, ttl=100)
-        grid = self._transport._grid
+        grid, depot, content = self._transport._grid, self._transport._depot, attempt.content()
+        digest = hashlib.sha256(content).hexdigest()
+        depot._tasks.mkdir(parents=True, exist_ok=True)
+        (depot._tasks / digest).write_bytes(content)
+        said = {"payload": digest, "bytes": len(content), "audit": ""}
+        message = Message(attempt.records(said), dst_node_id=node, message_type=attempt.message_type, ttl=100)
         (identifier,) = grid.push_messages([message])
-        until = time.monotonic() + 100
-        answer: list[Message] = []
-        while not answer and identifier and time.monotonic() < until:
+        depot.ring()
+        until = time.monotonic() + (10 if attempt.stopped_before else 100)
+        while not depot.answered(identifier) and time.monotonic() < until:
             time.sleep(0.05)
-            answer = list(grid.pull_messages([identifier]))
-        self._replies.write(attempt.name, answer[0] if answer else None)
+        reply = None
+        if depot.answered(identifier):
+            (answer,) = grid.pull_messages([identifier])
+            record = dict(answer.content.config_records["reply"])
+            reply = Reply("A", int(attempt.heard), record["refusal"], audit=record["audit"])
+            if not record["refusal"]:
+                path = depot.reply("A", record["payload"])
+                self._keep(attempt.name, path)
+                reply = read_reply(path, record["audit"])
+        self._replies.write(attempt.name, reply)
+
+    def _keep(self, name: str, payload: Path) -> None:
+        folder = self._run / "replies"
+        (folder / f"{name}.bin").write_bytes(payload.read_bytes())
 
 
 def hand_out_foreign_code(marker: str) -> None:
     """The first run of this server gets it; where a site runs it, it makes the folder `marker`."""
-    bundles = iter([foreign_bundle(Path(marker))])
-    server.superlink.build_bundle = lambda: next(bundles, build_bundle())  # type: ignore[attr-defined]
+    # Once for the log of server.run, and once for the run.
+    bundles = iter([foreign_bundle(Path(marker))] * 2)
+    flower_internals.bundle = lambda: next(bundles, own_bundle())
 
 
 def foreign_bundle(marker: Path) -> bytes:
     """The project's own name and version, and code of the server's."""
-    with zipfile.ZipFile(io.BytesIO(build_bundle())) as own:
+    with zipfile.ZipFile(io.BytesIO(own_bundle())) as own:
         files: dict[str, bytes | Path] = {
             name: own.read(name) for name in ("pyproject.toml", "LICENSE", "README.md")
         }
@@ -343,7 +353,7 @@ def foreign_bundle(marker: Path) -> bytes:
 
 
 class Watch:
-    """Waits, and meanwhile sees how much memory the site's ClientApps take at most.
+    """Waits, and meanwhile sees how much memory the site's worker takes at most.
 
     Attributes:
         peak: bytes of the largest.
@@ -357,7 +367,7 @@ class Watch:
         wait_for(lambda: self._look() or told in replies.read(), seconds, self._running.everything)
 
     def _look(self) -> bool:
-        for process in self._running.processes("[flwr-clientapp]"):
+        for process in self._running.processes("[acm-fed-worker]"):
             with contextlib.suppress(psutil.NoSuchProcess):
                 self.peak = max(self.peak, process.memory_info().rss)
         return False
@@ -390,17 +400,17 @@ def test_whatever_a_malicious_server_asks_is_refused_by_a_code_and_written_down(
     folder = running.folder
     client, watch = running.client("A"), Watch(running)
     with monkeypatch.context() as changed:
-        changed.setenv("PYTHONPATH", str(folder / "malice"))
+        changed.setenv("PYTHONPATH", str(folder / "malice"), prepend=os.pathsep)
         running.server()
     watch.until("bundle", 300)
-    nodes = running.processes("client.site_node")
+    nodes = running.processes("flower-supernode")
     watch.until("honest", 1200)
     now = datetime.now()
     closed = f"{now + timedelta(hours=2):%H:%M}-{now + timedelta(hours=3):%H:%M}"
     settings = permit(folder, hours=closed)
     (running.run / "after hours").touch()
     watch.until("hours", 60)
-    assert running.processes("client.site_node") == nodes
+    assert running.processes("flower-supernode") == nodes
     assert "started again" not in client.text()
     client.interrupt()
     assert client.wait(30) == 0
@@ -410,9 +420,8 @@ def test_whatever_a_malicious_server_asks_is_refused_by_a_code_and_written_down(
     for attempt in tried:
         back = told[attempt.name]
         if attempt.stopped_before:
-            assert (back["error"], back["reply"]) == ("refused", None), attempt.name
+            assert back["reply"] is None, attempt.name
             continue
-        assert back["error"] is None, back
         reply = replace(Reply.from_wire(back["reply"], {}), audit="")
         if attempt.expected is not None:
             assert reply == Reply("A", int(attempt.heard), attempt.expected.value), attempt.name
@@ -422,7 +431,7 @@ def test_whatever_a_malicious_server_asks_is_refused_by_a_code_and_written_down(
 
     events = [row.event for row in verify(audit_folder(settings.state)).rows]
     refused = [event for event in events if isinstance(event, TaskRefused | BundleRefused)]
-    own = hashlib.sha256(build_bundle()).hexdigest()
+    own = hashlib.sha256(own_bundle()).hexdigest()
     other = hashlib.sha256(foreign_bundle(folder / "marker")).hexdigest()
     assert refused == [
         BundleRefused(offered=other, own=own),
@@ -445,32 +454,3 @@ def test_whatever_a_malicious_server_asks_is_refused_by_a_code_and_written_down(
         if path.is_file():
             content = path.read_bytes()
             assert [secret for secret in secrets if secret.encode() in content] == [], path
-
-
-def test_flowers_own_error_leaves_without_its_text(tmp_path: Path) -> None:
-    text = f"No space left on device: {tmp_path}"
-    metadata = Metadata(1, "a" * 64, 42, 1, "b" * 64, "1", time.time(), 60.0, "train")
-    message = make_message(metadata, error=Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, text))
-    left: list[Any] = []
-
-    def send(*announced: Any) -> tuple[set[str], str]:
-        left.append(announced)
-        return {announced[0].metadata.message_id}, "session"
-
-    calls: list[Any] = [None] * 3
-    guard = Guard(
-        build_bundle(),
-        AuditLog(tmp_path),
-        42,
-        calls[0],
-        send,
-        *calls,
-        lambda *part: left.append(part),
-        calls[0],
-    )
-    assert guard.send(message, ObjectTree(object_id="a" * 64), 0.0) == (set(), "")
-    (told, tree, _), (_run, _session, identifier, content) = left
-    assert (told.error.reason, told.metadata.reply_to_message_id) == ("failed", "b" * 64)
-    assert identifier == tree.object_id == told.metadata.message_id != "a" * 64
-    assert b"failed" in content
-    assert str(tmp_path).encode() not in content

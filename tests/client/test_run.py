@@ -111,7 +111,7 @@ def test_another_server_with_another_authority_is_taken_up_while_it_runs(
         client.interrupt()
         assert client.wait(30) == 0
         logs = {path.name for path in settings.state.glob("*.log")}
-        assert logs >= {"client.log", "supernode.log", "superexec.log"}
+        assert logs >= {"client.log", "supernode.log", "worker.log"}
         written = {
             *settings.state.glob("*.log"),
             settings.state,

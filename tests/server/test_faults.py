@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def test_a_wrong_clock_is_said_and_a_right_one_connects(
             folder.mkdir()
             (folder / "sitecustomize.py").write_text(CLOCK.format(seconds=seconds), encoding="utf-8")
             with monkeypatch.context() as changed:
-                changed.setenv("PYTHONPATH", str(folder))
+                changed.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
                 wrong = running.client("A")
             wait_for(lambda text=said, site=wrong: text in site.text(), 60, running.everything)  # type: ignore[misc]
             assert "set this machine's clock by NTP" in wrong.text()

@@ -17,7 +17,7 @@ from acm_core.config.sections import ServerSection
 from acm_core.trust import certificates
 from server.authority import ServerState, ServerStateError, server_names
 
-SECRETS = ("ca.key", "server.key", "superexec.secret")
+SECRETS = ("ca.key", "server.key")
 
 
 @pytest.fixture
@@ -54,7 +54,6 @@ def test_it_makes_what_a_server_needs_and_shows_what_people_compare(joining: Joi
     assert f"{certificates.ends(state.certificate.read_bytes()):%Y-%m-%d}" in said.out
     assert "for fed.example.org, 10.0.0.5" in said.out
     assert "python -m server.run" in said.out
-    assert len(state.superexec_secret.read_bytes()) == 32
     assert "-----" not in said.out, "no key"
 
 
@@ -267,7 +266,7 @@ def test_secrets_that_others_can_read_are_refused(state: ServerState, name: str)
         state.expect_ready()
 
 
-@pytest.mark.parametrize("name", ["ca.crt", "server.crt", "server.key", "superexec.secret"])
+@pytest.mark.parametrize("name", ["ca.crt", "server.crt", "server.key"])
 def test_a_lost_file_is_named(state: ServerState, name: str) -> None:
     (state.folder / name).unlink()
     with pytest.raises(

@@ -44,7 +44,7 @@ def test_every_process_is_killed_in_a_round_of_its_own(running: Federation) -> N
     wait_for(lambda: f"round {number}: training" in running.log("A"), 200, running.everything)
     clients[0].kill_alone()
     server.kill_alone()
-    wait_for(lambda: running.processes("server.superlink_program") == [], 60, running.everything)
+    wait_for(lambda: running.processes("server.link.program") == [], 60, running.everything)
     time.sleep(1)
     clients[0] = running.client("A")
     server = running.server("--resume")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,11 @@ from server.run_folder import RunFolder
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 
-# Python runs this at the start of each of the site's processes; that of which ClientApps are forked is changed.
+# Python runs this at the start of each of the site's processes; its worker is changed.
 MALICE = """
 import sys
 
-if any("multiprocessing.forkserver" in argument for argument in sys.orig_argv):
+if "client.worker" in sys.orig_argv:
     import pickle
     from dataclasses import replace
     from pathlib import Path
@@ -33,10 +34,10 @@ if any("multiprocessing.forkserver" in argument for argument in sys.orig_argv):
     import numpy as np
     import zstandard
 
-    from acm_core.federated import encoding
-    from client import app, site_round
+    from acm_core.federated import encoding, payload
+    from client import site_round
 
-    honest, encode, kept = app.to_records, encoding.encode, Path(__file__).with_name("reply")
+    honest, encode, kept = payload.write_payload, encoding.encode, Path(__file__).with_name("reply")
     encoding._check_finite = lambda *_: None
 
     def well_formed(change, whole=False):
@@ -86,16 +87,16 @@ if any("multiprocessing.forkserver" in argument for argument in sys.orig_argv):
         10: lambda reply: replayed(reply, round=reply.round),
     }
 
-    def malicious(reply):
+    def malicious(reply, folder):
         if reply.report:
             reply = replace(reply, report=reply.report.replace(":", ": 1e999,", 1))
         elif reply.arrays and not reply.refusal:
             if reply.round == 1:
                 kept.write_bytes(pickle.dumps(reply))
             reply = ATTACKS[reply.round](reply)
-        return honest(reply)
+        return honest(reply, folder)
 
-    app.to_records = malicious
+    payload.write_payload = malicious
 """
 EXPECTED = [
     "not_finite",
@@ -123,7 +124,7 @@ def test_every_answer_of_a_malicious_site_is_refused_by_name(
         (tmp_path / "malice").mkdir()
         (tmp_path / "malice" / "sitecustomize.py").write_text(MALICE, encoding="utf-8")
         with monkeypatch.context() as changed:
-            changed.setenv("PYTHONPATH", str(tmp_path / "malice"))
+            changed.setenv("PYTHONPATH", str(tmp_path / "malice"), prepend=os.pathsep)
             running.client("B")
         assert running.server().wait(700) == 0, running.everything()
     finally:

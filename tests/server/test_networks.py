@@ -235,8 +235,8 @@ def test_a_link_of_one_megabit_carries_a_round_and_an_upload_that_was_interrupte
         f"to A {received / 1e6:.2f} MB until trained, {arrived - begun:.0f} s; from A {sent / 1e6:.2f} MB for a "
         f"reply of {taken[0].bytes / 1e6:.2f} MB, {seconds:.0f} s with 20 s of interruption"
     )
-    # What was on its way on two connections may go twice.
-    assert sent < 1.1 * taken[0].bytes + 2 * 2**20
+    # What was on its way goes twice, and packets have heads.
+    assert sent < 1.08 * taken[0].bytes + 2**18
     assert running.log("A").count("round 1: training") == 1
     wait_for(lambda: "round 1 done" in server.text(), 400, running.everything)
     network.fast("A")

@@ -23,12 +23,10 @@ WARM_UP = 8  # rounds of a process's life that say nothing about growth
 WATCHED = {
     "server.run": ("server.run",),
     "SuperLink": PROCESSES["SuperLink"],
-    "SuperExec of the server": PROCESSES["SuperExec of the server"],
     "ServerApp": PROCESSES["ServerApp"],
     "client.run of B": ("client.run", "--site=B"),
-    "SuperNode of B": ("client.site_node", "state/B"),
-    "SuperExec of B": ("-m client.superexec", "state/B"),
-    "fork server of B": ("[python", "multiprocessing.forkserver", "state/B"),
+    "SuperNode of B": ("flower-supernode", "state/B"),
+    "worker of B": ("[acm-fed-worker]", "sites/B.yaml"),
 }
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(300 + 120 * ROUNDS)]
@@ -77,12 +75,7 @@ class Disturbed:
 
     def faults(self, chance: random.Random, *, of_the_server: bool) -> list[tuple[str, Callable[[], None]]]:
         """Everything that can happen to site A and the links and, where asked, to the server's processes."""
-        kills = [
-            name
-            for name in PROCESSES
-            if of_the_server
-            or name in {"SuperNode", "SuperExec of a site", "fork server of a site", "ClientApp"}
-        ]
+        kills = [name for name in PROCESSES if of_the_server or name in {"SuperNode", "worker", "ClientApp"}]
         faults: list[tuple[str, Callable[[], None]]] = [
             (f"{name} killed", lambda name=name: self.kill(name))  # type: ignore[misc]
             for name in kills
@@ -188,10 +181,10 @@ def quarters(samples: Sequence[float]) -> tuple[float, float]:
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """Bytes of all files there: the SuperLink's database with its journal, and the rest."""
-    found = {"the SuperLink's database": 0, "all else": 0}
+    """Bytes of all files there: the depot's, and the rest."""
+    found = {"the depot": 0, "all else": 0}
     for path in folder.rglob("*"):
         with contextlib.suppress(FileNotFoundError):
-            part = "the SuperLink's database" if path.name.startswith("state.db") else "all else"
+            part = "the depot" if "depot" in path.parts else "all else"
             found[part] += path.stat().st_size if path.is_file() else 0
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import ssl
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,12 +11,27 @@ from pathlib import Path
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Message, RecordDict
-from flwr.common.constant import NOOP_FLWR_AID, SUPERLINK_NODE_ID
-from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
-from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
-from flwr.supercore.object_store.sql_object_store import SqlObjectStore
+from flwr.app.message import remove_content_from_message
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.common.serde import message_to_proto, run_from_proto
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesRequest,
+    PushMessagesResponse,
+)
+from flwr.proto.message_pb2 import PushObjectRequest, PushObjectResponse
+from flwr.proto.node_pb2 import Node
+from flwr.proto.runtime_pb2 import PullTaskInputRequest
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (
+    make_confirm_message_received_fn_protobuf,
+    make_pull_object_fn_protobuf,
+)
+from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.task_identity import TaskIdentity
-from flwr.superlink.federation.noop_federation_manager import NoOpFederationManager
+from flwr.superlink.grid.http_grid import HttpGrid
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
@@ -27,9 +43,13 @@ from acm_core.config.sections import FederationConfig, ServerSection
 from acm_core.processes import free_port
 from acm_core.trust import keys
 from acm_core.trust.enrolment import Answer, Request
+from client.link.depot import Depot
+from client.membership import Membership
 from server.authority import ServerState
+from server.link.flower_internals import Steering
+from server.link.gates import CONTROL_HEADER
+from server.link.superlink import SuperLink
 from server.registry import Registry
-from server.superlink import SuperLink
 
 
 def found_federation(folder: Path, sites: Iterable[str], ports: Mapping[str, int] | None = None) -> None:
@@ -97,33 +117,98 @@ class Consortium:
         self.link.stop()
 
 
-def begun(consortium: Consortium) -> tuple[SqlLinkState, int, str]:
-    """A run that goes on, with this process for its server application: the SuperLink's state, the run, its token."""
-    database = str(consortium.state.folder / "superlink" / "state.db")
-    objects = SqlObjectStore(database)
-    objects.initialize()
-    state = SqlLinkState(database, NoOpFederationManager(), objects)
-    state.initialize()
-    with state.session():  # before the SuperExec sees it
-        run = state.create_run(
-            None, None, "0" * 64, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
+def begun(consortium: Consortium) -> HttpGrid:
+    """The Grid of a run that goes on, with this process for its server application."""
+    settings = json.loads(
+        (consortium.state.folder / "superlink" / "settings.json").read_text(encoding="utf-8")
+    )
+    steering = Steering(consortium.link.loopback, {CONTROL_HEADER: settings["secret"]})
+    run = steering.start_run()
+    token = steering.acquire()
+    assert token is not None
+    steering.close()
+    grid = HttpGrid(consortium.link.loopback, insecure=True, token=token)
+    task = grid._runtime_client.PullTaskInput(PullTaskInputRequest())
+    assert task.run.run_id == run
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run, SUPERLINK_NODE_ID, task.task_id
+    grid.set_run(run_from_proto(task.run))
+    return grid
+
+
+class ScriptedSite:
+    """A registered site that sends what it likes.
+
+    Attributes:
+        depot: as the site reaches it.
+    """
+
+    def __init__(self, consortium: Consortium, name: str) -> None:
+        self.name, self.key = name, consortium.keys[name]
+        self.client = consortium.fleet(self.key)
+        key = public_key_to_bytes(self.key.public_key())
+        self.node = Node(
+            node_id=self.client.ActivateNode(
+                ActivateNodeRequest(public_key=key, heartbeat_interval=300)
+            ).node_id
         )
-        task = state.get_run_info(run_ids=[run])[0].primary_task_id
-        assert task is not None
-        token = state.claim_task(task)
-        assert token is not None
-        assert state.activate_task(task)
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run, SUPERLINK_NODE_ID, task
-    return state, run, token
+        folder = consortium.state.folder.parent
+        membership = Membership(
+            folder, folder / f"{name}.key", consortium.state.authority, consortium.address, "test"
+        )
+        self.depot = Depot(name, membership)
 
+    def task(self) -> Message:
+        """The task that waits for it, taken whole."""
+        given = self.client.PullMessages(PullMessagesRequest(node=self.node))
+        (tree,), run = given.message_object_trees, given.messages_list[0].metadata.run_id
+        task = pull_and_inflate_object_from_tree(
+            tree,
+            make_pull_object_fn_protobuf(self.client.PullObject, self.node, run),
+            make_confirm_message_received_fn_protobuf(self.client.ConfirmMessageReceived, self.node, run),
+            return_type=Message,
+        )
+        task.metadata.__dict__["_message_id"] = tree.object_id
+        return task
 
-def asked(consortium: Consortium, nodes: dict[str, int]) -> dict[str, Message]:
-    """A run that goes on, in which each site has been asked for a reply."""
-    state, _, _ = begun(consortium)
-    messages = {}
-    for site, node in nodes.items():
-        message = Message(RecordDict(), dst_node_id=node, message_type="train")
-        message.metadata.__dict__["_message_id"] = message.object_id
-        assert state.store_message_ins(message) is not None
-        messages[site] = message
-    return messages
+    def ask_in_vain(self) -> None:
+        """Ask for something to do, and hang up when there is nothing at once."""
+        with contextlib.suppress(httpx.ReadTimeout):
+            self.client._client.timeout = 0.5
+            assert not self.client.PullMessages(PullMessagesRequest(node=self.node)).messages_list
+        self.client._client.timeout = 30
+
+    def answer(self, task: Message, records: RecordDict) -> Message:
+        """A reply to a task, not sent yet."""
+        reply = Message(records, reply_to=task)
+        reply.metadata.__dict__["_src_node_id"] = self.node.node_id
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        return reply
+
+    def announce(self, reply: Message) -> PushMessagesResponse:
+        return self.client.PushMessages(self.announcement(reply))
+
+    def announcement(self, reply: Message) -> PushMessagesRequest:
+        return PushMessagesRequest(
+            node=self.node,
+            messages_list=[message_to_proto(remove_content_from_message(reply))],
+            message_object_trees=[get_object_tree(reply)],
+        )
+
+    def push(self, run: int, session: str, name: str, content: bytes) -> PushObjectResponse:
+        return self.client.PushObject(
+            PushObjectRequest(
+                node=self.node, run_id=run, session_id=session, object_id=name, object_content=content
+            )
+        )
+
+    def send(self, task: Message, records: RecordDict) -> None:
+        """Announce a reply, and push its parts."""
+        reply = self.answer(task, records)
+        announced = self.announce(reply)
+        for name, part in get_all_nested_objects(reply).items():
+            if name in announced.objects_to_push:
+                self.push(task.metadata.run_id, announced.session_id, name, part.deflate())
+
+    def end(self) -> None:
+        self.client.close()
+        self.depot.close()

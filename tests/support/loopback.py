@@ -15,13 +15,11 @@ from acm_core.processes import free_port
 
 # At the server; at site A. All of them are kept running by the two commands.
 PROCESSES = {
-    "SuperLink": ("server.superlink_program",),
-    "SuperExec of the server": ("server.superexec", "server_state"),
+    "SuperLink": ("server.link.program",),
     "ServerApp": ("flwr-serverapp",),
-    "SuperNode": ("client.site_node", "state/A"),
-    "SuperExec of a site": ("-m client.superexec", "state/A"),
-    "fork server of a site": ("[python", "multiprocessing.forkserver", "state/A"),
-    "ClientApp": ("[flwr-clientapp]",),
+    "SuperNode": ("flower-supernode", "state/A"),
+    "worker": ("[acm-fed-worker]", "sites/A.yaml"),
+    "ClientApp": ("flwr-clientapp", "state/A"),
 }
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from acm_core.processes import usable_cores
-from simulations.benchmark import app_start, over_tls, server_round, simulated_run
+from simulations.benchmark import next_task, over_tls, server_round, simulated_run
 
 
-@pytest.mark.parametrize("arrival", ["one by one", "all at once"])
-def test_every_round_takes_all_sites(arrival: server_round.Arrival) -> None:
-    row = server_round.measure(3, 10_000, 2, arrival)
+def test_every_round_takes_all_sites() -> None:
+    row = server_round.measure(3, 10_000, 2)
     assert len(row["seconds"]) == 2
     assert row["model_bytes"] == 40_000
     assert row["peak_bytes"] >= row["idle_bytes"] > 0
@@ -23,21 +19,10 @@ def test_every_round_takes_all_sites(arrival: server_round.Arrival) -> None:
     assert lines[1].split()[0] == "server"
 
 
-@pytest.mark.slow
-def test_a_forked_process_has_everything_imported(tmp_path: Path) -> None:
-    """As a command of its own: this process has perhaps a fork server that imported something else."""
-    output = tmp_path / "start.json"
-    command = ["simulations.benchmark", "federation", "--only", "start", "--rounds", "1"]
-    done = subprocess.run(
-        [sys.executable, "-m", *command, "--output", str(output)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(output.read_text(encoding="utf-8"))["rows"]
-    assert [row["contender"] for row in rows] == ["forked", "started"]
-    assert all(len(row["seconds"]) == 1 for row in rows)
-    lines = app_start.table([{**row, "ratio": tuple(row["ratio"])} for row in rows])
-    assert [line.split()[0] for line in lines] == ["a", "forked", "started", "forked"]
-    assert lines[-1] in done.stdout
+def test_a_task_begins_with_open_films_and_with_films_read_anew(tmp_path: Path) -> None:
+    row = next_task.measure(tmp_path, 40, 2)
+    assert [len(row[name]) for name in ("open", "anew")] == [2, 2]
+    assert next_task.table([row])[1].split()[0] == "40"
 
 
 @pytest.mark.slow

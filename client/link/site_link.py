@@ -1,0 +1,173 @@
+"""What holds a site's connection: gateway, SuperNode, worker, and a ClientApp for each message."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import queue
+import secrets
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from acm_core.audit_events import ClientStarted, ClientStopped
+from acm_core.audit_log import AuditError, AuditLog, audit_folder
+from acm_core.config.site import SiteConfig
+from acm_core.files import write_private
+from acm_core.processes import Child, KeptChild, free_port
+from client.link.flower_internals import Tasks, own_bundle
+from client.link.gateway import Gateway
+from client.link.worker_call import SITE_FILE_VARIABLE
+from client.membership import Membership, NotEnrolledError, read_joining
+from client.policy import permits_digest
+
+log = logging.getLogger("acm_fed.client")
+
+
+class SiteLink:
+    """A member's connection to its server, from `__init__` to `stop`; `tend` is to be called all the time.
+
+    A ClientApp that ended without its answer, a message that was lost, a reply that was not taken: in each case the
+    SuperNode begins anew, and the server, to which that is another connection, asks again.
+
+    Args:
+        path: of the site's file.
+        worker: the module that does the tasks.
+
+    Raises:
+        BlockingIOError: another process holds this site's connection.
+    """
+
+    def __init__(
+        self, site: SiteConfig, membership: Membership, path: Path, *, worker: str = "client.worker"
+    ) -> None:
+        self._site, self._membership, self._path = site, membership, path
+        self._joining = read_joining(membership.folder)
+        self._audit = AuditLog(audit_folder(site.state))
+        self._lock = os.open(membership.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._bundle = own_bundle()
+        self._secret = secrets.token_bytes(32)
+        self._secret_file = membership.folder / "superexec.secret"
+        write_private(self._secret_file, self._secret)
+        self._troubles: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._applications: list[Child] = []
+        self._worker = KeptChild(
+            "worker", [sys.executable, "-m", worker, str(path)], site.state / "worker.log", {}
+        )
+        self._connect()
+
+    def note_start(self) -> None:
+        """Write down what this site lets the server have run, and what its file permits."""
+        self._audit.append(
+            ClientStarted(
+                site=self._site.site,
+                version=version("acm-fed"),
+                bundle=self._bundle.sha256,
+                policy=permits_digest(self._site),
+            )
+        )
+
+    def tend(self) -> list[str]:
+        """Start what has ended again and the ClientApps that are wanted; returns what a person should know."""
+        said = []
+        if self._worker.tend():
+            said.append("the process that does this site's tasks ended; started again")
+        if self._node.tend():
+            said.append("Flower's SuperNode ended; started again")
+        if not self._gateway.runs:
+            self._disconnect()
+            self._connect()
+        self._look_at_applications()
+        trouble = None
+        with contextlib.suppress(queue.Empty):
+            while True:
+                trouble = self._troubles.get_nowait()
+        if trouble is not None:
+            log.error("%s: this site connects anew", trouble)
+            self._end_applications()
+            self._node.stop()
+        elif (token := self._tasks.acquire()) is not None:
+            self._start_application(token)
+        return said
+
+    def renewed(self) -> Membership | None:
+        """The membership that client.enrol has installed meanwhile, to which this has connected anew; else None."""
+        try:
+            joining = read_joining(self._membership.folder)
+            if joining == self._joining:
+                return None
+            membership = Membership.load(self._site)
+        except NotEnrolledError:
+            return None  # it is not through with it: what was there goes on
+        self._joining, self._membership = joining, membership
+        self._disconnect()
+        self._connect()
+        return membership
+
+    def stop(self) -> None:
+        """End everything."""
+        with contextlib.suppress(AuditError):
+            self._audit.append(ClientStopped())
+        self._disconnect()
+        self._worker.stop()
+        os.close(self._lock)
+
+    def _connect(self) -> None:
+        membership, state = self._membership, self._site.state
+        self._gateway = Gateway(
+            membership.address,
+            membership.authority,
+            membership.folder,
+            self._bundle,
+            self._audit,
+            self._troubles.put,
+        )
+        runtime = f"127.0.0.1:{free_port()}"
+        self._tasks = Tasks(runtime, self._secret)
+        self._runtime = runtime
+        node = ["flower-supernode", "--superlink", self._gateway.address, "--isolation", "process"]
+        node += ["--root-certificates", str(self._gateway.own_authority)]
+        node += ["--host", "127.0.0.1", "--port", runtime.rpartition(":")[2]]
+        node += ["--auth-supernode-private-key", str(membership.key)]
+        node += ["--superexec-auth-secret-file", str(self._secret_file)]
+        self._node = KeptChild("SuperNode", node, state / "supernode.log", self._environment)
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        # What a proxy is asked for is the gateway's business.
+        direct = ",".join(filter(None, ("127.0.0.1", os.environ.get("NO_PROXY", os.environ.get("no_proxy")))))
+        return {
+            "FLWR_HOME": str(self._site.state / "flower"),
+            "NO_PROXY": direct,
+            "no_proxy": direct,
+            SITE_FILE_VARIABLE: str(self._path),
+        }
+
+    def _disconnect(self) -> None:
+        self._end_applications()
+        self._node.stop()
+        self._tasks.close()
+        self._gateway.stop()
+
+    def _start_application(self, token: str) -> None:
+        command = ["flwr-clientapp", "--runtime-api-address", self._runtime, "--insecure"]
+        command += ["--parent-pid", str(os.getpid()), "--token-file"]
+        application = Child(command, self._site.state / "clientapp.log", self._environment, secret=token)
+        self._applications.append(application)
+
+    def _look_at_applications(self) -> None:
+        running = []
+        for application in self._applications:
+            if (code := application.exit_code) is None:
+                running.append(application)
+            elif code:
+                self._troubles.put(f"the process that carries the server's task ended with {code}")
+        self._applications = running
+
+    def _end_applications(self) -> None:
+        for application in self._applications:
+            application.stop()
+        self._applications = []

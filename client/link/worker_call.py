@@ -1,0 +1,116 @@
+"""How a ClientApp has this site's worker do a task: one line there and one back, over a socket in the site's state.
+
+The payloads lie as files beside the socket, under their SHA-256: `tasks/` and `replies/`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NoReturn
+
+from acm_core.audit_events import Sha256
+from acm_core.federated.messages import Refusal
+from acm_core.federated.payload import Payload
+from acm_core.hash_chain import Strict
+
+SITE_FILE_VARIABLE = "ACM_FED_SITE_FILE"
+"""In a ClientApp's environment: where the site's own file is."""
+SOCKET = "worker.sock"
+_START_SECONDS, _PAUSE = 60.0, 0.1
+_MOST_BYTES = 2**16
+
+
+class WorkerLostError(RuntimeError):
+    """The worker ended before it answered."""
+
+
+class Order(Strict):
+    """What is to be done: the task's digest, and the head of the server's audit log, "" without one."""
+
+    task: Sha256
+    audit: Sha256 | str = ""
+
+
+class Done(Strict):
+    """What came of it: the reply's digest, or the code of a refusal, and the head of this site's audit log."""
+
+    reply: Sha256 | Literal[""] = ""
+    bytes: int = 0
+    refusal: Refusal | Literal[""] = ""
+    audit: str = ""
+
+    def payload(self, folder: Path) -> Payload:
+        """The reply's file below the link's folder."""
+        return Payload(folder / "replies" / self.reply, self.bytes)
+
+
+def link_folder(state: Path) -> Path:
+    """Where a site keeps what is on its way."""
+    return state / "link"
+
+
+def ask_worker(state: Path, order: Order) -> Done:
+    """Have the worker do a task; it is waited for as long as that takes.
+
+    Raises:
+        WorkerLostError: it is not there within a minute, or ended before it answered.
+    """
+    with _connected(link_folder(state)) as connection:
+        line = b""
+        with contextlib.suppress(OSError):
+            connection.sendall(order.model_dump_json().encode() + b"\n")
+            line = _read_line(connection)
+    if not line:
+        raise WorkerLostError("the process that does this site's tasks ended before it answered")
+    return Done.model_validate_json(line)
+
+
+def serve_orders(state: Path, do: Callable[[Order], Done]) -> NoReturn:
+    """Do what ClientApps order, one after another, until the process ends."""
+    folder = link_folder(state)
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(folder)  # a socket's path has at most 108 bytes, and a state folder's may have more
+    Path(SOCKET).unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(SOCKET)
+        listener.listen()
+        while True:
+            connection, _ = listener.accept()
+            # One whose ClientApp has gone keeps what was found: the task comes again.
+            with connection, contextlib.suppress(OSError):
+                if line := _read_line(connection):
+                    done = do(Order.model_validate_json(line))
+                    connection.sendall(done.model_dump_json().encode() + b"\n")
+
+
+def _read_line(connection: socket.socket) -> bytes:
+    """What came until the end of a line, or b"" where the other side hung up before."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        piece = connection.recv(_MOST_BYTES)
+        if not piece or len(line) > _MOST_BYTES:
+            return b""
+        line += piece
+    return bytes(line)
+
+
+def _connected(folder: Path) -> socket.socket:
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(folder)  # as above
+    until = time.monotonic() + _START_SECONDS
+    while True:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(SOCKET)
+        except OSError:
+            connection.close()
+            if time.monotonic() > until:
+                raise WorkerLostError("the process that does this site's tasks is not there") from None
+            time.sleep(_PAUSE)
+        else:
+            return connection
