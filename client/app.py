@@ -19,11 +19,11 @@ from acm_core.federated.messages import MessageError, Refusal
 from acm_core.processes import end_with_parent
 from acm_core.trust import keys
 from acm_core.trust.signatures import sign_reply
-from client.audited import refuse_unread
 from client.link.depot import Depot, DepotError, TaskOverError
 from client.link.worker_call import SITE_FILE_VARIABLE, Done, Order, ask_worker, link_folder
-from client.membership import Membership
-from client.site_log import open_site_log
+from client.round.audited import refuse_unread
+from client.site.membership import Membership
+from client.site.site_log import open_site_log
 
 log = logging.getLogger("acm_fed.client")
 

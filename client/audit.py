@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acm_core.files import keep_files_private
-from client.site_arguments import add_site_arguments
+from client.site.site_arguments import add_site_arguments
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from acm_core.config.loading import ConfigError, load_config
     from acm_core.config.sections import FederationConfig
-    from client.site_file import SiteFileError, load_site_file
+    from client.site.site_file import SiteFileError, load_site_file
 
     try:
         site = load_site_file(options.sites, options.site)
@@ -83,7 +83,7 @@ def _test(site: str, path: Path, config: FederationConfig, policy: SitePrivacy) 
     from acm_core.privacy.loop_test import Claim, check_loop
     from acm_core.privacy.network_test import check_network
     from acm_core.privacy.training import Mechanism
-    from client.kept_models import SiteRun
+    from client.round.kept_models import SiteRun
 
     privacy = config.privacy
     if privacy is None:

@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from acm_core.audit_commands import EXIT_CODES, WRONG, add_commands, answer
-from client.site_arguments import add_site_arguments
+from client.site.site_arguments import add_site_arguments
 
 
 def read_log(arguments: list[str]) -> int:
@@ -26,7 +26,7 @@ def read_log(arguments: list[str]) -> int:
 
     from acm_core.audit_log import audit_folder
     from acm_core.config.loading import ConfigError
-    from client.site_file import SiteFileError, load_site_file
+    from client.site.site_file import SiteFileError, load_site_file
 
     try:
         site = load_site_file(options.sites, options.site)

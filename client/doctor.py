@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acm_core.files import keep_files_private
-from client.check import Check
-from client.site_arguments import add_site_arguments
+from client.site.check import Check
+from client.site.site_arguments import add_site_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from acm_core.config.sections import FederationConfig
     from acm_core.config.site import SiteConfig
-    from client.membership import Membership
+    from client.site.membership import Membership
 
 _WIDTH = 160
 _LEAST_GIGABYTES = 5.0
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _checks(site: SiteConfig, config: FederationConfig | None) -> Iterator[Check]:
     from client.link.connection import examine
-    from client.membership import Membership, NotEnrolledError
+    from client.site.membership import Membership, NotEnrolledError
 
     yield _versions()
     yield from _films(site)
@@ -149,8 +149,8 @@ def _membership(membership: Membership) -> Check:
 def _policy(site: SiteConfig, config: FederationConfig) -> Check:
     from datetime import datetime
 
-    from client.policy import expect_permitted, permitted_privacy
-    from client.refusal import RefusedError
+    from client.round.policy import expect_permitted, permitted_privacy
+    from client.round.refusal import RefusedError
 
     if site.site not in config.federation.sites:
         return Check(

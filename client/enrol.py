@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acm_core.files import keep_files_private
-from client.site_arguments import add_site_arguments
+from client.site.site_arguments import add_site_arguments
 
 if TYPE_CHECKING:
     from acm_core.config.site import SiteConfig
     from acm_core.trust.enrolment import Answer
     from acm_core.trust.keys import SiteKey
-    from client.membership import Joining
+    from client.site.membership import Joining
 
 OK, FAILED, WRONG = 0, 1, 2
 _LATER = (
@@ -77,7 +77,7 @@ def _ask(site: SiteConfig, chosen: str, server: str) -> int:
     from acm_core.trust import keys
     from acm_core.trust.address import split_address
     from acm_core.trust.enrolment import Request
-    from client.membership import Joining, key_file, membership_folder, read_joining, write_joining
+    from client.site.membership import Joining, key_file, membership_folder, read_joining, write_joining
 
     split_address(server)
     folder = membership_folder(site)
@@ -120,7 +120,7 @@ def _install(site: SiteConfig, chosen: str, path: Path, compared: str | None) ->
     from acm_core.audit_log import AuditLog, audit_folder
     from acm_core.trust import keys
     from acm_core.trust.enrolment import Answer
-    from client.membership import NotEnrolledError, install, key_file, membership_folder, read_joining
+    from client.site.membership import NotEnrolledError, install, key_file, membership_folder, read_joining
 
     folder = membership_folder(site)
     joining = read_joining(folder)

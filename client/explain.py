@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from acm_core.files import keep_files_private
-from client.site_arguments import add_model_argument, add_site_arguments
+from client.site.site_arguments import add_model_argument, add_site_arguments
 
 OK, NO_FILM, WRONG = 0, 1, 2
 
@@ -53,8 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
     from acm_core.data.set_aside import FilmSetAside
     from acm_core.deployment import DeploymentError
     from acm_core.training.weights import ModelMismatchError
-    from client.explain_page import NoFilmsError, write_page
-    from client.site_file import SiteFileError, load_site_file
+    from client.model_use.explain_page import NoFilmsError, write_page
+    from client.site.site_file import SiteFileError, load_site_file
 
     try:
         site = load_site_file(options.sites, options.site)

@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from acm_core.files import keep_files_private
-from client.site_arguments import add_model_argument, add_site_arguments
+from client.site.site_arguments import add_model_argument, add_site_arguments
 
 OK, FAILED, WRONG = 0, 1, 2
 
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     from acm_core.deployment import CARD, DeploymentError, load_model
     from acm_core.export import ExportError, write_forms
     from acm_core.training.weights import ModelMismatchError
-    from client.site_file import SiteFileError, load_site_file
+    from client.site.site_file import SiteFileError, load_site_file
 
     try:
         load_site_file(options.sites, options.site)

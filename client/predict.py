@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from acm_core.files import keep_files_private
-from client.site_arguments import add_model_argument, add_site_arguments
+from client.site.site_arguments import add_model_argument, add_site_arguments
 
 OK, SET_ASIDE, WRONG, INTERRUPTED = 0, 1, 2, 130
 
@@ -42,8 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     from acm_core.deployment import DeploymentError
     from acm_core.processes import interruptible
     from acm_core.training.weights import ModelMismatchError
-    from client.prediction import PredictionError, predict_folder
-    from client.site_file import SiteFileError, load_site_file
+    from client.model_use.prediction import PredictionError, predict_folder
+    from client.site.site_file import SiteFileError, load_site_file
 
     try:
         site = load_site_file(options.sites, options.site)

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acm_core.files import keep_files_private
-from client.site_arguments import add_site_arguments
+from client.site.site_arguments import add_site_arguments
 
 if TYPE_CHECKING:
     from acm_core.config.site import SiteConfig
     from acm_core.data.intake.intake import Progress
-    from client.preflight_summary import Summary
+    from client.intake_page.summary import Summary
 
 OK, ACT, WRONG, NO_FILMS, INTERRUPTED = 0, 1, 2, 3, 130
 FORMAT = "acm-fed.preflight/1"
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     from acm_core.config.loading import ConfigError
     from acm_core.data.label_file import LabelError
     from acm_core.processes import interruptible
-    from client.site_file import SiteFileError, load_site_file
+    from client.site.site_file import SiteFileError, load_site_file
 
     as_json = options.format == "json"
     try:
@@ -84,8 +84,8 @@ def _look_through(site: SiteConfig, image_size: int | None, workers: int | None,
     from acm_core.data.intake.journal import Journal
     from acm_core.data.splits import load_or_create_salt
     from acm_core.files import own_folder, write_text_atomically
-    from client.preflight_page import render_page
-    from client.preflight_summary import summarise
+    from client.intake_page.page import render_page
+    from client.intake_page.summary import summarise
 
     own_folder(site.state)
     folder = intake_folder(site)

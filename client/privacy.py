@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acm_core.files import keep_files_private
-from client.site_arguments import add_site_arguments
+from client.site.site_arguments import add_site_arguments
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from acm_core.config.loading import ConfigError, load_config
     from acm_core.config.sections import FederationConfig
-    from client.site_file import SiteFileError, load_site_file
+    from client.site.site_file import SiteFileError, load_site_file
 
     try:
         site = load_site_file(options.sites, options.site)
@@ -266,8 +266,8 @@ def _show_releases(console: Console, policy: SitePrivacy, record: Record) -> Non
 def _show_plan(console: Console, policy: SitePrivacy, record: Record, config: FederationConfig) -> int:
     from acm_core.privacy.accounting import Plan, epsilon, filtered_epsilon
     from acm_core.privacy.chain import LedgerError
-    from client.expected_accuracy import ExpectedAccuracy
-    from client.kept_models import SiteRun
+    from client.round.kept_models import SiteRun
+    from client.site.expected_accuracy import ExpectedAccuracy
 
     if config.privacy is None:
         return _verdict(

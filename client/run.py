@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acm_core.files import keep_files_private
-from client.site_arguments import add_site_arguments
+from client.site.site_arguments import add_site_arguments
 
 if TYPE_CHECKING:
     from acm_core.config.site import SiteConfig
-    from client.membership import Membership
+    from client.site.membership import Membership
 
 _POLL_SECONDS = 0.1
 _LOOK_SECONDS = 5.0
@@ -35,8 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     from acm_core.config.loading import ConfigError
-    from client.membership import Membership, NotEnrolledError
-    from client.site_file import SiteFileError, load_site_file
+    from client.site.membership import Membership, NotEnrolledError
+    from client.site.site_file import SiteFileError, load_site_file
 
     try:
         site = load_site_file(options.sites, options.site)
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _serve(site: SiteConfig, membership: Membership, path: Path) -> int:
     from acm_core.audit_log import AuditError
     from acm_core.processes import OFFLINE, interruptible
-    from client.site_log import LOG_NAME, LogTail, open_site_log
+    from client.site.site_log import LOG_NAME, LogTail, open_site_log
 
     open_site_log(site.state)
     tail = LogTail(site.state / LOG_NAME)

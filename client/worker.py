@@ -15,12 +15,12 @@ from acm_core.federated.messages import MessageError, Refusal, Reply, Task
 from acm_core.federated.payload import read_reply, read_task, write_payload
 from acm_core.files import keep_files_private
 from acm_core.processes import end_with_parent, keep_freed_memory, name_process
-from client.audited import answer_audited, refuse_unread
 from client.link.worker_call import Done, Order, link_folder, serve_orders
-from client.open_films import OpenFilms
-from client.policy import permits_digest
-from client.site_log import open_site_log
-from client.site_round import SiteRound
+from client.round.audited import answer_audited, refuse_unread
+from client.round.open_films import OpenFilms
+from client.round.policy import permits_digest
+from client.round.site_round import SiteRound
+from client.site.site_log import open_site_log
 
 log = logging.getLogger("acm_fed.client")
 

@@ -33,8 +33,8 @@ def main(arguments: list[str]) -> int:
 def _server() -> str:
     from acm_core.config.loading import load_config
     from acm_core.config.sections import FederationConfig
-    from server.authority import ServerState, server_names
-    from server.command import add_run_options, add_state_option
+    from server.console.command import add_run_options, add_state_option
+    from server.consortium.authority import ServerState, server_names
 
     parser = argparse.ArgumentParser()
     add_run_options(parser, "configs/federation.yaml")
@@ -54,9 +54,9 @@ def _server() -> str:
 
 def _client() -> str:
     from client.link.connection import examine
-    from client.membership import Membership
-    from client.site_arguments import add_site_arguments
-    from client.site_file import load_site_file
+    from client.site.membership import Membership
+    from client.site.site_arguments import add_site_arguments
+    from client.site.site_file import load_site_file
 
     parser = argparse.ArgumentParser()
     add_site_arguments(parser)

@@ -25,7 +25,7 @@ from acm_core.config.sections import FederationConfig
 from acm_core.config.site import SiteConfig, SitePrivacy
 from acm_core.federated.messages import Reply
 from acm_core.federated.report import SiteReport
-from client.release import noised_model, released
+from client.round.release import noised_model, released
 from simulations.phantoms.scanner import SCANNERS, Scanner
 from simulations.settings import SimulationSection
 from simulations.tables.experiment import ExperimentConfig

@@ -21,10 +21,10 @@ def main(grid: Grid, context: Context) -> None:  # noqa: ARG001  # Flower calls 
     """Execute or continue the run whose folder the environment names."""
     end_with_parent()
     from acm_core.audit_log import AuditLog
-    from server.federation import FederatedRun
     from server.link.depot import Depot
     from server.link.flower_transport import FlowerTransport
-    from server.run_folder import RunFolder
+    from server.round.federation import FederatedRun
+    from server.round.run_folder import RunFolder
 
     folder = RunFolder(Path(os.environ[RUN_FOLDER_VARIABLE]))
     config = load_config(folder.config, FederationConfig)

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acm_core.files import keep_files_private
-from server.command import add_state_option
+from server.console.command import add_state_option
 
 if TYPE_CHECKING:
     from acm_core.config.sections import FederationConfig
     from acm_core.trust.enrolment import Request
-    from server.authority import ServerState
+    from server.consortium.authority import ServerState
 
 OK, FAILED, WRONG = 0, 1, 2
 
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     from acm_core.config.sections import FederationConfig
     from acm_core.trust import TrustError
     from acm_core.trust.enrolment import Request
-    from server.authority import ServerState, server_names
+    from server.consortium.authority import ServerState, server_names
 
     state = ServerState(options.state)
     try:
@@ -74,8 +74,8 @@ def _approve(
     from acm_core.trust.address import join_address
     from acm_core.trust.certificates import spoken
     from acm_core.trust.enrolment import Answer
-    from server.authority import server_names
-    from server.registry import Registry
+    from server.consortium.authority import server_names
+    from server.consortium.registry import Registry
 
     registry = Registry.load(state.registry)
     known = registry.expect_approvable(request.site, request.public_key)

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acm_core.files import keep_files_private
-from server.command import add_state_option
+from server.console.command import add_state_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from server.authority import ServerState
+    from server.consortium.authority import ServerState
 
 OK, FAILED, WRONG = 0, 1, 2
 
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     from acm_core.config.loading import ConfigError, load_config
     from acm_core.config.sections import FederationConfig
     from acm_core.trust import TrustError
-    from server.authority import ServerState, server_names
+    from server.consortium.authority import ServerState, server_names
 
     state = ServerState(options.state)
     try:

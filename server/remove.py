@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from acm_core.files import keep_files_private
-from server.command import add_state_option
+from server.console.command import add_state_option
 
 OK, FAILED, WRONG = 0, 1, 2
 
@@ -29,8 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     from acm_core.audit_events import SiteRemoved
     from acm_core.audit_log import AuditError, AuditLog
     from acm_core.trust import TrustError
-    from server.authority import ServerState
-    from server.registry import Registry
+    from server.consortium.authority import ServerState
+    from server.consortium.registry import Registry
 
     state = ServerState(options.state)
     try:

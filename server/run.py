@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from acm_core.files import keep_files_private
-from server.command import add_run_options, add_state_option, load_run, open_run
+from server.console.command import add_run_options, add_state_option, load_run, open_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from acm_core.config.sections import FederationConfig, ServerSection
-    from server.authority import ServerState
-    from server.events import Event
-    from server.run_folder import RunFolder
+    from server.consortium.authority import ServerState
+    from server.round.events import Event
+    from server.round.run_folder import RunFolder
 
 _POLL_SECONDS = 0.3
 _LEAST_FREE = 32 * 2**20  # bytes: below it the next thing that has to be written down is lost
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from acm_core.config.sections import FederationConfig
     from acm_core.trust import TrustError
-    from server.authority import ServerState, server_names
+    from server.consortium.authority import ServerState, server_names
 
     config = load_run(options, FederationConfig)
     if config is None:
@@ -84,8 +84,8 @@ def _supervise(server: ServerSection, state: ServerState, folder: RunFolder) -> 
     from rich.console import Console
 
     from acm_core.processes import OFFLINE
-    from server.events import EventReader
-    from server.terminal import Terminal, print_results
+    from server.console.terminal import Terminal, print_results
+    from server.round.events import EventReader
 
     os.environ.update(OFFLINE)
     from acm_core.audit_events import ServerStarted, ServerStopped

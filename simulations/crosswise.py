@@ -15,8 +15,8 @@ from acm_core.randomness import stream_seed
 from acm_core.training.local import predict
 from acm_core.training.metrics import mean_auroc
 from acm_core.training.weights import set_arrays
-from client.device import best_device
-from client.kept_models import KeptModels, SiteRun
+from client.round.device import best_device
+from client.round.kept_models import KeptModels, SiteRun
 
 
 def evaluate_crosswise(

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from acm_core.federated.messages import Refusal, Reply, Task
 from acm_core.processes import die_with_parent, keep_freed_memory, name_process
-from server.transport import Answer, Connection, Ticket
+from server.round.transport import Answer, Connection, Ticket
 
 if TYPE_CHECKING:
     from acm_core.config.sections import FederationConfig
     from acm_core.config.site import SiteConfig
-    from server.run_folder import RunFolder
+    from server.round.run_folder import RunFolder
 
 _FORKING = multiprocessing.get_context("forkserver")
 PRELOADED = ("client.worker", "numba")
@@ -54,7 +54,7 @@ def simulate(
         RunFailedError, ResumeError: as FederatedRun.execute.
         KeyboardInterrupt: after the sites' processes have ended.
     """
-    from server.federation import FederatedRun
+    from server.round.federation import FederatedRun
 
     with SiteProcesses([sites[name] for name in config.federation.sites], processes) as transport:
         return FederatedRun(transport, config, folder).execute(resume=resume)
@@ -214,7 +214,7 @@ def _answer_tasks(pipe: Pipe) -> None:
     die_with_parent()
     name_process("simulated-site")
     keep_freed_memory()
-    from client.open_films import OpenFilms
+    from client.round.open_films import OpenFilms
     from client.worker import do_task
 
     opened: defaultdict[str, OpenFilms] = defaultdict(OpenFilms)

@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from acm_core.files import write_text_atomically
-from client.expected_accuracy import PATH, ExpectedAccuracy, Measured, Table
+from client.site.expected_accuracy import PATH, ExpectedAccuracy, Measured, Table
 
 _STARTS = ("start", "whole_start")
 

@@ -15,11 +15,11 @@ from acm_core.nn import build_classifier
 from acm_core.randomness import stream_seed
 from acm_core.training.local import predict
 from acm_core.training.weights import set_arrays
-from client.device import best_device
-from client.evaluation import evaluate_models
-from client.kept_models import KeptModels, SiteRun
-from client.local_only import train_local_only
-from server.starts import load_start
+from client.round.device import best_device
+from client.round.evaluation import evaluate_models
+from client.round.kept_models import KeptModels, SiteRun
+from client.round.local_only import train_local_only
+from server.round.starts import load_start
 
 _POOL: Final = "pooled"
 

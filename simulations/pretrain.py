@@ -131,7 +131,7 @@ def _pretrain(films: Path, output: Path, settings: Pretraining) -> int:
     from acm_core.data.label_file import LabelError
     from acm_core.processes import keep_freed_memory
     from acm_core.training.local import TrainingDivergedError
-    from server.time_left import in_words, seconds_left
+    from server.console.time_left import in_words, seconds_left
     from simulations.pretraining import (
         Learner,
         PretrainingError,
@@ -181,7 +181,7 @@ def _films_progress(console: Console) -> Progress:
 
 
 def _show(console: Console, start: Start) -> None:
-    from server.results import interval_text
+    from server.round.results import interval_text
 
     if start.figures:
         console.print("AUROC on the films held out (95 % interval):")

@@ -39,7 +39,7 @@ from acm_core.training.local import deterministic_kernels, make_optimizer, predi
 from acm_core.training.metrics import FindingMetrics, evaluate_findings
 from acm_core.training.self_supervised import SelfSupervised, train_epoch_without_labels
 from acm_core.training.weights import get_arrays, save_arrays
-from client.device import best_device
+from client.round.device import best_device
 from simulations.start_card import start_card
 
 _NAME = "start"

@@ -8,13 +8,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from server.command import add_run_options, load_run, open_run
+from server.console.command import add_run_options, load_run, open_run
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from acm_core.config.site import SiteConfig
-    from server.run_folder import RunFolder
+    from server.round.run_folder import RunFolder
     from simulations.settings import SimulationConfig
 
 _POLL_SECONDS = 0.2
@@ -55,11 +55,11 @@ def run(config: SimulationConfig, folder: RunFolder, *, resume: bool) -> int:
     from rich.console import Console
 
     from acm_core.processes import keep_freed_memory, usable_cores
-    from server.events import EventLog
+    from server.console.terminal import print_results
     from server.report.writing import write_report
-    from server.rounds import RunFailedError
-    from server.run_folder import ResumeError
-    from server.terminal import print_results
+    from server.round.events import EventLog
+    from server.round.loop import RunFailedError
+    from server.round.run_folder import ResumeError
     from simulations.sites import MissingFilmsError, prepare_sites
 
     keep_freed_memory()  # the pooled model is trained here
@@ -85,9 +85,9 @@ def run(config: SimulationConfig, folder: RunFolder, *, resume: bool) -> int:
 def _train(
     config: SimulationConfig, sites: dict[str, SiteConfig], folder: RunFolder, processes: int, *, resume: bool
 ) -> dict[str, Any]:
-    from server.events import EventLog
-    from server.model_card import write_model_card
-    from server.results import add_pooled
+    from server.round.events import EventLog
+    from server.round.model_card import write_model_card
+    from server.round.results import add_pooled
     from simulations.engine import simulate
 
     federation = config.federation_config()
@@ -114,7 +114,7 @@ class _Following:
     """Shows the run's events while the simulation occupies the main thread."""
 
     def __init__(self, folder: RunFolder, console: Console) -> None:
-        from server.events import EventReader
+        from server.round.events import EventReader
 
         self._reader = EventReader(folder.events, from_end=True)
         self._console = console
@@ -129,7 +129,7 @@ class _Following:
         self._thread.join()
 
     def _follow(self) -> None:
-        from server.terminal import Terminal
+        from server.console.terminal import Terminal
 
         with Terminal(self._console) as terminal:
             while not self._stop.is_set():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from acm_core.installation import software
-from server.results import interval_text
+from server.round.results import interval_text
 
 if TYPE_CHECKING:
     from simulations.pretraining import Pretraining, PublicFilms, Start

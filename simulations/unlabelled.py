@@ -16,7 +16,7 @@ from acm_core.config.site import SiteConfig
 from acm_core.data.site_films import load_site
 from acm_core.randomness import stream_seed
 from acm_core.training.metrics import evaluate_findings
-from client.kept_models import KeptModels, SiteRun
+from client.round.kept_models import KeptModels, SiteRun
 from simulations.phantoms.findings import FINDINGS
 from simulations.phantoms.writing import TRUTH_FILE
 from simulations.settings import SimulationConfig

@@ -222,7 +222,7 @@ class Plan:
         """The plan of the run that `config` describes at a site.
 
         Args:
-            settings: of `client.kept_models.SiteRun.of(config)`.
+            settings: of `client.round.kept_models.SiteRun.of(config)`.
 
         Raises:
             ValueError: the run has no privacy, δ is too large for the site, or no noise reaches the run's ε.

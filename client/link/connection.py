@@ -13,9 +13,9 @@ import httpx
 
 from acm_core.bundle import versions
 from acm_core.trust.address import split_address
-from client.check import Check
 from client.link.depot import Depot
-from client.membership import Membership
+from client.site.check import Check
+from client.site.membership import Membership
 
 _SECONDS = 10.0
 _SAID = re.compile(r"[\w ,.+-]{1,100}")  # it goes to a terminal

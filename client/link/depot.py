@@ -16,7 +16,7 @@ from acm_core.federated.payload import MOST_BYTES, Payload
 from acm_core.files import file_sha256
 from acm_core.trust import keys
 from acm_core.trust.signatures import OFFSET_HEADER, sign_call
-from client.membership import Membership
+from client.site.membership import Membership
 
 log = logging.getLogger("acm_fed.client")
 

@@ -20,8 +20,8 @@ from acm_core.processes import Child, KeptChild, free_port
 from client.link.flower_internals import Tasks, own_bundle
 from client.link.gateway import Gateway
 from client.link.worker_call import SITE_FILE_VARIABLE
-from client.membership import Membership, NotEnrolledError, read_joining
-from client.policy import permits_digest
+from client.round.policy import permits_digest
+from client.site.membership import Membership, NotEnrolledError, read_joining
 
 log = logging.getLogger("acm_fed.client")
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.events import Event
-from server.time_left import in_words, seconds_left
+from server.console.time_left import in_words, seconds_left
+from server.round.events import Event
 
 _SAID = 12
 

@@ -12,9 +12,9 @@ from typing import Any, Self
 
 from acm_core.config.sections import FederationConfig
 from server.dashboard.live import LiveRun, curves, settings
-from server.events import EventReader
 from server.pages import pages
 from server.report import charts
+from server.round.events import EventReader
 
 _LOOPBACK = "127.0.0.1"
 _HOSTS = frozenset((_LOOPBACK, "localhost"))

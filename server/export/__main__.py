@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     from acm_core.export import ExportError
     from acm_core.training.weights import ModelMismatchError
     from server.export.folder import export
-    from server.run_folder import NoResultsError, RunFolder
+    from server.round.run_folder import NoResultsError, RunFolder
 
     folder = RunFolder(options.run)
     try:

@@ -11,9 +11,9 @@ from acm_core.files import write_text_atomically
 from acm_core.histograms import ScoreHistogram
 from acm_core.nn import unfilled_classifier
 from acm_core.training.weights import load_arrays, set_arrays
-from server.model_card import model_card
-from server.results import federated_histograms
-from server.run_folder import FinishedRun, RunFolder
+from server.round.model_card import model_card
+from server.round.results import federated_histograms
+from server.round.run_folder import FinishedRun, RunFolder
 
 
 def export(folder: RunFolder, *, attention_maps: bool) -> Iterator[Path]:

@@ -17,9 +17,9 @@ from acm_core.federated.messages import MessageError, Refusal, Reply, Task, Task
 from acm_core.federated.payload import Payload, read_reply
 from acm_core.trust import keys
 from acm_core.trust.signatures import is_signed_reply
+from server.consortium.registry import Registry
 from server.link.depot import SHA256, Depot
-from server.registry import Registry
-from server.transport import Answer, Connection, Ticket
+from server.round.transport import Answer, Connection, Ticket
 
 log = logging.getLogger("acm_fed.server")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from acm_core.trust import keys
+from server.consortium.registry import Registry
 from server.link.flower_internals import flower_key
-from server.registry import Registry
 
 
 class KnownKeys:

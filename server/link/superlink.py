@@ -17,12 +17,12 @@ from acm_core.config.sections import ServerSection
 from acm_core.files import write_private
 from acm_core.processes import Child, KeptChild, free_port
 from acm_core.trust import keys
-from server.authority import ServerState
+from server.consortium.authority import ServerState
+from server.consortium.registry import Registry, RegistryError
 from server.link.depot import Depot
 from server.link.flower_internals import Node, Steering, flower_key
 from server.link.gates import CONTROL_HEADER
 from server.link.program import LOOPBACK, Settings
-from server.registry import Registry, RegistryError
 
 RUN_FOLDER_VARIABLE, AUDIT_VARIABLE, DEPOT_VARIABLE = "ACM_FED_RUN_FOLDER", "ACM_FED_AUDIT", "ACM_FED_DEPOT"
 REGISTRY_VARIABLE = "ACM_FED_REGISTRY"

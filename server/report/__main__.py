@@ -26,9 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     from acm_core.trust import TrustError
-    from server.authority import ServerState
+    from server.consortium.authority import ServerState
     from server.report.writing import write_report
-    from server.run_folder import NoResultsError, RunFolder
+    from server.round.run_folder import NoResultsError, RunFolder
 
     folder = RunFolder(options.run)
     try:

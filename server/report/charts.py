@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import ceil, floor, log10, sqrt
 from typing import Any, NamedTuple
 
-from server.results import MODELS, estimate_in, interval_text
+from server.round.results import MODELS, estimate_in, interval_text
 
 LOSSES = {"training loss": "train_loss", "validation loss, of the model before the round": "validation_loss"}
 """Title of a drawing → the metric that sites report."""

@@ -17,9 +17,9 @@ from acm_core.config.sections import FederationConfig
 from acm_core.federated.report import SiteReport
 from acm_core.figures import Estimate, ReliabilityBin
 from acm_core.histograms import ScoreHistogram
-from server.authority import ServerState
-from server.registry import Registry
-from server.results import (
+from server.consortium.authority import ServerState
+from server.consortium.registry import Registry
+from server.round.results import (
     DELIVERED_WORDS,
     MODELS,
     as_of,
@@ -35,8 +35,8 @@ from server.results import (
     start_sentence,
     strategy,
 )
-from server.run_folder import FinishedRun, RunFolder
-from server.shortcuts import shortcut_sentences, shortcuts_beside_model, shortcuts_in_short
+from server.round.run_folder import FinishedRun, RunFolder
+from server.round.shortcuts import shortcut_sentences, shortcuts_beside_model, shortcuts_in_short
 
 Content = dict[str, Any]
 

@@ -10,8 +10,8 @@ from acm_core.groups import GROUPS
 from server.pages import pages
 from server.report import charts
 from server.report.content import Content
-from server.results import MODELS, attempts, difference_text, estimate_in, interval_text
-from server.shortcuts import NAMES
+from server.round.results import MODELS, attempts, difference_text, estimate_in, interval_text
+from server.round.shortcuts import NAMES
 
 HEADINGS = {
     "local_only": "alone",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 from acm_core.files import write_text_atomically
-from server.authority import ServerState
+from server.consortium.authority import ServerState
 from server.report.content import report_content
 from server.report.page import render
-from server.run_folder import RunFolder
+from server.round.run_folder import RunFolder
 
 
 def write_report(folder: RunFolder, state: ServerState | None) -> None:

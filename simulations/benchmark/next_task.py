@@ -13,7 +13,7 @@ from acm_core.config.loading import load_config
 from acm_core.config.site import SiteConfig
 from acm_core.data.batches import training_batches
 from acm_core.data.site_films import SiteFilms, load_site
-from client.open_films import OpenFilms
+from client.round.open_films import OpenFilms
 from simulations.benchmark.intake import write_many
 from simulations.benchmark.measurement import Timing
 

@@ -30,10 +30,10 @@ from acm_core.training.weights import get_arrays
 from acm_core.trust.enrolment import Answer, Request
 from acm_core.trust.keys import create_key
 from client.link.site_link import SiteLink
-from client.membership import Membership, install, key_file, membership_folder
-from server.authority import ServerState
-from server.registry import Registry
-from server.run_folder import RunFolder
+from client.site.membership import Membership, install, key_file, membership_folder
+from server.consortium.authority import ServerState
+from server.consortium.registry import Registry
+from server.round.run_folder import RunFolder
 from simulations.benchmark.instant_worker import REPLY
 from simulations.benchmark.measurement import peak_resident_bytes_of
 

@@ -18,11 +18,11 @@ from acm_core.federated.encoding import encode
 from acm_core.federated.messages import Reply, Task
 from acm_core.federated.payload import Payload, read_reply, write_payload
 from acm_core.randomness import stream
-from server.events import EventLog
 from server.link.depot import Depot
-from server.rounds import RoundLoop
-from server.state import RoundState, StateStore
-from server.transport import Answer, Connection, Ticket
+from server.round.events import EventLog
+from server.round.loop import RoundLoop
+from server.round.state import RoundState, StateStore
+from server.round.transport import Answer, Connection, Ticket
 from simulations.benchmark.measurement import peak_resident_bytes
 
 _MEGABYTE = 10**6

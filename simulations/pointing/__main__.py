@@ -90,7 +90,7 @@ class Result(NamedTuple):
 
 def _load(folders: Sequence[Path], *, phantoms: bool) -> dict[Path, SimulationConfig]:
     from acm_core.config.loading import ConfigError, load_config
-    from server.run_folder import RunFolder
+    from server.round.run_folder import RunFolder
     from simulations.settings import SimulationConfig
 
     configs: dict[Path, SimulationConfig] = {}
@@ -207,8 +207,8 @@ def _pointed(folder: Path, config: SimulationConfig, films: FilmSet) -> Pointed:
 
     from acm_core.nn import unfilled_classifier
     from acm_core.training.weights import load_arrays, set_arrays
-    from client.device import best_device
-    from server.run_folder import RunFolder
+    from client.round.device import best_device
+    from server.round.run_folder import RunFolder
     from simulations.pointing.maps import point
 
     model = unfilled_classifier(config.model, len(config.findings))

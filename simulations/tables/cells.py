@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from acm_core.files import file_sha256, write_text_atomically
 from acm_core.installation import software
-from server.results import DELIVERED
+from server.round.results import DELIVERED
 from simulations.settings import SimulationConfig
 from simulations.tables.experiment import Cell, Experiment, Kind
 from simulations.tables.intervals import Measured

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from acm_core.federated.report import SiteReport
-from client.kept_models import KeptModels, SiteRun
-from server.run_folder import RunFolder, site_reports
+from client.round.kept_models import KeptModels, SiteRun
+from server.round.run_folder import RunFolder, site_reports
 from simulations.tables.cells import CellFile, SiteFigures, digest, files_of, made_by, settings_of
 from simulations.tables.experiment import Cell, Experiment
 from simulations.tables.replicates import measure

@@ -10,7 +10,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from server.report.charts import Axis, axis
-from server.results import signed
+from server.round.results import signed
 from simulations.tables.intervals import Interval
 from simulations.tables.results import Difference
 

@@ -23,11 +23,11 @@ from acm_core.randomness import stream, stream_seed
 from acm_core.training.adaptation import estimate_statistics
 from acm_core.training.local import predict
 from acm_core.training.weights import load_arrays, set_arrays
-from client.device import best_device
-from client.kept_models import KeptModels, KeptScores, SiteRun
-from client.local_only import train_local_only
-from server.run_folder import RunFolder
-from server.starts import load_start
+from client.round.device import best_device
+from client.round.kept_models import KeptModels, KeptScores, SiteRun
+from client.round.local_only import train_local_only
+from server.round.run_folder import RunFolder
+from server.round.starts import load_start
 from simulations.run import run
 from simulations.settings import SimulationConfig
 from simulations.sites import prepare_sites

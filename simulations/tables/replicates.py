@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from acm_core.randomness import stream_seed
 from acm_core.training.metrics import resampled_aurocs, summarised
-from client.kept_models import KeptScores
+from client.round.kept_models import KeptScores
 
 Floats = npt.NDArray[np.float64]
 

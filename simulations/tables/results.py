@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from acm_core.config.explanation import nearest
-from server.results import DELIVERED
+from server.round.results import DELIVERED
 from simulations.tables.cells import CellFile, SiteFigures, standing
 from simulations.tables.experiment import Comparison, Experiment, Term, load_experiment
 from simulations.tables.intervals import Combined, Measured, combine

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     start_imports()  # before this process is at its own
     from acm_core.config.loading import ConfigError
     from acm_core.processes import interruptible
-    from server.starts import pinned
+    from server.round.starts import pinned
     from simulations.tables.experiment import load_experiment
 
     with interruptible():

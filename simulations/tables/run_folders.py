@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from acm_core.config.loading import ConfigError, load_config
-from server.run_folder import RunFolder
+from server.round.run_folder import RunFolder
 from simulations.settings import SimulationConfig
 from simulations.tables.cells import settings_of
 

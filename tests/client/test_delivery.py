@@ -29,11 +29,11 @@ from acm_core.deployment import load_model, read_deployment
 from acm_core.federated.messages import Task, TaskKind
 from acm_core.nn import build_classifier, normalised
 from acm_core.training.weights import get_arrays
-from client.delivery import choose, delivered_folder
 from client.export import main as export
-from client.kept_models import KeptModels, SiteRun
 from client.predict import main as predict
-from client.site_round import SiteRound
+from client.round.delivery import choose, delivered_folder
+from client.round.kept_models import KeptModels, SiteRun
+from client.round.site_round import SiteRound
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
@@ -183,7 +183,7 @@ def test_a_site_that_did_not_train_alone_has_the_shared_model(films: Path, tmp_p
 def test_fine_tuning_is_done_once_and_anew_where_what_is_kept_is_damaged(
     films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from client import delivery
+    from client.round import delivery
 
     config, settings = run_of("fine_tuned"), site(films, "A", state=tmp_path)
     first = evaluated(config, settings)

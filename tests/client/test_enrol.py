@@ -18,7 +18,7 @@ from acm_core.audit_log import audit_folder, verify
 from acm_core.trust import certificates, keys
 from acm_core.trust.enrolment import Answer, Request
 from client import enrol
-from client.membership import Membership, NotEnrolledError
+from client.site.membership import Membership, NotEnrolledError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

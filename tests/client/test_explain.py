@@ -23,9 +23,9 @@ from acm_core.data.shrink import square_film
 from acm_core.data.site_films import FilmSet, load_site
 from acm_core.deployment import OperatingPoint
 from acm_core.nn import build_classifier, normalised
-from client import overlay
 from client.explain import main
-from client.explanation import chosen_modules, explain, telling_cases
+from client.model_use import overlay
+from client.model_use.explanation import chosen_modules, explain, telling_cases
 
 POINTS = (
     OperatingPoint(specificity=0.5, threshold=0.0, sensitivity=1.0),

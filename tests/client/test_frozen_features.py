@@ -23,10 +23,10 @@ from acm_core.privacy.accounting import NoisedSteps, epsilon
 from acm_core.privacy.ledger import ledger_folder
 from acm_core.training.features import pooled_features
 from acm_core.training.weights import get_arrays
-from client import frozen_features, private_round
-from client.frozen_features import what_trains
-from client.kept_models import KeptModels, SiteRun
-from client.site_round import SiteRound
+from client.round import frozen_features, private_round
+from client.round.frozen_features import what_trains
+from client.round.kept_models import KeptModels, SiteRun
+from client.round.site_round import SiteRound
 
 CPU = torch.device("cpu")
 POLICY = {"epsilon": 8.0, "delta": 1e-3, "population": 40}
@@ -158,7 +158,7 @@ def test_an_open_round_on_features_is_the_round_on_films(
 ) -> None:
     config = run(model={"head": head}, learning_rate=0.1)
     on_features = SiteRound(site(films, "A", state=tmp_path / "one")).answer(task(config))
-    monkeypatch.setattr("client.site_round.what_trains", lambda model, read, *_: (model, read))
+    monkeypatch.setattr("client.round.site_round.what_trains", lambda model, read, *_: (model, read))
     on_films = SiteRound(site(films, "A", state=tmp_path / "other")).answer(task(config))
     begun = what_travels(config)
     one, other = trained(on_features, begun), trained(on_films, begun)

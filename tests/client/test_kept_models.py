@@ -17,8 +17,8 @@ from crashes import dies_at_change
 from acm_core.arrays import Arrays
 from acm_core.federated.report import ModelReport
 from acm_core.files import write_sealed
-from client.kept_models import KeptModels, KeptScores, SiteRun
-from client.release import noised_model
+from client.round.kept_models import KeptModels, KeptScores, SiteRun
+from client.round.release import noised_model
 
 RUN = SiteRun("test", "0" * 12)
 FILMS = "f" * 64

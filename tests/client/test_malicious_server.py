@@ -47,7 +47,7 @@ from acm_core.privacy.ledger import verify as read_ledger
 from acm_core.training.weights import get_arrays
 from server.link import flower_internals
 from server.link.flower_internals import bundle as own_bundle
-from server.run_folder import RunFolder
+from server.round.run_folder import RunFolder
 
 # Python runs this at the start of each of the server's processes; server.run and ServerApp alone are changed.
 FOLDERS = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]
@@ -65,9 +65,9 @@ elif any(argument.endswith("flwr-serverapp") for argument in sys.orig_argv):
     # Imported by the application, not here: Flower starts another where one does not report soon.
     from types import ModuleType
 
-    federation = ModuleType("server.federation")
+    federation = ModuleType("server.round.federation")
     federation.FederatedRun = lambda *about: malice().MaliciousRun({{marker!r}}, *about)
-    sys.modules["server.federation"] = federation
+    sys.modules["server.round.federation"] = federation
 """
 GIBIBYTE = 2**30
 # Of the policy; no task and no declared field holds them.

@@ -13,7 +13,7 @@ from joining import Joining
 
 from acm_core.trust import certificates, keys
 from acm_core.trust.enrolment import Answer
-from client.membership import Membership, NotEnrolledError, install, membership_folder
+from client.site.membership import Membership, NotEnrolledError, install, membership_folder
 
 
 @pytest.fixture

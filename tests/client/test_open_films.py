@@ -13,7 +13,7 @@ from hospitals import FINDINGS, hospital, site
 
 from acm_core.config.site import SiteConfig
 from acm_core.data.site_films import load_site
-from client.open_films import OpenFilms
+from client.round.open_films import OpenFilms
 
 
 @pytest.fixture

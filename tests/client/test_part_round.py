@@ -16,7 +16,7 @@ from acm_core.federated.encoding import Encoding, EncodingError, encode
 from acm_core.federated.messages import Refusal, Task, TaskKind
 from acm_core.nn import build_classifier, trained_names
 from acm_core.training.weights import get_arrays
-from client.site_round import SiteRound
+from client.round.site_round import SiteRound
 
 pytestmark = pytest.mark.usefixtures("narrow")
 

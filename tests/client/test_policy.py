@@ -16,10 +16,10 @@ from acm_core.audit_events import ClientStarted, PolicyChanged
 from acm_core.audit_log import AuditLog, audit_folder, verify
 from acm_core.config.site import SiteConfig, SitePolicy
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
-from client.audited import answer_audited
-from client.policy import expect_permitted, permits_digest
-from client.refusal import RefusedError
-from client.site_round import SiteRound
+from client.round.audited import answer_audited
+from client.round.policy import expect_permitted, permits_digest
+from client.round.refusal import RefusedError
+from client.round.site_round import SiteRound
 
 NOON = datetime(2026, 11, 23, 12, 0)
 SITE = SiteConfig(site="A", films=Path("films"), labels=Path("labels.csv"), state=Path("state"))

@@ -18,9 +18,9 @@ from acm_core.data.film import read_film
 from acm_core.data.shrink import square_film
 from acm_core.deployment import OperatingPoint
 from acm_core.nn import build_classifier, normalised
-from client import prediction
+from client.model_use import prediction
+from client.model_use.prediction import predict_folder
 from client.predict import main
-from client.prediction import predict_folder
 
 CALLED = [f"{finding} at specificity 0.9" for finding in FINDINGS]
 

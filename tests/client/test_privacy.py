@@ -17,8 +17,8 @@ from acm_core.data.splits import Split
 from acm_core.privacy.accounting import NoisedSteps, Plan, epsilon, filtered_epsilon
 from acm_core.privacy.ledger import Ledger, ledger_folder, verify
 from client import privacy
-from client.expected_accuracy import ExpectedAccuracy
-from client.kept_models import SiteRun
+from client.round.kept_models import SiteRun
+from client.site.expected_accuracy import ExpectedAccuracy
 
 ROOT = Path(__file__).resolve().parents[2]
 FILMS, MODEL = "a" * 64, "c" * 64

@@ -23,9 +23,9 @@ from acm_core.privacy.accounting import NoisedSteps, epsilon
 from acm_core.privacy.ledger import ledger_folder
 from acm_core.randomness import stream_seed
 from acm_core.training.weights import get_arrays
-from client import private_round
 from client.app import to_records
-from client.site_round import SiteRound
+from client.round import private_round
+from client.round.site_round import SiteRound
 
 POLICY = {"epsilon": 8.0, "delta": 1e-3, "population": 40}
 PRIVACY = {"epsilon": 8.0, "delta": 1e-3, "expected_batch": 10}

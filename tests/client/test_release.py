@@ -17,7 +17,7 @@ from reports import estimate, leaves, metrics, model, read, report, shortcuts
 from acm_core.config.site import SitePrivacy
 from acm_core.federated.report import FindingReport, SiteReport, read_report
 from acm_core.training.metrics import evaluate_findings
-from client.release import MAY_LEAVE, figures_leave, noised_model, released
+from client.round.release import MAY_LEAVE, figures_leave, noised_model, released
 from server.report.content import site_sentence
 
 REPORT: dict[str, Any] = {

@@ -20,8 +20,8 @@ from processes import REPOSITORY, Command, wait_for
 from acm_core.config.loading import dump_config
 from acm_core.trust import keys
 from acm_core.trust.enrolment import Answer
-from client.membership import Membership
-from server.registry import Registry
+from client.site.membership import Membership
+from server.consortium.registry import Registry
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from reports import estimate, model, report
 from acm_core.data.site_films import FilmFacts, FilmSet, SiteFilms
 from acm_core.data.splits import Split
 from acm_core.federated.report import read_report
-from client.shortcuts import measure_shortcuts
+from client.round.shortcuts import measure_shortcuts
 
 FINDINGS = ["Lung Opacity", "Pleural Effusion"]
 

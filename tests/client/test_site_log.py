@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from client.site_log import LOG_NAME, LogTail, open_site_log
+from client.site.site_log import LOG_NAME, LogTail, open_site_log
 
 log = logging.getLogger("acm_fed.client")
 

@@ -22,8 +22,8 @@ from acm_core.nn import build_classifier
 from acm_core.randomness import stream_seed
 from acm_core.training.metrics import paired_difference
 from acm_core.training.weights import get_arrays
-from client.kept_models import KeptModels, SiteRun
-from client.site_round import SiteRound
+from client.round.kept_models import KeptModels, SiteRun
+from client.round.site_round import SiteRound
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
@@ -220,7 +220,7 @@ def test_a_run_begun_anew_has_nothing_of_the_rounds_of_the_former(films: Path, t
 
 def interrupted_after_one_epoch(runner: SiteRound, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let local-only training die after it has saved its first epoch, as a kill would."""
-    from client import local_only
+    from client.round import local_only
 
     real, epochs = local_only.train_epoch, []
 

@@ -13,7 +13,7 @@ from hospitals import federation
 
 from acm_core.config import dump_config
 from acm_core.processes import free_port
-from server.authority import ServerState
+from server.consortium.authority import ServerState
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HEALTH = f"{sys.executable} {REPOSITORY / 'docker' / 'health.py'}"

@@ -26,7 +26,7 @@ from acm_core.audit_log import audit_folder, verify
 from acm_core.config import dump_config
 from acm_core.config.sections import FederationConfig
 from acm_core.processes import free_port
-from server.authority import ServerState
+from server.consortium.authority import ServerState
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from server.dashboard.live import LiveRun, curves
 from server.dashboard.serving import Dashboard
-from server.events import EventLog
+from server.round.events import EventLog
 
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 FINISHED: dict[str, Any] = {

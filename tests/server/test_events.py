@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.events import EventLog, EventReader
+from server.round.events import EventLog, EventReader
 
 
 def kinds(reader: EventReader) -> list[str]:

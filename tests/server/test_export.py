@@ -23,7 +23,7 @@ from acm_core.nn import Classifier, build_classifier, normalised
 from acm_core.training.weights import get_arrays, save_arrays
 from server.export.__main__ import main
 from server.export.folder import export
-from server.run_folder import RunFolder
+from server.round.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
 

@@ -13,9 +13,9 @@ from acm_core.federated.encoding import decode, encode
 from acm_core.federated.messages import Reply, Task, TaskKind
 from acm_core.nn import unfilled_classifier
 from acm_core.training.weights import blank_arrays
-from server.federation import FederatedRun
 from server.report.content import report_content
-from server.run_folder import RunFolder
+from server.round.federation import FederatedRun
+from server.round.run_folder import RunFolder
 
 CONFIG = federation(federation={"rounds": 1})
 

@@ -15,7 +15,7 @@ from acm_core.audit_events import CertificateWritten
 from acm_core.audit_log import verify
 from acm_core.config.sections import ServerSection
 from acm_core.trust import certificates
-from server.authority import ServerState, ServerStateError, server_names
+from server.consortium.authority import ServerState, ServerStateError, server_names
 
 SECRETS = ("ca.key", "server.key")
 

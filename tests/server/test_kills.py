@@ -14,7 +14,7 @@ from loopback import PROCESSES, Federation
 from processes import processes_with, wait_for
 
 from acm_core.audit_log import audit_folder, compare, verify
-from server.authority import ServerState
+from server.consortium.authority import ServerState
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
 

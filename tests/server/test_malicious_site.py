@@ -15,10 +15,10 @@ from acm_core.audit_events import ReplyRefused
 from acm_core.audit_log import verify
 from acm_core.config import dump_config
 from acm_core.federated.messages import Refusal, Reply
-from client.site_round import SiteRound
-from server.authority import ServerState
-from server.federation import FederatedRun
-from server.run_folder import RunFolder
+from client.round.site_round import SiteRound
+from server.consortium.authority import ServerState
+from server.round.federation import FederatedRun
+from server.round.run_folder import RunFolder
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 
@@ -35,7 +35,7 @@ if "client.worker" in sys.orig_argv:
     import zstandard
 
     from acm_core.federated import encoding, payload
-    from client import site_round
+    from client.round import site_round
 
     honest, encode, kept = payload.write_payload, encoding.encode, Path(__file__).with_name("reply")
     encoding._check_finite = lambda *_: None

@@ -15,18 +15,18 @@ from reports import estimate, model, report
 from runs import finished_run
 
 from acm_core.processes import free_port
-from server import mlflow_run
-from server.events import EventLog
-from server.run_folder import RunFolder
+from server.round import mlflow_run
+from server.round.events import EventLog
+from server.round.run_folder import RunFolder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLLOW = """
 import json, sys
 from pathlib import Path
-from server.events import EventLog
-from server.mlflow_run import track
-from server.run_folder import RunFolder
-from server.state import RoundState
+from server.round.events import EventLog
+from server.round.mlflow_run import track
+from server.round.run_folder import RunFolder
+from server.round.state import RoundState
 
 folder, first, last = RunFolder(Path(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
 done = folder.finished()

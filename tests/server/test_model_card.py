@@ -10,9 +10,9 @@ from hospitals import federation
 from reports import TRANSFER, coarsened, estimate, metrics, model, noised, read, report
 
 from acm_core.config.sections import FederationConfig
-from server.model_card import model_card, write_model_card
-from server.results import summarise
-from server.state import RoundState
+from server.round.model_card import model_card, write_model_card
+from server.round.results import summarise
+from server.round.state import RoundState
 
 
 def sites() -> dict[str, Any]:

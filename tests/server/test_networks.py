@@ -24,7 +24,7 @@ from acm_core.audit_events import ReplyTaken
 from acm_core.audit_log import verify
 from acm_core.config import dump_config
 from acm_core.config.sections import FederationConfig
-from server.authority import ServerState
+from server.consortium.authority import ServerState
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 

@@ -18,11 +18,11 @@ from acm_core.config.site import SiteConfig
 from acm_core.federated.messages import Reply, Task, TaskKind
 from acm_core.nn import build_classifier, trained_names
 from acm_core.training.weights import load_arrays
-from client.site_round import SiteRound
-from server.federation import FederatedRun
-from server.run_folder import RunFolder
-from server.starts import pinned
-from server.state import RoundState, StateStore
+from client.round.site_round import SiteRound
+from server.round.federation import FederatedRun
+from server.round.run_folder import RunFolder
+from server.round.starts import pinned
+from server.round.state import RoundState, StateStore
 from simulations.engine import simulate
 
 PARTS = ("head", "norm")

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acm_core.trust import keys
-from server.registry import Registry, RegistryError
+from server.consortium.registry import Registry, RegistryError
 
 KEYS = [keys.public_text(ec.generate_private_key(ec.SECP384R1()).public_key()) for _ in range(5)]
 

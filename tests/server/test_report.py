@@ -24,13 +24,13 @@ from acm_core.federated.messages import Refusal, TaskKind
 from acm_core.federated.report import read_report
 from acm_core.federated.update import RefusalReason
 from acm_core.trust import keys
-from server.authority import ServerState
-from server.registry import Registry
+from server.consortium.authority import ServerState
+from server.consortium.registry import Registry
 from server.report.__main__ import main
 from server.report.charts import axis
 from server.report.content import report_content, site_sentence
 from server.report.page import render
-from server.run_folder import NoResultsError
+from server.round.run_folder import NoResultsError
 
 PRIVATE = {"unit": "patient", "epsilon": 8.0, "expected_batch": 16}
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from reports import estimate, metrics, model, read, report
 
 from acm_core.figures import Estimate
-from server.results import add_pooled, difference_text, interval_text, summarise
-from server.state import RoundState
+from server.round.results import add_pooled, difference_text, interval_text, summarise
+from server.round.state import RoundState
 
 NORMAL = 1.959963984540054  # 97.5 % quantile
 

@@ -19,10 +19,10 @@ from acm_core.config.sections import FederationConfig
 from acm_core.federated import encoding
 from acm_core.federated.encoding import BaseMismatchError, decode, encode
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
-from server.events import EventLog, EventReader
-from server.rounds import RoundLoop, RunFailedError
-from server.run_folder import RunFolder
-from server.state import RoundState, StateStore
+from server.round.events import EventLog, EventReader
+from server.round.loop import RoundLoop, RunFailedError
+from server.round.run_folder import RunFolder
+from server.round.state import RoundState, StateStore
 
 GLOBAL = {
     "weight": np.zeros(3, np.float32),

@@ -14,8 +14,8 @@ from hospitals import federation
 from pydantic import BaseModel
 
 from acm_core.config import FederationConfig, load_config
-from server.run_folder import ResumeError, RunExistsError, RunFolder, expect_same_run, run_identity
-from server.state import RoundState
+from server.round.run_folder import ResumeError, RunExistsError, RunFolder, expect_same_run, run_identity
+from server.round.state import RoundState
 from simulations.settings import SimulationConfig
 
 MAY_CHANGE = {

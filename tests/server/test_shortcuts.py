@@ -8,9 +8,9 @@ import pytest
 from hospitals import FINDINGS, federation
 from reports import estimate, metrics, model, read, report, shortcuts
 
-from server.model_card import model_card
-from server.run_folder import site_reports
-from server.shortcuts import shortcut_sentences, shortcuts_beside_model, shortcuts_in_short
+from server.round.model_card import model_card
+from server.round.run_folder import site_reports
+from server.round.shortcuts import shortcut_sentences, shortcuts_beside_model, shortcuts_in_short
 
 ABOVE, EVEN, BELOW = estimate(0.2, 0.05), estimate(0.01, 0.05), estimate(-0.2, 0.05)
 

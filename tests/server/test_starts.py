@@ -22,11 +22,11 @@ from acm_core.files import file_sha256
 from acm_core.nn import Origin, build_classifier, unfilled_classifier
 from acm_core.nn.weight_file import read_weight_file
 from acm_core.training.weights import blank_arrays, get_arrays, save_arrays
-from client.kept_models import SiteRun
-from server.command import load_run_file
-from server.federation import FederatedRun
+from client.round.kept_models import SiteRun
+from server.console.command import load_run_file
 from server.report.content import report_content
-from server.run_folder import ResumeError, RunFolder
+from server.round.federation import FederatedRun
+from server.round.run_folder import ResumeError, RunFolder
 
 THEIRS = ("Mass", "effusion")
 """The start's findings, of which the run has the second, by another name."""

@@ -15,8 +15,8 @@ from crashes import dies_at_change
 
 from acm_core.config.sections import FederationConfig
 from acm_core.federated.server_step import make_server_step
-from server.run_folder import ResumeError
-from server.state import RoundState, StateStore
+from server.round.run_folder import ResumeError
+from server.round.state import RoundState, StateStore
 
 
 def config(**changes: Any) -> FederationConfig:

@@ -13,9 +13,9 @@ from reports import coarsened, estimate, metrics, model, report, shortcuts
 from rich.console import Console
 
 from acm_core.federated.messages import TaskKind
-from server.events import Event
-from server.results import Metrics
-from server.terminal import Terminal, print_results, results_table
+from server.console.terminal import Terminal, print_results, results_table
+from server.round.events import Event
+from server.round.results import Metrics
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROUND: Event = {

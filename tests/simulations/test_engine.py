@@ -16,7 +16,7 @@ from acm_core.federated.encoding import encode
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
 from acm_core.nn import build_classifier
 from acm_core.training.weights import get_arrays
-from server.transport import Ticket
+from server.round.transport import Ticket
 from simulations.engine import SiteProcesses
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]

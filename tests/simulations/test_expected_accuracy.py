@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from client.expected_accuracy import ExpectedAccuracy
+from client.site.expected_accuracy import ExpectedAccuracy
 from simulations import expected_accuracy
 
 

@@ -23,8 +23,8 @@ from acm_core.nn import build_classifier
 from acm_core.training.adaptation import estimate_statistics
 from acm_core.training.local import predict
 from acm_core.training.weights import load_arrays, set_arrays
-from client.kept_models import KeptModels, SiteRun
-from server.run_folder import RunFolder
+from client.round.kept_models import KeptModels, SiteRun
+from server.round.run_folder import RunFolder
 from simulations.settings import SimulationConfig
 from simulations.sites import prepare_sites
 

@@ -12,7 +12,7 @@ from simulated import simulation, simulation_settings, spec
 
 from acm_core.config import SiteConfig
 from acm_core.data.site_films import load_site
-from client.site_file import load_site_file
+from client.site.site_file import load_site_file
 from simulations.settings import SimulationConfig
 from simulations.sites import MissingFilmsError, prepare_sites
 

@@ -14,7 +14,7 @@ from acm_core.config import dump_config
 from acm_core.config.sections import ModelConfig
 from acm_core.nn import Origin, build_classifier
 from acm_core.training.weights import get_arrays, save_arrays
-from server.command import load_run_file
+from server.console.command import load_run_file
 from simulations.crosswise import evaluate_crosswise
 from simulations.pooled import evaluate_pooled
 from simulations.settings import SimulationConfig

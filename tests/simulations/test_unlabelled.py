@@ -9,7 +9,7 @@ import numpy as np
 from simulated import simulation, spec
 
 from acm_core.data.site_films import load_site
-from client.kept_models import KeptModels, KeptScores, SiteRun
+from client.round.kept_models import KeptModels, KeptScores, SiteRun
 from simulations.sites import prepare_sites
 from simulations.unlabelled import evaluate_unlabelled
 

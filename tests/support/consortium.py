@@ -44,12 +44,12 @@ from acm_core.processes import free_port
 from acm_core.trust import keys
 from acm_core.trust.enrolment import Answer, Request
 from client.link.depot import Depot
-from client.membership import Membership
-from server.authority import ServerState
+from client.site.membership import Membership
+from server.consortium.authority import ServerState
+from server.consortium.registry import Registry
 from server.link.flower_internals import Steering
 from server.link.gates import CONTROL_HEADER
 from server.link.superlink import SuperLink
-from server.registry import Registry
 
 
 def found_federation(folder: Path, sites: Iterable[str], ports: Mapping[str, int] | None = None) -> None:

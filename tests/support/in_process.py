@@ -10,10 +10,10 @@ from pathlib import Path
 from acm_core.config.sections import FederationConfig
 from acm_core.config.site import SiteConfig
 from acm_core.federated.messages import Refusal, Reply, Task
-from client.site_round import SiteRound
-from server.federation import FederatedRun
-from server.run_folder import RunFolder
-from server.transport import Answer, Connection, Ticket
+from client.round.site_round import SiteRound
+from server.round.federation import FederatedRun
+from server.round.run_folder import RunFolder
+from server.round.transport import Answer, Connection, Ticket
 
 Site = Callable[[Task], Reply]
 

@@ -13,10 +13,10 @@ import yaml
 from acm_core.config import SiteConfig, load_config
 from acm_core.trust.enrolment import Answer, Request
 from client import enrol
-from client.membership import membership_folder
+from client.site.membership import membership_folder
 from server import approve, init, remove
-from server.authority import ServerState
-from server.registry import Registry
+from server.consortium.authority import ServerState
+from server.consortium.registry import Registry
 
 
 class Said(NamedTuple):

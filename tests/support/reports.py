@@ -12,9 +12,9 @@ from hospitals import FINDINGS, federation
 from acm_core.config.sections import FederationConfig
 from acm_core.config.site import SitePrivacy
 from acm_core.federated.report import SiteReport
-from client.release import noised_model, released
-from server.results import Metrics, summarise
-from server.state import RoundState
+from client.round.release import noised_model, released
+from server.round.results import Metrics, summarise
+from server.round.state import RoundState
 
 TRANSFER = {"seconds": 1.25, "bytes_sent": 2_000_000, "bytes_received": 1_000_000}
 

@@ -11,7 +11,7 @@ from reports import metrics
 
 from acm_core.config import dump_config
 from acm_core.config.sections import FederationConfig
-from server.run_folder import RunFolder
+from server.round.run_folder import RunFolder
 
 
 def record(number: int, answered: str, **changes: Any) -> dict[str, Any]:

@@ -27,10 +27,10 @@ from acm_core.data.splits import Split
 from acm_core.processes import free_port
 from acm_core.trust import certificates
 from client import doctor
-from client.check import Check
 from client.link.connection import _clock, examine
-from client.membership import Joining, Membership, authority_file, key_file, write_joining
-from server.registry import Registry
+from client.site.check import Check
+from client.site.membership import Joining, Membership, authority_file, key_file, write_joining
+from server.consortium.registry import Registry
 
 pytestmark = pytest.mark.timeout(120)
 

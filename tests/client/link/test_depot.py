@@ -16,7 +16,7 @@ from acm_core.federated.payload import MOST_BYTES, Payload
 from acm_core.trust import certificates, keys
 from client.link import depot as depot_module
 from client.link.depot import Depot, DepotError, TaskOverError
-from client.membership import Membership
+from client.site.membership import Membership
 
 CONTENT = bytes(range(256)) * 2000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -45,7 +45,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from acm_core.audit_events import PeerRefused
 from acm_core.audit_log import verify
 from acm_core.bundle import versions
-from server.registry import Registry
+from server.consortium.registry import Registry
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -24,7 +24,7 @@ from acm_core.trust.signatures import sign_reply
 from server.link import flower_transport
 from server.link.depot import Depot
 from server.link.flower_transport import FlowerTransport
-from server.transport import Ticket
+from server.round.transport import Ticket
 
 HONEST = Reply("A", 1, films=3, labelled=(3,), metrics={"train_loss": 0.5}, arrays={"encoded": np.arange(5)})
 

@@ -15,12 +15,12 @@ from flwr.proto.message_pb2 import Message, Metadata
 
 from acm_core.trust import keys
 from acm_core.trust.signatures import sign_call
+from server.consortium.registry import Registry
 from server.link import bodies, gates
 from server.link.bodies import Application, Refusal
 from server.link.depot import Depot
 from server.link.flower_internals import flower_key
 from server.link.gates import PublicGate
-from server.registry import Registry
 
 
 async def reads(scope: Any, receive: Any, send: Any) -> None:

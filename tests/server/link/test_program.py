@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from acm_core.processes import free_port
-from server.authority import ServerState
+from server.consortium.authority import ServerState
 from server.link import program
 from server.link.program import site_listener, take_all_files
 

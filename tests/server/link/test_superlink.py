@@ -13,7 +13,7 @@ from flwr.proto.fleet_pb2 import ActivateNodeRequest
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from acm_core.trust import keys
-from server.registry import Registry
+from server.consortium.registry import Registry
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from experiments import experiment, figures, finish, write_base
 
-from client.kept_models import KeptScores
+from client.round.kept_models import KeptScores
 from simulations.tables.cells import (
     CellFile,
     DamagedCellError,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from acm_core.randomness import stream_seed
 from acm_core.training.metrics import mean_auroc, paired_difference
-from client.kept_models import KeptScores
+from client.round.kept_models import KeptScores
 from simulations.tables.replicates import RESAMPLES, measure, pack, unpack
 
 FINDINGS = ["Effusion", "Mass", "Pneumothorax"]

@@ -1,0 +1,1 @@
+"""What a site does with a task, what it keeps, and what leaves."""

@@ -1,0 +1,1 @@
+"""A site: its file, its log, its membership, its checks."""

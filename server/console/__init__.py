@@ -1,0 +1,1 @@
+"""What the server's commands share on a terminal."""

@@ -1,0 +1,1 @@
+"""Who takes part: the consortium's authority, certificates and registry."""

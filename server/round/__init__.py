@@ -1,0 +1,1 @@
+"""A run: its rounds, its state, and the files that it leaves."""
