@@ -220,3 +220,14 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError):
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGE) and mallopt(_M_TRIM_THRESHOLD, _LARGE))
+
+
+def give_freed_memory_back() -> bool:
+    """Give what `keep_freed_memory` keeps back to the system, for as long as there is nothing to do; False where the
+    system's allocator has no such call (malloc_trim(3)).
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError):
+        return False
+    return bool(trim(0))

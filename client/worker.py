@@ -14,7 +14,7 @@ from acm_core.config.site import SiteConfig
 from acm_core.federated.messages import MessageError, Refusal, Reply, Task
 from acm_core.federated.payload import read_reply, read_task, write_payload
 from acm_core.files import keep_files_private
-from acm_core.processes import end_with_parent, keep_freed_memory, name_process
+from acm_core.processes import end_with_parent, give_freed_memory_back, keep_freed_memory, name_process
 from client.link.worker_call import Done, Order, link_folder, serve_orders
 from client.round.audited import answer_audited, refuse_unread
 from client.round.open_films import OpenFilms
@@ -54,7 +54,13 @@ class Worker:
         self._reply, self._films = "", OpenFilms()
 
     def do(self, order: Order) -> Done:
-        """Do a task whose payload is here, and leave the reply's."""
+        """Do a task whose payload is here, and leave the reply's; memory that it freed goes back to the system."""
+        try:
+            return self._do(order)
+        finally:
+            give_freed_memory_back()
+
+    def _do(self, order: Order) -> Done:
         site = load_config(self._path, SiteConfig)
         open_site_log(site.state)
         folder = link_folder(site.state)

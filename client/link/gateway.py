@@ -81,6 +81,7 @@ class Gateway:
     Attributes:
         address: where the SuperNode connects.
         own_authority: PEM file that the gateway's certificate comes from.
+        given: how many messages the SuperNode has been given.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Gateway:
         trouble: Callable[[str], None],
     ) -> None:
         self._known, self._bundle, self._audit, self._trouble = folder / _NODE_ID, bundle, audit, trouble
+        self.given = 0
         self._runs: dict[int, bool] = {}  # whether this site runs its bundle
         self._server = httpx.AsyncClient(
             base_url=f"https://{server}",
@@ -218,6 +220,7 @@ class Gateway:
         except flower.WireError as error:
             self._refuse(str(error))
             return False
+        self.given += self._runs[run]
         return self._runs[run]
 
     def _is_own(self, wanted: str) -> bool:

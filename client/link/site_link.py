@@ -9,6 +9,7 @@ import os
 import queue
 import secrets
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from client.round.policy import permits_digest
 from client.site.membership import Membership, NotEnrolledError, read_joining
 
 log = logging.getLogger("acm_fed.client")
+
+_ASK_SECONDS = 2.0
 
 
 class SiteLink:
@@ -89,8 +92,8 @@ class SiteLink:
             log.error("%s: this site connects anew", trouble)
             self._end_applications()
             self._node.stop()
-        elif (token := self._tasks.acquire()) is not None:
-            self._start_application(token)
+        else:
+            self._start_what_is_wanted()
         return said
 
     def renewed(self) -> Membership | None:
@@ -126,7 +129,7 @@ class SiteLink:
             self._troubles.put,
         )
         runtime = f"127.0.0.1:{free_port()}"
-        self._tasks = Tasks(runtime, self._secret)
+        self._tasks, self._asked, self._served = Tasks(runtime, self._secret), 0.0, 0
         self._runtime = runtime
         node = ["flower-supernode", "--superlink", self._gateway.address, "--isolation", "process"]
         node += ["--root-certificates", str(self._gateway.own_authority)]
@@ -151,6 +154,16 @@ class SiteLink:
         self._node.stop()
         self._tasks.close()
         self._gateway.stop()
+
+    def _start_what_is_wanted(self) -> None:
+        """Ask the SuperNode as long as it has a message without a ClientApp, and else now and then."""
+        now = time.monotonic()
+        if self._gateway.given == self._served and now - self._asked < _ASK_SECONDS:
+            return
+        self._asked = now
+        if (token := self._tasks.acquire()) is not None:
+            self._served = self._gateway.given
+            self._start_application(token)
 
     def _start_application(self, token: str) -> None:
         command = ["flwr-clientapp", "--runtime-api-address", self._runtime, "--insecure"]

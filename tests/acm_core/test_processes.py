@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from acm_core.processes import keep_freed_memory
+from acm_core.processes import give_freed_memory_back, keep_freed_memory
 
 MEASURE = """
 import resource, sys
@@ -67,6 +67,26 @@ def test_large_blocks_are_used_again_without_new_pages() -> None:
     assert faults("tuned") < faults("untouched") / 10
 
 
+KEEP = """
+import psutil
+from acm_core.processes import give_freed_memory_back, keep_freed_memory
+import numpy as np
+assert keep_freed_memory()
+np.ones(2**25).sum()  # 256 MiB
+before = psutil.Process().memory_info().rss
+assert give_freed_memory_back()
+print(before - psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator is Linux's")
+def test_what_was_kept_goes_back_when_it_is_not_needed() -> None:
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", KEEP], capture_output=True, text=True, check=True, cwd=root)
+    assert int(done.stdout) > 200 * 2**20
+
+
 def test_an_allocator_without_the_setting_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("acm_core.processes.ctypes.CDLL", lambda name: object())
     assert keep_freed_memory() is False
+    assert give_freed_memory_back() is False
