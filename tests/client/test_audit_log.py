@@ -102,7 +102,7 @@ def test_without_verify_or_show_it_is_the_test_of_private_training(
     federation.write_text(yaml.safe_dump(settings))
     assert main(["--site", "A", "--sites", str(hospital), "--config", str(federation)]) == 2
     assert (
-        "expected a run with differential privacy, got off: there is nothing to audit"
+        "expected a run with differential privacy, got off: there is nothing to test"
         in capsys.readouterr().err
     )
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.common.serde import recorddict_to_proto
 from hospitals import FINDINGS, federation, hospital, site
 from wire import trained, whole
 
@@ -18,12 +18,12 @@ from acm_core.arrays import Arrays
 from acm_core.config.sections import FederationConfig
 from acm_core.config.site import SiteConfig
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
+from acm_core.federated.payload import write_payload
 from acm_core.nn import build_classifier
 from acm_core.privacy.accounting import NoisedSteps, epsilon
 from acm_core.privacy.ledger import ledger_folder
 from acm_core.randomness import stream_seed
 from acm_core.training.weights import get_arrays
-from client.app import to_records
 from client.round import private_round
 from client.round.site_round import SiteRound
 
@@ -72,9 +72,8 @@ def steps(settings: SiteConfig) -> list[dict[str, Any]]:
 
 def wire(reply: Reply) -> bytes:
     """The reply as it leaves the process, without the weights."""
-    return bytes(
-        recorddict_to_proto(to_records(replace(reply, arrays={}))).SerializeToString(deterministic=True)
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        return write_payload(replace(reply, arrays={}), Path(folder)).path.read_bytes()
 
 
 @pytest.mark.slow

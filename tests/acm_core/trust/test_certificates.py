@@ -77,12 +77,12 @@ def connect(server: Server, site: ssl.SSLContext, name: str) -> str:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_strict_client_takes_the_certificate_by_each_name(server: Server, name: str) -> None:
-    assert connect(server, strict(server.consortium.authority), name) == "TLSv1.3"
-    expect_accepted(server.certificate, server.key, server.consortium.authority, NAMES)
+    assert connect(server, strict(server.authority), name) == "TLSv1.3"
+    expect_accepted(server.certificate, server.key, server.authority, NAMES)
 
 
 def test_a_renewed_certificate_needs_nothing_at_the_site(server: Server) -> None:
-    site = strict(server.consortium.authority)
+    site = strict(server.authority)
     former = server.certificate.read_bytes()
     server.renew([*NAMES, "new.example.org"])
     assert server.certificate.read_bytes() != former
@@ -91,21 +91,21 @@ def test_a_renewed_certificate_needs_nothing_at_the_site(server: Server) -> None
 
 def test_another_name_is_refused(server: Server) -> None:
     with pytest.raises(ssl.SSLCertVerificationError, match="mismatch"):
-        connect(server, strict(server.consortium.authority), "elsewhere.example.org")
+        connect(server, strict(server.authority), "elsewhere.example.org")
     for name in ("elsewhere.example.org", "10.0.0.5"):
         with pytest.raises(
             CertificateError, match=rf"for {name} in .*, got one for localhost, fed.example.org, 127"
         ):
-            expect_accepted(server.certificate, server.key, server.consortium.authority, [*NAMES, name])
+            expect_accepted(server.certificate, server.key, server.authority, [*NAMES, name])
 
 
 def test_another_consortium_of_the_same_name_is_refused(server: Server, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     other = Server(tmp_path / "other")
     with pytest.raises(ssl.SSLCertVerificationError, match=r"unable to get local issuer|signature failure"):
-        connect(other, strict(server.consortium.authority), "localhost")
+        connect(other, strict(server.authority), "localhost")
     with pytest.raises(CertificateError, match=r"expected the chain of .* to end at"):
-        expect_accepted(other.certificate, other.key, server.consortium.authority, NAMES)
+        expect_accepted(other.certificate, other.key, server.authority, NAMES)
 
 
 def test_the_server_cannot_pass_as_an_authority(server: Server, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_the_server_cannot_pass_as_an_authority(server: Server, tmp_path: Path) 
     (tmp_path / "forged.key").write_bytes(chain)
     forged.write_bytes(certificates.issue(stolen, chain, ["localhost"]) + server.certificate.read_bytes())
     with pytest.raises(CertificateError, match="invalid CA certificate"):
-        expect_accepted(forged, tmp_path / "forged.key", server.consortium.authority, ["localhost"])
+        expect_accepted(forged, tmp_path / "forged.key", server.authority, ["localhost"])
 
 
 def test_what_the_certificates_say(server: Server) -> None:
@@ -221,7 +221,7 @@ def test_fingerprints_are_those_of_openssl_and_can_be_read_aloud(server: Server)
         assert not certificates.same_fingerprint(text, fingerprint)
     if shutil.which("openssl"):
         shown = subprocess.run(
-            ["openssl", "x509", "-noout", "-fingerprint", "-sha256", "-in", server.consortium.authority],
+            ["openssl", "x509", "-noout", "-fingerprint", "-sha256", "-in", server.authority],
             capture_output=True,
             text=True,
             check=True,
