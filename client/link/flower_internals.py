@@ -12,29 +12,22 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 from flwr.cli.build import build_fab_from_files
 from flwr.proto import fab_pb2, fleet_pb2, run_pb2, runtime_pb2
 from flwr.supercore.interceptors import SuperExecAuthHttpInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
-from google.protobuf.message import DecodeError, Message
 
 from acm_core.bundle import bundle_files
+from acm_core.fleet import MOST_PARTS, WireError, parsed
 
-MEDIA_TYPE = "application/protobuf"
 NOTHING_TO_DO: bytes = fleet_pb2.PullMessagesResponse().SerializeToString()
 _SERVER, _CLIENT_APP, _SERVER_APP = 1, "flwr-clientapp", "flwr-serverapp"
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _MESSAGE_TYPES = frozenset({"train", "train.local_only", "evaluate"})
-_MOST_PARTS = 100
 _HASH = re.compile(r"[0-9a-f]{64}")
-_M = TypeVar("_M", bound=Message)
-
-
-class WireError(ValueError):
-    """Bytes that are not the message that the call carries, or a message that no site takes."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +57,7 @@ def activated_node(answer: bytes) -> int:
     Raises:
         WireError: as with all that follow.
     """
-    return int(_parsed(fleet_pb2.ActivateNodeResponse, answer).node_id)
+    return int(parsed(fleet_pb2.ActivateNodeResponse, answer).node_id)
 
 
 def leaving(node: int) -> bytes:
@@ -78,7 +71,7 @@ def given_run(answer: bytes) -> int | None:
     Raises:
         WireError: it is none of a server application's tasks.
     """
-    response = _parsed(fleet_pb2.PullMessagesResponse, answer)
+    response = parsed(fleet_pb2.PullMessagesResponse, answer)
     if not response.messages_list:
         return None
     if len(response.messages_list) != 1 or len(response.message_object_trees) != 1:
@@ -91,14 +84,14 @@ def given_run(answer: bytes) -> int | None:
     waiting, parts = [response.message_object_trees[0]], 0
     while waiting:
         waiting += waiting.pop().children
-        if (parts := parts + 1) > _MOST_PARTS:
-            raise WireError(f"expected at most {_MOST_PARTS} parts, got more")
+        if (parts := parts + 1) > MOST_PARTS:
+            raise WireError(f"expected at most {MOST_PARTS} parts, got more")
     return int(about.run_id)
 
 
 def asking_for_run(pull: bytes, run: int) -> bytes:
     """The request for a run by the site that asked for something to do."""
-    node = _parsed(fleet_pb2.PullMessagesRequest, pull).node
+    node = parsed(fleet_pb2.PullMessagesRequest, pull).node
     return bytes(run_pb2.GetRunRequest(node=node, run_id=run).SerializeToString())
 
 
@@ -108,7 +101,7 @@ def wanted_bundle(answer: bytes) -> str:
     Raises:
         WireError: the run is of another kind than a server application, or its bundle has no such name.
     """
-    run = _parsed(run_pb2.GetRunResponse, answer).run
+    run = parsed(run_pb2.GetRunResponse, answer).run
     if run.primary_task_type != _SERVER_APP:
         raise WireError("expected a task of a server application, got another kind")
     if not _HASH.fullmatch(run.fab_hash):
@@ -118,7 +111,7 @@ def wanted_bundle(answer: bytes) -> str:
 
 def is_error(push: bytes) -> bool:
     """Whether a reply is an error of Flower's, whose text is an exception's and may hold paths of this site."""
-    request = _parsed(fleet_pb2.PushMessagesRequest, push)
+    request = parsed(fleet_pb2.PushMessagesRequest, push)
     return any(message.HasField("error") for message in request.messages_list)
 
 
@@ -147,12 +140,3 @@ class Tasks:
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
-
-
-def _parsed(kind: type[_M], body: bytes) -> _M:
-    message: _M = kind()
-    try:
-        message.ParseFromString(body)
-    except (DecodeError, RecursionError):
-        raise WireError(f"expected a {kind.DESCRIPTOR.name}, got other bytes") from None
-    return message

@@ -11,9 +11,8 @@ import contextlib
 import logging
 import ssl
 import threading
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import uvicorn
@@ -22,37 +21,30 @@ from acm_core.audit_events import BundleRefused, TaskRefused
 from acm_core.audit_log import AuditLog
 from acm_core.federated.messages import Refusal
 from acm_core.files import write_private
+from acm_core.fleet import (
+    ACTIVATE,
+    CONFIRM,
+    DEACTIVATE,
+    GET_BUNDLE,
+    GET_RUN,
+    MEDIA_TYPE,
+    PULL_MESSAGES,
+    PULL_OBJECT,
+    PUSH_MESSAGES,
+    PUSH_OBJECT,
+    SITE_CALLS,
+    Receive,
+    Scope,
+    Send,
+    WireError,
+)
 from acm_core.processes import free_port
 from acm_core.trust import certificates
 from client.link import flower_internals as flower
 
 log = logging.getLogger("acm_fed.client")
 
-Scope = MutableMapping[str, Any]
-Event = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Event]]
-Send = Callable[[Event], Awaitable[None]]
-
 _LOOPBACK, _NODE_ID = "127.0.0.1", "node_id"
-_FLEET = "/v1/fleet/"
-_ACTIVATE, _DEACTIVATE = _FLEET + "activate-node", _FLEET + "deactivate-node"
-_PULL, _RUN, _BUNDLE = _FLEET + "pull-messages", _FLEET + "get-run", _FLEET + "get-fab"
-_PUSH, _PART = _FLEET + "push-messages", _FLEET + "push-object"
-_TAKE, _CONFIRM = _FLEET + "pull-object", _FLEET + "confirm-message-received"
-_CALLS = frozenset(
-    (
-        _ACTIVATE,
-        _DEACTIVATE,
-        _PULL,
-        _RUN,
-        _BUNDLE,
-        _PUSH,
-        _PART,
-        _TAKE,
-        _CONFIRM,
-        _FLEET + "send-node-heartbeat",
-    )
-)
 _MOST_BYTES = 2**18
 """Of a request or an answer: messages carry no weights."""
 _SECONDS = 60.0
@@ -137,7 +129,7 @@ class Gateway:
         if scope["type"] != "http":
             return
         path = scope["path"]
-        if path not in _CALLS or scope["method"] != "POST":
+        if path not in SITE_CALLS or scope["method"] != "POST":
             await _say(send, httpx.Response(404))
             return
         body = bytearray()
@@ -160,41 +152,39 @@ class Gateway:
         await _say(send, response)
 
     async def _answer(self, path: str, headers: list[tuple[bytes, bytes]], body: bytes) -> httpx.Response:
-        if path == _BUNDLE:
-            return httpx.Response(
-                200, content=self._bundle.answer, headers={"content-type": flower.MEDIA_TYPE}
-            )
-        if path == _PUSH and flower.is_error(body):
+        if path == GET_BUNDLE:
+            return _own(self._bundle.answer)
+        if path == PUSH_MESSAGES and flower.is_error(body):
             self._trouble("the server's task ended without an answer")
             return httpx.Response(_FORBIDDEN)
-        if path == _ACTIVATE:
+        if path == ACTIVATE:
             await self._leave_former_place(headers)
         response = await self._ask(path, headers, body)
         if response.status_code == httpx.codes.INTERNAL_SERVER_ERROR:
             return httpx.Response(_LATER)  # which the SuperNode tries again
         if response.status_code == _UNKNOWN:
-            if path == _ACTIVATE:
+            if path == ACTIVATE:
                 log.error("the server does not know this site's key: client.doctor says what to do")
             else:
                 log.info("the server has begun anew: this site connects anew")
         elif 400 <= response.status_code < 500 and self._is_lost(path, response.status_code):
             self._trouble("a message or a reply was lost on its way")
-        if response.status_code == 200 and path == _ACTIVATE:
+        if response.status_code == 200 and path == ACTIVATE:
             self._known.write_text(str(flower.activated_node(response.content)), encoding="utf-8")
         if (
             response.status_code == 200
-            and path == _PULL
+            and path == PULL_MESSAGES
             and not await self._is_taken(headers, body, response)
         ):
-            return httpx.Response(
-                200, content=flower.NOTHING_TO_DO, headers={"content-type": flower.MEDIA_TYPE}
-            )
+            return _own(flower.NOTHING_TO_DO)
         return response
 
     @staticmethod
     def _is_lost(path: str, status: int) -> bool:
         """Whether the SuperNode keeps half a message, or drops a reply that the server waits for."""
-        return path in (_TAKE, _CONFIRM) or (path in (_PUSH, _PART) and status != _FORBIDDEN)
+        return path in (PULL_OBJECT, CONFIRM) or (
+            path in (PUSH_MESSAGES, PUSH_OBJECT) and status != _FORBIDDEN
+        )
 
     async def _leave_former_place(self, headers: list[tuple[bytes, bytes]]) -> None:
         """Tell the server that this site's earlier SuperNode, which was perhaps killed, is gone: its place is free at
@@ -202,7 +192,7 @@ class Gateway:
         """
         with contextlib.suppress(OSError, ValueError):
             node = int(self._known.read_text(encoding="utf-8"))
-            await self._ask(_DEACTIVATE, headers, flower.leaving(node))
+            await self._ask(DEACTIVATE, headers, flower.leaving(node))
 
     async def _is_taken(
         self, headers: list[tuple[bytes, bytes]], body: bytes, response: httpx.Response
@@ -213,11 +203,11 @@ class Gateway:
             if run is None:
                 return True
             if run not in self._runs:
-                about = await self._ask(_RUN, headers, flower.asking_for_run(body, run))
+                about = await self._ask(GET_RUN, headers, flower.asking_for_run(body, run))
                 if about.status_code != 200:
                     return False
                 self._runs[run] = self._is_own(flower.wanted_bundle(about.content))
-        except flower.WireError as error:
+        except WireError as error:
             self._refuse(str(error))
             return False
         self.given += self._runs[run]
@@ -261,6 +251,11 @@ class Gateway:
             raise TooMuchError("expected an answer that is not compressed, got one that is")
         kept = [(name, value) for name, value in response.headers.raw if name.lower() not in _NOT_PASSED_ON]
         return httpx.Response(response.status_code, content=bytes(content), headers=kept)
+
+
+def _own(content: bytes) -> httpx.Response:
+    """An answer in the server's place."""
+    return httpx.Response(200, content=content, headers={"content-type": MEDIA_TYPE})
 
 
 async def _say(send: Send, response: httpx.Response) -> None:

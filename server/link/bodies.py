@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from typing import Any
 
-Scope = MutableMapping[str, Any]
-Event = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Event]]
-Send = Callable[[Event], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+from acm_core.fleet import Application, Event, Receive, Scope, Send
 
 _IDLE_SECONDS = 30.0  # between two pieces of a request
 _BODY_SECONDS, _BODY_BYTES_A_SECOND = 60.0, 2**14

@@ -18,26 +18,19 @@ from itertools import islice
 from typing import TypeVar
 
 import httpx
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi import FastAPI
 from flwr.cli.build import build_fab_from_files
 from flwr.proto import control_pb2, fab_pb2, fleet_pb2, message_pb2, runtime_pb2
 from flwr.superlink.main import create_app
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from acm_core.bundle import bundle_files
-from acm_core.trust.keys import PublicKey
+from acm_core.fleet import MEDIA_TYPE, MOST_PARTS, WireError, parsed
 
 KEY_HEADER = b"flwr-public-key"
-_MEDIA_TYPE = "application/protobuf"
 _UNREGISTERED, _SERVER_APP = "unregistered", "flwr-serverapp"
-_MOST_PARTS = 100  # of a message: a record of four fields has three
 _SECONDS = 30.0
 _M = TypeVar("_M", bound=Message)
-
-
-class WireError(ValueError):
-    """Bytes that are not the message that the call carries."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +69,6 @@ def bundle() -> bytes:
     return build_fab_from_files(bundle_files())[0]
 
 
-def flower_key(key: PublicKey) -> bytes:
-    """A site's key as the SuperLink has it."""
-    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-
-
 class Steering:
     """The calls by which `server.run` steers its SuperLink.
 
@@ -92,7 +80,7 @@ class Steering:
     def __init__(self, address: str, headers: Mapping[str, str]) -> None:
         self._client = httpx.Client(
             base_url=f"http://{address}",
-            headers={**headers, "content-type": _MEDIA_TYPE, "accept": _MEDIA_TYPE},
+            headers={**headers, "content-type": MEDIA_TYPE, "accept": MEDIA_TYPE},
             timeout=_SECONDS,
             trust_env=False,
         )
@@ -150,7 +138,7 @@ class Steering:
 
     def _call(self, name: str, request: Message, kind: type[_M], *, api: str = "control") -> _M:
         response = self._client.post(f"/v1/{api}/{name}", content=request.SerializeToString())
-        return _parsed(kind, response.raise_for_status().content)
+        return parsed(kind, response.raise_for_status().content)
 
 
 def given_messages(body: bytes) -> list[str]:
@@ -159,17 +147,17 @@ def given_messages(body: bytes) -> list[str]:
     Raises:
         WireError: it is no such answer, as with all that follow.
     """
-    response = _parsed(fleet_pb2.PullMessagesResponse, body)
+    response = parsed(fleet_pb2.PullMessagesResponse, body)
     return [message.metadata.message_id for message in response.messages_list]
 
 
 def announcement(body: bytes) -> Announcement:
     """What a request of `push-messages` says."""
-    request = _parsed(fleet_pb2.PushMessagesRequest, body)
+    request = parsed(fleet_pb2.PushMessagesRequest, body)
     if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
         raise WireError("expected one message, got another number")
     about, tree = request.messages_list[0].metadata, request.message_object_trees[0]
-    few = sum(1 for _ in islice(_parts(tree), _MOST_PARTS + 1)) <= _MOST_PARTS
+    few = sum(1 for _ in islice(_parts(tree), MOST_PARTS + 1)) <= MOST_PARTS
     return Announcement(
         node=request.node.node_id,
         source=about.src_node_id,
@@ -180,30 +168,21 @@ def announcement(body: bytes) -> Announcement:
 
 def wanted_parts(body: bytes) -> set[str]:
     """The parts that an answer to `push-messages` asks for."""
-    return set(_parsed(fleet_pb2.PushMessagesResponse, body).objects_to_push)
+    return set(parsed(fleet_pb2.PushMessagesResponse, body).objects_to_push)
 
 
 def pushed_part(request: bytes, answer: bytes) -> str | None:
     """The part that a call of `push-object` has brought, or None where it was not taken."""
-    taken = _parsed(message_pb2.PushObjectResponse, answer).stored
-    return _parsed(message_pb2.PushObjectRequest, request).object_id if taken else None
+    taken = parsed(message_pb2.PushObjectResponse, answer).stored
+    return parsed(message_pb2.PushObjectRequest, request).object_id if taken else None
 
 
 def confirmed_message(body: bytes) -> str:
     """The message that a request of `confirm-message-received` is about."""
-    return _parsed(message_pb2.ConfirmMessageReceivedRequest, body).message_object_id
+    return parsed(message_pb2.ConfirmMessageReceivedRequest, body).message_object_id
 
 
 def _parts(tree: message_pb2.ObjectTree):  # type: ignore[no-untyped-def]  # protobuf's messages have no types here
     yield tree
     for child in tree.children:
         yield from _parts(child)
-
-
-def _parsed(kind: type[_M], body: bytes) -> _M:
-    message: _M = kind()
-    try:
-        message.ParseFromString(body)
-    except (DecodeError, RecursionError):
-        raise WireError(f"expected a {kind.DESCRIPTOR.name}, got other bytes") from None
-    return message

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx
@@ -15,10 +15,9 @@ from flwr.serverapp import Grid
 
 from acm_core.federated.messages import MessageError, Refusal, Reply, Task, TaskKind
 from acm_core.federated.payload import Payload, read_reply
-from acm_core.trust import keys
 from acm_core.trust.signatures import is_signed_reply
-from server.consortium.registry import Registry
 from server.link.depot import SHA256, Depot
+from server.link.known_keys import KnownKeys
 from server.round.transport import Answer, Connection, Ticket
 
 log = logging.getLogger("acm_fed.server")
@@ -62,7 +61,7 @@ class FlowerTransport:
 
     def __init__(self, grid: Grid, sites: Sequence[str], depot: Depot, registry: Path) -> None:
         self._grid, self._depot = grid, depot
-        self._sites, self._registry = frozenset(sites), Registry.load(registry)
+        self._sites, self._keys = frozenset(sites), KnownKeys(registry)
         self._connected: dict[str, Connection] = {}
         self._asked = -math.inf
         self._sent: dict[str, _Sent] = {}
@@ -79,7 +78,7 @@ class FlowerTransport:
 
     def send(self, task: Task, sites: dict[str, Connection], lifetime: float) -> list[Ticket]:
         payload = self._depot.put_task(task)
-        fields = Task(task.kind, task.round, task.config, task.audit)  # the payload's file has the arrays
+        fields = replace(task, arrays={})  # the payload's file has them
         tickets = []
         for site, connection in sites.items():
             self._forget(site)
@@ -167,12 +166,11 @@ class FlowerTransport:
     def _read(self, site: str, message: str, said: Mapping[str, object]) -> tuple[Reply, int]:
         if {name: type(value) for name, value in said.items()} != _REPLY:
             raise MessageError("expected the fields of a reply, got others")
-        digest, size, refusal, head, signature = (said[name] for name in _REPLY)
-        stated = (str(digest), int(str(size)), str(refusal), str(head))
-        key = self._key(site)
-        if key is None or not is_signed_reply(key, str(signature), message, *stated):
+        digest, refusal, head = (str(said[name]) for name in ("payload", "refusal", "audit"))
+        size, signature = int(str(said["bytes"])), str(said["signature"])
+        key = self._keys.key(site)
+        if key is None or not is_signed_reply(key, signature, message, digest, size, refusal, head):
             return Reply(site, refusal="wrong_site"), 0
-        digest, size, refusal, head = stated
         if refusal:
             return Reply(site, refusal=Refusal(refusal), audit=head), 0
         path = self._depot.reply(site, digest) if SHA256.fullmatch(digest) else None
@@ -181,11 +179,6 @@ class FlowerTransport:
         reply = read_reply(path, head)
         self._depot.remove_reply(site, digest)
         return (reply, size) if reply.site == site else (Reply(site, refusal="wrong_site"), 0)
-
-    def _key(self, site: str) -> keys.PublicKey | None:
-        self._registry = self._registry.newest()
-        texts = [one.public_key for one in self._registry.active() if one.name == site]
-        return keys.parse_public_key(texts[0]) if texts else None
 
     def _forget(self, site: str) -> None:
         if (sent := self._sent.pop(site, None)) is not None:

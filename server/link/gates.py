@@ -18,6 +18,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from acm_core.fleet import (
+    ACTIVATE,
+    CONFIRM,
+    PULL_MESSAGES,
+    PUSH_MESSAGES,
+    PUSH_OBJECT,
+    SITE_CALLS,
+    Application,
+    Receive,
+    Scope,
+    Send,
+    WireError,
+)
 from acm_core.trust.signatures import (
     OFFSET_HEADER,
     SIGNATURE_HEADER,
@@ -30,12 +43,8 @@ from server.link.allowance import Allowance
 from server.link.bodies import (
     LATER,
     Answered,
-    Application,
-    Receive,
     Refusal,
     RefusedCallError,
-    Scope,
-    Send,
     answer_with,
     asked,
     in_pieces,
@@ -49,29 +58,7 @@ CONTROL_HEADER = "x-acm-fed-control"
 SITE = "acm_fed.site"
 """In a scope: the site whose key has signed the call."""
 
-_FLEET, _DEPOT = "/v1/fleet/", "/v1/depot/"
-_ACTIVATE = _FLEET + "activate-node"
-_PULL, _PUSH, _PART = _FLEET + "pull-messages", _FLEET + "push-messages", _FLEET + "push-object"
-_CONFIRM = _FLEET + "confirm-message-received"
-_SITE_CALLS = frozenset(
-    (
-        _ACTIVATE,
-        _PULL,
-        _PUSH,
-        _PART,
-        _CONFIRM,
-        *(
-            _FLEET + call
-            for call in (
-                "deactivate-node",
-                "send-node-heartbeat",
-                "get-run",
-                "get-fab",
-                "pull-object",
-            )
-        ),
-    )
-)
+_DEPOT = "/v1/depot/"
 _DEPOT_CALL = re.compile(_DEPOT + r"(greeting|(tasks|replies)/[0-9a-f]{64})")
 _DEPOT_METHODS = {"greeting": ("GET",), "tasks": ("GET", "HEAD"), "replies": ("HEAD", "PATCH")}
 _MOST_BYTES = 2**16  # of a message to Flower, which carries no weights
@@ -128,7 +115,7 @@ class PublicGate:
             await self._app(scope, receive, send)
         elif call := _DEPOT_CALL.fullmatch(path):
             await self._pass_to_depot(call, scope, receive, send)
-        elif path in _SITE_CALLS and scope["method"] == "POST":
+        elif path in SITE_CALLS and scope["method"] == "POST":
             await self._pass_to_flower(scope, receive, send)
         else:
             raise RefusedCallError(404, "not_for_sites")
@@ -164,7 +151,7 @@ class PublicGate:
             announced = self._expect_own(path, site, body)
             rung, asked_at = self._depot.rung(), time.time()
             answer = await asked(self._app, scope, body)
-            if path == _PULL and answer.status == 200:
+            if path == PULL_MESSAGES and answer.status == 200:
                 answer = await self._held(_Pull(site, scope, body, rung, asked_at), receive, answer)
                 for message in flower.given_messages(answer.body):
                     self._given[message] = site
@@ -173,12 +160,12 @@ class PublicGate:
             elif announced is not None and answer.status == 200:
                 self._coming[site] = announced.answers, flower.wanted_parts(answer.body)
                 self._note_whole(site)
-            elif path == _PART and answer.status == 200 and site in self._coming:
+            elif path == PUSH_OBJECT and answer.status == 200 and site in self._coming:
                 self._coming[site][1].discard(flower.pushed_part(body, answer.body) or "")
                 self._note_whole(site)
-        except flower.WireError:
+        except WireError:
             raise RefusedCallError(400, "unreadable") from None
-        if answer.status == 401 and path == _ACTIVATE:
+        if answer.status == 401 and path == ACTIVATE:
             raise RefusedCallError(LATER, "not_registered_yet")  # with Flower, which is told within a second
         if answer.status in (401, 403):
             self._say(_peer(scope), path, Refusal(answer.status, "not_registered"))
@@ -186,11 +173,11 @@ class PublicGate:
 
     def _expect_own(self, path: str, site: str, body: bytes) -> flower.Announcement | None:
         """Refuse what is of another site: Flower would take a reply in any site's or its own name, and of any size."""
-        if path == _PART and not self._bytes.take(site, len(body)):
+        if path == PUSH_OBJECT and not self._bytes.take(site, len(body)):
             raise RefusedCallError(LATER, "too_many_bytes")
-        if path == _CONFIRM and self._given.get(flower.confirmed_message(body)) != site:
+        if path == CONFIRM and self._given.get(flower.confirmed_message(body)) != site:
             raise RefusedCallError(403, "of_another_site")
-        if path != _PUSH:
+        if path != PUSH_MESSAGES:
             return None
         announced = flower.announcement(body)
         if announced.source != announced.node or self._given.get(announced.answers) != site:
@@ -273,7 +260,7 @@ def _shown(path: str) -> str:
     """The path as the audit log has it."""
     if call := _DEPOT_CALL.fullmatch(path):
         return _DEPOT + (call[2] or "greeting")
-    return path if path in _SITE_CALLS else "other"
+    return path if path in SITE_CALLS else "other"
 
 
 def _flower_key(scope: Scope) -> bytes:

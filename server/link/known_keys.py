@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
 from acm_core.trust import keys
 from server.consortium.registry import Registry
-from server.link.flower_internals import flower_key
+
+
+def flower_key(key: keys.PublicKey) -> bytes:
+    """A site's key as Flower has it."""
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 class KnownKeys:
@@ -18,10 +24,10 @@ class KnownKeys:
         self._keys: dict[str, keys.PublicKey] = {}
         self._read()
 
-    def site(self, flower_key: bytes) -> str | None:
+    def site(self, key: bytes) -> str | None:
         """Whose key this is, in the form that Flower sends."""
         self._renew()
-        return self._sites.get(flower_key)
+        return self._sites.get(key)
 
     def key(self, site: str) -> keys.PublicKey | None:
         """A site's key."""

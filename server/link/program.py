@@ -25,7 +25,8 @@ from uvicorn.protocols.utils import get_remote_addr
 
 from acm_core.audit_events import PeerRefused
 from acm_core.audit_log import AuditLog
-from server.link.bodies import Application, Refusal
+from acm_core.fleet import Application
+from server.link.bodies import Refusal
 from server.link.calls import depot_calls
 from server.link.depot import Depot
 from server.link.flower_internals import superlink_app

@@ -20,8 +20,9 @@ from acm_core.trust import keys
 from server.consortium.authority import ServerState
 from server.consortium.registry import Registry, RegistryError
 from server.link.depot import Depot
-from server.link.flower_internals import Node, Steering, flower_key
+from server.link.flower_internals import Node, Steering
 from server.link.gates import CONTROL_HEADER
+from server.link.known_keys import flower_key
 from server.link.program import LOOPBACK, Settings
 
 RUN_FOLDER_VARIABLE, AUDIT_VARIABLE, DEPOT_VARIABLE = "ACM_FED_RUN_FOLDER", "ACM_FED_AUDIT", "ACM_FED_DEPOT"

@@ -13,14 +13,15 @@ import pytest
 from flwr.proto.fleet_pb2 import PullMessagesResponse
 from flwr.proto.message_pb2 import Message, Metadata
 
+from acm_core.fleet import Application
 from acm_core.trust import keys
 from acm_core.trust.signatures import sign_call
 from server.consortium.registry import Registry
 from server.link import bodies, gates
-from server.link.bodies import Application, Refusal
+from server.link.bodies import Refusal
 from server.link.depot import Depot
-from server.link.flower_internals import flower_key
 from server.link.gates import PublicGate
+from server.link.known_keys import flower_key
 
 
 async def reads(scope: Any, receive: Any, send: Any) -> None:
