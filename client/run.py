@@ -72,16 +72,19 @@ def _serve(site: SiteConfig, membership: Membership, path: Path) -> int:
     with interruptible():
         try:
             link.note_start()
+            said = ""
             while True:
                 for line in (*tail.read(), *link.tend()):
                     _say(line)
-                if (renewed := link.renewed()) is not None:
-                    watch.membership = renewed
-                    _say(
-                        f"enrolled anew in {renewed.federation}, whose server is {renewed.address}: connecting"
-                    )
                 if (news := watch.news()) is not None:
-                    _say(news)
+                    if (renewed := link.renewed()) is not None:
+                        watch.membership = renewed
+                        _say(
+                            f"enrolled anew in {renewed.federation}, whose server is {renewed.address}: connecting"
+                        )
+                    elif news != said:
+                        said = news
+                        _say(news)
                 time.sleep(_POLL_SECONDS)
         except KeyboardInterrupt:
             _say("leaving")
@@ -95,29 +98,28 @@ def _serve(site: SiteConfig, membership: Membership, path: Path) -> int:
 
 
 class _Watch:
-    """Looks now and then whether the server is there, and tells it when that changes."""
+    """Looks now and then whether the server is there."""
 
     def __init__(self, site: SiteConfig, membership: Membership) -> None:
         self.membership = membership
-        self._site, self._said = site, ""
+        self._site = site
         self._looking = ThreadPoolExecutor(1)
         self._state = self._looking.submit(self._look)
 
     def news(self) -> str | None:
-        """What has changed, if anything."""
+        """How it is, where it has been looked at since the last call; else None."""
         if not self._state.done():
             return None
-        state, before = self._state.result(), self._said
-        self._said = state
-        self._state = self._looking.submit(self._look)
-        return state if state != before else None
+        state = self._state.result()
+        self._state = self._looking.submit(self._look, pause=True)
+        return state
 
     def stop(self) -> None:
         """Look no longer."""
         self._looking.shutdown(wait=False, cancel_futures=True)
 
-    def _look(self) -> str:
-        if self._said:
+    def _look(self, *, pause: bool = False) -> str:
+        if pause:
             time.sleep(_LOOK_SECONDS)
         if shutil.disk_usage(self._site.state).free >= _LEAST_FREE * 2**20:
             return self._reached()

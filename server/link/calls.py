@@ -13,6 +13,7 @@ Each call is signed by a registered key (`acm_core.trust.signatures`): the gate 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from starlette.applications import Starlette
@@ -25,7 +26,6 @@ from acm_core.trust.signatures import OFFSET_HEADER
 from server.link.depot import SHA256, Depot, UploadError
 
 LENGTH_HEADER = "upload-length"
-_PIECE_BYTES = 2**16
 _LARGEST_FILL = 2**20
 
 
@@ -74,20 +74,16 @@ async def _take(depot: Depot, request: Request, site: str, digest: str, most_byt
         return Response(status_code=413)
     waiting = bytearray()
     try:
-        async for piece in request.stream():
-            waiting += piece
-            if at + len(waiting) > whole:
-                return Response(status_code=400)
-            if len(waiting) >= _LARGEST_FILL:
-                at = await asyncio.to_thread(_append, depot, site, digest, at, waiting)
-    except UploadError as error:
-        return _there(error.have if error.have >= 0 else None, status=409)
-    except ClientDisconnect:
-        pass  # what has come is kept: the site goes on there
-    try:
+        with contextlib.suppress(ClientDisconnect):  # what has come is kept: the site goes on there
+            async for piece in request.stream():
+                waiting += piece
+                if at + len(waiting) > whole:
+                    return Response(status_code=400)
+                if len(waiting) >= _LARGEST_FILL:
+                    at = await asyncio.to_thread(_append, depot, site, digest, at, waiting)
         at = await asyncio.to_thread(_append, depot, site, digest, at, waiting)
     except UploadError as error:
-        return _there(error.have if error.have >= 0 else None, status=409)
+        return _there(error.have, status=409)
     if at < whole:
         return _there(at)
     whole_and_right = await asyncio.to_thread(depot.finish, site, digest)

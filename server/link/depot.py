@@ -20,9 +20,9 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class UploadError(ValueError):
-    """Bytes that do not belong where they came; `have` are there already."""
+    """Bytes that do not belong where they came; `have` are there already, None: all of them."""
 
-    def __init__(self, have: int) -> None:
+    def __init__(self, have: int | None) -> None:
         super().__init__(f"expected what follows byte {have}, got other bytes")
         self.have = have
 
@@ -90,7 +90,7 @@ class Depot:
         """
         part = self._part(site, digest)
         if (have := self.have(site, digest)) != offset:
-            raise UploadError(-1 if have is None else have)
+            raise UploadError(have)
         part.parent.mkdir(parents=True, exist_ok=True)
         if not offset:
             for other in part.parent.glob("*.part"):
