@@ -14,7 +14,7 @@ import ssl
 import sys
 from asyncio.sslproto import SSLProtocol
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,6 +37,7 @@ _HANDSHAKE_SECONDS = 20
 _IDLE_SECONDS = 20.0  # until the whole head of a request is there
 _STUCK_SECONDS = 120.0  # in which a peer takes nothing of an answer
 _CONNECTIONS, _CONNECTIONS_A_PEER = 1000, 64
+_BACKLOG = 2048  # connections that wait to be accepted
 _SOCKETS = 2 * _CONNECTIONS  # open at a time, those included that have not shaken hands
 _CERTIFICATE_SECONDS = 30.0
 _GRACE_SECONDS = 2
@@ -90,12 +91,14 @@ async def _serve(settings: Settings) -> None:
     depot = Depot(settings.depot)
     calls = depot_calls(depot, settings.most_bytes, lambda request: str(request.scope[SITE]))
     gate = PublicGate(app, calls, depot, settings.registry, refused)
-    outer = site_listener(gate, settings.host, settings.port, context)
+    outer = site_listener(gate, context)
+    # Who finds that the inner one answers finds the outer one as well. The inner one has the signals and steers it.
+    entrance = door(settings.host, settings.port)
     serving = asyncio.create_task(inner.serve())
     while not inner.started and not serving.done():
         await asyncio.sleep(0.05)
-    # The outer one is steered by the inner one, which has the signals.
-    listening = asyncio.create_task(outer._serve())  # `serve` would take the signals as well
+    listening = asyncio.create_task(outer._serve([entrance]))  # `serve` would take the signals as well
+    logging.getLogger("uvicorn.error").info("Sites are served over TLS on %s", entrance.getsockname())
     renewing = asyncio.create_task(_take_renewed_certificates(context, settings))
     done, _ = await asyncio.wait({serving, listening}, return_when=asyncio.FIRST_COMPLETED)
     renewing.cancel()
@@ -112,29 +115,30 @@ def take_all_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def site_listener(app: Application, host: str, port: int, context: ssl.SSLContext) -> uvicorn.Server:
-    """What serves sites, and whoever else reaches the port, over TLS, and holds no connection for nothing."""
+def door(host: str, port: int) -> socket.socket:
+    """Where sites come in; who comes before anybody serves them waits.
+
+    Raises:
+        OSError: the address is not this machine's, or the port is taken.
+    """
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+
+
+def site_listener(app: Application, context: ssl.SSLContext) -> uvicorn.Server:
+    """What serves sites, and whoever else reaches a door, over TLS, and holds no connection for nothing."""
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         http=_behind_doors(context),  # type: ignore[arg-type]  # whatever makes a protocol will do
         ws="none",
         lifespan="off",
         limit_concurrency=_CONNECTIONS,
         server_header=False,
         access_log=False,
+        backlog=_BACKLOG,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
-    return _SiteListener(config)
-
-
-class _SiteListener(uvicorn.Server):
-    """Uvicorn, which knows of no connection before its handshake, and therefore has no TLS of its own here."""
-
-    def _log_started_message(self, listeners: Sequence[socket.SocketType]) -> None:
-        for listener in listeners:  # uvicorn would say http
-            logging.getLogger("uvicorn.error").info("Sites are served over TLS on %s", listener.getsockname())
+    return uvicorn.Server(config)
 
 
 def _behind_doors(context: ssl.SSLContext) -> Callable[..., SSLProtocol]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+import secrets
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +21,7 @@ import pytest
 from acm_core.processes import free_port
 from server.consortium.authority import ServerState
 from server.link import program
-from server.link.program import site_listener, take_all_files
+from server.link.program import LOOPBACK, Settings, door, site_listener, take_all_files
 
 PIECE = bytes(2**16)
 PIECES = 512
@@ -48,9 +51,10 @@ def connect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect
     state.create("test", ["127.0.0.1"])
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(state.certificate, state.key)
-    port = free_port()
-    listener = site_listener(reads_and_answers, "127.0.0.1", port, context)
-    thread = threading.Thread(target=lambda: asyncio.run(listener.serve()))
+    entrance = door("127.0.0.1", 0)
+    port = entrance.getsockname()[1]
+    listener = site_listener(reads_and_answers, context)
+    thread = threading.Thread(target=lambda: asyncio.run(listener.serve([entrance])))
     thread.start()
     while not listener.started:
         time.sleep(0.01)
@@ -111,3 +115,39 @@ def test_the_limit_of_open_files_is_the_systems() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_who_finds_that_it_answers_on_loopback_is_let_in_from_outside(tmp_path: Path) -> None:
+    state = ServerState(tmp_path / "server_state")
+    state.create("test", ["127.0.0.1"])
+    port, loopback = free_port(), free_port()
+    settings = Settings(
+        host="127.0.0.1",
+        port=port,
+        loopback_port=loopback,
+        certificate=state.certificate,
+        key=state.key,
+        secret=secrets.token_hex(),
+        depot=tmp_path / "depot",
+        registry=state.registry,
+        most_bytes=2**20,
+        audit=state.audit,
+    )
+    file = tmp_path / "settings.json"
+    file.write_text(settings.model_dump_json())
+    process = subprocess.Popen([sys.executable, "-m", "server.link.program", str(file)])
+    try:
+        while True:
+            with contextlib.suppress(ConnectionRefusedError), socket.create_connection((LOOPBACK, loopback)):
+                break
+            assert process.poll() is None
+        with socket.create_connection((LOOPBACK, port)) as entered:
+            assert entered.getpeername() == (LOOPBACK, port)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_a_door_that_is_taken_is_said_to_be() -> None:
+    with door(LOOPBACK, 0) as taken, pytest.raises(OSError, match="in use"):
+        door(LOOPBACK, taken.getsockname()[1])
