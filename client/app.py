@@ -1,4 +1,4 @@
-"""Flower's ClientApp: what the SuperNode starts for a message. It carries a task to this site's worker, and its reply.
+"""Flower's ClientApp, run once a message (`client.link.applications`): it carries a task to this site's worker.
 
 It imports neither torch nor MONAI: the worker has films, labels and kernels at hand (`client.worker`).
 """
@@ -16,7 +16,6 @@ from flwr.clientapp import ClientApp
 from acm_core.config.loading import load_config
 from acm_core.config.site import SiteConfig
 from acm_core.federated.messages import MessageError, Refusal
-from acm_core.processes import end_with_parent
 from acm_core.trust import keys
 from acm_core.trust.signatures import sign_reply
 from client.link.depot import Depot, DepotError, TaskOverError
@@ -35,7 +34,6 @@ app = ClientApp()
 
 def answer(message: Message, context: Context) -> Message:  # noqa: ARG001  # Flower calls it with both
     """Have the site's task done, and say where its reply is and that it is this site's."""
-    end_with_parent()
     site = load_config(Path(os.environ[SITE_FILE_VARIABLE]), SiteConfig)
     open_site_log(site.state)
     membership = Membership.load(site)
