@@ -111,6 +111,7 @@ class Gateway:
             ws="none",
             lifespan="off",
             access_log=False,
+            proxy_headers=False,
             log_config=None,
             ssl_certfile=certificate,
             ssl_keyfile=key,
