@@ -32,6 +32,7 @@ from simulations.tables.experiment import ExperimentConfig
 
 COMMANDS = (
     "server.init",
+    "server.doctor",
     "server.approve",
     "server.remove",
     "server.run",

@@ -17,6 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 COMMANDS = [
     "server.run",
     "server.init",
+    "server.doctor",
     "server.approve",
     "server.remove",
     "server.audit",
