@@ -21,6 +21,7 @@ from pathlib import Path
 from acm_core.fleet import (
     ACTIVATE,
     CONFIRM,
+    INSTANCE_HEADER,
     PULL_MESSAGES,
     PUSH_MESSAGES,
     PUSH_OBJECT,
@@ -54,6 +55,7 @@ from server.link.bodies import (
 from server.link.depot import Depot
 from server.link.doors import Client, peer_of
 from server.link.known_keys import KnownKeys
+from server.link.leases import Leases
 
 CONTROL_HEADER = "x-acm-fed-control"
 SITE = "acm_fed.site"
@@ -99,6 +101,7 @@ class PublicGate:
         self._keys = KnownKeys(registry)
         self._calls = Allowance(a_second=200, burst=2000)
         self._bytes = Allowance(a_second=2**14, burst=2**22)
+        self._leases = Leases()
         self._said = Allowance(a_second=0.1, burst=10)
         self._said_of_all = Allowance(a_second=1, burst=1000)
         self._given: OrderedDict[str, str] = OrderedDict()  # a message: the site that was given it
@@ -152,11 +155,18 @@ class PublicGate:
         await self._depot_calls({**scope, SITE: site}, paced(receive), in_pieces(send))
 
     async def _pass_to_flower(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
         site = self._keys.site(_flower_key(scope))
         if site is None:
             raise RefusedCallError(401, "not_registered")
+        instance = dict(scope["headers"]).get(INSTANCE_HEADER.encode(), b"").decode("latin-1")
         body = await read_whole(scope, receive, _MOST_BYTES)
+        if not self._leases.take(site, instance):
+            raise RefusedCallError(409, "another_instance")
+        with self._leases.call(site):
+            await self._answer_site(site, scope, body, receive, send)
+
+    async def _answer_site(self, site: str, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        path = scope["path"]
         try:
             announced = self._expect_own(path, site, body)
             rung, asked_at = self._depot.rung(), time.time()
@@ -215,6 +225,8 @@ class PublicGate:
             while answer.status == 200 and not flower.given_messages(answer.body):
                 self._depot.note_idle(pull.site, pull.asked)
                 while (now := self._depot.rung()) == pull.rung:
+                    if leaving.done():
+                        self._leases.release(pull.site)
                     if time.monotonic() >= until or leaving.done():
                         return answer
                     await asyncio.sleep(_LOOK_SECONDS)
