@@ -10,5 +10,6 @@ Nothing here reads or writes a file, or knows a network or a framework. Import t
 - `promise`: what a site signs for a round; `sum_list`: the promises of one sum, its transcript, what a site checks.
 - `masks`: the streams that are added; `round_secrets`: a site's secrets of a round and the keys that follow from them.
 - `fixed_point`: updates as integers whose sums are exact.
+- `site_sum`: what a site has promised, masked and opened, and what it may do next.
 - `joint_sum`: the server's sum, one vector at a time.
 """

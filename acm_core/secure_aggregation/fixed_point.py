@@ -29,7 +29,7 @@ _GROWTH, _GROWTH_HIGH = (
     1000.0,
 )  # times an array's largest value, or 1, that its values may move in a round
 _BITS, _HIGH_BITS = 30, 61  # of a sum without its rounding, which adds half a unit a site; and the sign
-_MOST_STEPS = 2.0**31  # that an integer may move
+_MOST_STEPS = 2.0**28  # that an integer may move
 _PIECE = 2**15  # values: what is computed on the way stays in the processor's cache, and small
 
 _Values = npt.NDArray[Any]
@@ -168,13 +168,7 @@ class Layout:
         """The slot's values as integers, still as floats where they were floats."""
         array, base = arrays[slot.name][slot.start : slot.stop], self._flat[slot.name][slot.start : slot.stop]
         bound, scale = self._units[slot.name]
-        with np.errstate(over="ignore"):
-            moved = array.astype(np.float64)
-            moved -= base
-        if not np.absolute(moved).max(initial=0.0) <= bound:
-            raise OutOfRangeError(
-                f"{slot.name}: expected values that move by at most {bound:g} in a round, got more"
-            )
+        moved = _moves(slot.name, array, base, bound)
         if base.dtype.kind != "f":
             return (array.astype(np.int64) - base.astype(np.int64)) * np.int64(weight)
         moved *= weight * scale
@@ -235,21 +229,52 @@ class Layout:
         return means
 
 
+def expect_in_range(update: SiteUpdate, reference: Arrays, findings: Sequence[str]) -> None:
+    """Refuse an update that no list could sum, before it is promised.
+
+    Raises:
+        UpdateRefused: it does not fit the global model `reference`, see `validate_update`.
+        OutOfRangeError: a value moved too far.
+    """
+    validate_update(update, reference, findings)
+    flat, base = _flat(update.arrays), _flat(reference)
+    for name, array in reference.items():
+        bound = _bound(name, array)
+        for start in range(0, array.size, _PIECE):
+            _moves(name, flat[name][start : start + _PIECE], base[name][start : start + _PIECE], bound)
+
+
+def _moves(name: str, array: _Values, base: _Values, bound: float) -> npt.NDArray[np.float64]:
+    with np.errstate(over="ignore"):
+        moved = array.astype(np.float64)
+        moved -= base
+    if not np.absolute(moved).max(initial=0.0) <= bound:
+        raise OutOfRangeError(f"{name}: expected values that move by at most {bound:g} in a round, got more")
+    return moved
+
+
 def _flat(arrays: Arrays) -> Arrays:
     return {name: np.ascontiguousarray(array).reshape(-1) for name, array in arrays.items()}
 
 
 def _unit(name: str, array: _Values, films: int) -> _Unit:
+    bound = _bound(name, array)
+    if array.dtype.kind != "f":
+        return _Unit(min(bound, math.ldexp(1.0, _HIGH_BITS - _exponent(films))), 1.0)
+    return _Unit(bound, _scale(_BITS if _is_low(array) else _HIGH_BITS, bound, films))
+
+
+def _bound(name: str, array: _Values) -> float:
+    """What the array's values may move, whatever the list."""
     if array.dtype.kind not in "fiu" or array.dtype.itemsize > 8 or array.dtype == np.uint64:
         raise TypeError(f"{name}: expected floats or integers of up to 8 bytes, got {array.dtype}")
     if array.dtype.kind != "f":
-        return _Unit(min(_MOST_STEPS, math.ldexp(1.0, _HIGH_BITS - _exponent(films))), 1.0)
+        return _MOST_STEPS
     largest = max(float(array.max()), -float(array.min())) if array.size else 0.0
     if not math.isfinite(largest):
         raise ValueError(f"{name}: expected finite values in the global model, got others")
-    growth, bits = (_GROWTH, _BITS) if _is_low(array) else (_GROWTH_HIGH, _HIGH_BITS)
-    bound = math.ldexp(1.0, _exponent(growth * max(1.0, largest)))
-    return _Unit(bound, _scale(bits, bound, films))
+    growth = _GROWTH if _is_low(array) else _GROWTH_HIGH
+    return math.ldexp(1.0, _exponent(growth * max(1.0, largest)))
 
 
 def _scale(bits: int, bound: float, films: int) -> float:

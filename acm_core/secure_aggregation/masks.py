@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -11,6 +12,8 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from acm_core.arrays import little_endian
 
 KEY_BYTES = 32
 _CHUNK = 2**18  # bytes at a time: what the processor's cache holds
@@ -32,6 +35,13 @@ class Vector(NamedTuple):
     @property
     def nbytes(self) -> int:
         return self.low.nbytes + self.high.nbytes
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of both, as little-endian numbers, in hex."""
+        digest = hashlib.sha256(little_endian(self.low).data)
+        digest.update(little_endian(self.high).data)
+        return digest.hexdigest()
 
     def add(self, other: Vector) -> None:
         """Add another one of the same sizes, in place."""

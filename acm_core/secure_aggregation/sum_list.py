@@ -26,6 +26,8 @@ class ListFault(StrEnum):
     ROSTER = "roster"  # a site that is not in the pinned roster, or a promise that it has not signed
     LIST = "list"  # the promises are no list, or not one that this site has promised to be in
     MINIMUM = "policy.minimum_sites"  # fewer sites than this site's file asks for
+    OPENED = "opened"  # this round's sum, or one with this very update, was opened with another list
+    LOST = "lost"  # what was promised is not on this site's disk any more
 
 
 class ListRefused(Exception):  # noqa: N818 - a refusal is an outcome of the round, not a defect
