@@ -4,6 +4,7 @@ Import the packages and modules: this loads nothing. Each knows those that stand
 `pyproject.toml` holds; the tree of all exceptions stands in docs/REFERENCE.md.
 
 - `export`, `deployment`: a trained model as a folder, and in forms that others can use.
+- `secure_aggregation`: a round's updates as one sum that opens for all who promised it, or for nobody.
 - `privacy`: DP-SGD, its accountants, the ledger and the test of what it promises.
 - `trust`: keys, certificates, and the files with which a site joins.
 - `audit_log`, `audit_commands`, `audit_events`: what either side writes down of the other.
