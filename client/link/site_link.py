@@ -21,7 +21,7 @@ from acm_core.processes import KeptChild, free_port
 from client.link.applications import Applications
 from client.link.flower_internals import Tasks, own_bundle
 from client.link.gateway import Gateway
-from client.link.worker_call import SITE_FILE_VARIABLE
+from client.link.worker_call import ThisSite
 from client.round.policy import permits_digest
 from client.site.membership import Membership, NotEnrolledError, read_joining
 from client.site.site_log import LOG_NAME
@@ -146,7 +146,8 @@ class SiteLink:
 
     @property
     def _environment(self) -> dict[str, str]:
-        return {"FLWR_HOME": str(self._site.state / "flower"), SITE_FILE_VARIABLE: str(self._path)}
+        here = ThisSite(self._site.site, self._site.state.absolute())
+        return {"FLWR_HOME": str(here.state / "flower"), **here.environment()}
 
     def _disconnect(self) -> None:
         self._applications.end_all()
