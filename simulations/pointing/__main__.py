@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from simulations.markdown import markdown_table
+from simulations.tables.markdown import markdown_table
 
 if TYPE_CHECKING:
     import numpy as np
