@@ -13,5 +13,6 @@ Import the packages and modules: this loads nothing. Each knows those that stand
 - `federated`: messages, encoding, the gate for updates, rules of aggregation; no network and no framework.
 - `config`: the settings of a federation and of a site.
 - `arrays`, `figures`, `groups`, `histograms`, `shortcuts`, `hash_chain`: what several of these speak of.
+- `command`: how a command runs as a program.
 - `bundle`, `files`, `fleet`, `installation`, `processes`, `randomness`, `vocabulary`: what knows nothing of the others.
 """

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, StringConstraints
 from acm_core.config.sections import SiteName
 from acm_core.federated.messages import Refusal, TaskKind
 from acm_core.federated.update import RefusalReason
-from acm_core.hash_chain import Strict
+from acm_core.hash_chain import Sha256, Strict
 
 
 def _address(value: object) -> str:
@@ -23,7 +23,6 @@ def _address(value: object) -> str:
 
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64}|SHA256:[A-Za-z0-9+/]{43})$")]
 """SHA-256 of a key or certificate, in hex or as ssh-keygen writes it."""
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]

@@ -32,6 +32,7 @@ _TRIES = 100
 _TAIL = 3 * LONGEST_ROW  # two whole rows and an unfinished one
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,128}$")]
 
 

@@ -34,7 +34,7 @@ class Child:
 
     The whole group is ended by `stop`; on Linux the program is also ended when this process is killed, and keeps to
     `cores` where they are given. A `secret` goes by a file that the two processes alone have, whose name is the last
-    argument: every user of the machine can read a command line.
+    argument: every user of the machine can read a command line. `files` are open in the program as they are here.
     """
 
     def __init__(
@@ -45,18 +45,20 @@ class Child:
         *,
         cores: Collection[int] = (),
         secret: str | None = None,
+        files: Sequence[int] = (),
     ) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        with log.open("ab") as output, _only_here(secret) as files:
+        with log.open("ab") as output, contextlib.ExitStack() as held:
+            hidden = [] if secret is None else [held.enter_context(secret_file(secret))]
             self._process = subprocess.Popen(  # noqa: S603  # the command is our own, never a shell line
-                [*command, *(f"/dev/fd/{file}" for file in files)],
+                [*command, *map(name_of_file, hidden)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **OFFLINE, **environment, "PATH": path},
                 start_new_session=True,
-                pass_fds=files,
+                pass_fds=[*hidden, *files],
                 preexec_fn=_in_child(os.getpid(), cores),  # noqa: PLW1509  # it calls the system and nothing else
             )
 
@@ -84,9 +86,17 @@ class KeptChild:
         short_lives: how often in a row it ended as soon as it was started.
     """
 
-    def __init__(self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str],
+        *,
+        files: Sequence[int] = (),
+    ) -> None:
         self.name, self.log, self.short_lives = name, log, 0
-        self._start: Callable[[], Child] = lambda: Child(command, log, environment)
+        self._start: Callable[[], Child] = lambda: Child(command, log, environment, files=files)
         self._child: Child | None = None
         self._started = 0.0
         self._again: float | None = None
@@ -176,17 +186,19 @@ def interruptible() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _only_here(secret: str | None) -> Iterator[list[int]]:
-    """A file without a name that holds `secret`, or none."""
-    if secret is None:
-        yield []
-        return
+def secret_file(secret: str) -> Iterator[int]:
+    """A file without a name that holds a secret, as long as it is open."""
     file = os.memfd_create("secret")
     try:
         os.write(file, secret.encode())
-        yield [file]
+        yield file
     finally:
         os.close(file)
+
+
+def name_of_file(file: int) -> str:
+    """Where a process finds a file that it has open."""
+    return f"/dev/fd/{file}"
 
 
 def _in_child(parent: int, cores: Collection[int]) -> Callable[[], None] | None:

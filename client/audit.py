@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from acm_core.files import keep_files_private
+from acm_core.command import run_command
 from client.site.site_arguments import add_site_arguments
 
 if TYPE_CHECKING:
@@ -181,5 +181,4 @@ def _wrong(text: str) -> int:
 
 
 if __name__ == "__main__":
-    keep_files_private()
-    sys.exit(main())
+    run_command(main)

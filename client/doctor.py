@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from acm_core.files import keep_files_private
+from acm_core.command import run_command
 from client.site.check import Check
 from client.site.site_arguments import add_site_arguments
 
@@ -190,5 +190,4 @@ def _show(checks: list[Check], site: str) -> int:
 
 
 if __name__ == "__main__":
-    keep_files_private()
-    sys.exit(main())
+    run_command(main)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from acm_core.files import keep_files_private
+from acm_core.command import run_command
 from client.site.site_arguments import add_site_arguments
 
 if TYPE_CHECKING:
@@ -211,5 +211,4 @@ def _fail(text: str, code: int) -> int:
 
 
 if __name__ == "__main__":
-    keep_files_private()
-    sys.exit(main())
+    run_command(main)

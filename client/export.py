@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from acm_core.files import keep_files_private
+from acm_core.command import run_command
 from client.site.site_arguments import add_model_argument, add_site_arguments
 
 OK, FAILED, WRONG = 0, 1, 2
@@ -67,5 +67,4 @@ def _fail(text: str, code: int) -> int:
 
 
 if __name__ == "__main__":
-    keep_files_private()
-    sys.exit(main())
+    run_command(main)

@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from acm_core.files import keep_files_private
+from acm_core.command import run_command
 from client.site.site_arguments import add_model_argument, add_site_arguments
 
 OK, SET_ASIDE, WRONG, INTERRUPTED = 0, 1, 2, 130
@@ -77,5 +77,4 @@ def _fail(text: str, code: int) -> int:
 
 
 if __name__ == "__main__":
-    keep_files_private()
-    sys.exit(main())
+    run_command(main)

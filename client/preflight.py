@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acm_core.files import keep_files_private
+from acm_core.command import run_command
 from client.site.site_arguments import add_site_arguments
 
 if TYPE_CHECKING:
@@ -200,5 +200,4 @@ class _Lines:
 
 
 if __name__ == "__main__":
-    keep_files_private()
-    sys.exit(main())
+    run_command(main)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from acm_core.files import keep_files_private
+from acm_core.command import run_command
 from client.site.site_arguments import add_site_arguments
 
 if TYPE_CHECKING:
@@ -143,6 +143,5 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    keep_files_private()
     logging.captureWarnings(True)
-    sys.exit(main())
+    run_command(main)

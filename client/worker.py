@@ -11,11 +11,12 @@ from pathlib import Path
 
 from acm_core.config.loading import load_config
 from acm_core.config.site import SiteConfig
+from acm_core.federated.envelope import ReplyEnvelope, TaskEnvelope
 from acm_core.federated.messages import MessageError, Refusal, Reply, Task
 from acm_core.federated.payload import read_reply, read_task, write_payload
 from acm_core.files import keep_files_private
 from acm_core.processes import end_with_parent, give_freed_memory_back, keep_freed_memory, name_process
-from client.link.worker_call import Done, Order, link_folder, serve_orders
+from client.link.worker_call import link_folder, serve_orders
 from client.round.audited import answer_audited, refuse_unread
 from client.round.open_films import OpenFilms
 from client.round.policy import permits_digest
@@ -53,36 +54,36 @@ class Worker:
         self._last: tuple[str, str] | None = None  # the task and what the site's file permitted
         self._reply, self._films = "", OpenFilms()
 
-    def do(self, order: Order) -> Done:
+    def do(self, task: TaskEnvelope) -> ReplyEnvelope:
         """Do a task whose payload is here, and leave the reply's; memory that it freed goes back to the system."""
         try:
-            return self._do(order)
+            return self._do(task)
         finally:
             give_freed_memory_back()
 
-    def _do(self, order: Order) -> Done:
+    def _do(self, task: TaskEnvelope) -> ReplyEnvelope:
         site = load_config(self._path, SiteConfig)
         open_site_log(site.state)
         folder = link_folder(site.state)
         try:
-            task = read_task(folder / "tasks" / order.task, order.audit)
+            asked = read_task(folder / "tasks" / task.payload, task.audit)
         except MessageError as error:
             reply = refuse_unread(site, error)
         else:
-            reply = self._answered(site, task, order.task, folder)
+            reply = self._answered(site, asked, task.payload, folder)
         if reply.refusal:
             self._last = None
-            return Done(refusal=Refusal(reply.refusal), audit=reply.audit)
+            return ReplyEnvelope(refusal=Refusal(reply.refusal), audit=reply.audit)
         try:
             payload = write_payload(reply, folder / "replies")
         except OSError as error:
             log.error("round %d: the reply cannot be written: %s", reply.round, error)  # noqa: TRY400  # it says all
-            return Done(refusal=Refusal.STORAGE)
+            return ReplyEnvelope(refusal=Refusal.STORAGE)
         for other in payload.path.parent.iterdir():
             if other != payload.path:
                 other.unlink()
-        self._last, self._reply = (order.task, permits_digest(site)), payload.sha256
-        return Done(reply=payload.sha256, bytes=payload.size, audit=reply.audit)
+        self._last, self._reply = (task.payload, permits_digest(site)), payload.sha256
+        return ReplyEnvelope(payload=payload.sha256, bytes=payload.size, audit=reply.audit)
 
     def _answered(self, site: SiteConfig, task: Task, digest: str, folder: Path) -> Reply:
         if self._last != (digest, permits_digest(site)):

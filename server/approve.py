@@ -11,7 +11,7 @@ from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from acm_core.files import keep_files_private
+from acm_core.command import run_command
 from server.console.command import add_state_option
 
 if TYPE_CHECKING:
@@ -164,5 +164,4 @@ def _fail(text: str, code: int) -> int:
 
 
 if __name__ == "__main__":
-    keep_files_private()
-    sys.exit(main())
+    run_command(main)

@@ -6,11 +6,10 @@ Exit codes: 0 the log is sound; 1 it is not, and the row is named; 2 wrong input
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from acm_core.audit_commands import EXIT_CODES, add_commands, answer
-from acm_core.files import keep_files_private
+from acm_core.command import run_command
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,5 +37,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    keep_files_private()
-    sys.exit(main())
+    run_command(main)

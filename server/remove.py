@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from acm_core.files import keep_files_private
+from acm_core.command import run_command
 from server.console.command import add_state_option
 
 OK, FAILED, WRONG = 0, 1, 2
@@ -57,5 +57,4 @@ def _fail(text: str, code: int) -> int:
 
 
 if __name__ == "__main__":
-    keep_files_private()
-    sys.exit(main())
+    run_command(main)

@@ -13,7 +13,7 @@ import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from acm_core.files import keep_files_private
+from acm_core.command import run_command
 from server.console.command import add_run_options, add_state_option, load_run, open_run
 
 if TYPE_CHECKING:
@@ -222,5 +222,4 @@ def _say(console: Console, text: str) -> None:
 
 
 if __name__ == "__main__":
-    keep_files_private()
-    sys.exit(main())
+    run_command(main)

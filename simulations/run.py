@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from acm_core.command import run_command
 from server.console.command import add_run_options, load_run, open_run
 
 if TYPE_CHECKING:
@@ -158,4 +159,4 @@ def _films_progress(console: Console) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main, private=False)

@@ -7,6 +7,7 @@ import runpy
 
 from processes import REPOSITORY
 
+ROOMS = runpy.run_path(str(REPOSITORY / "docs" / "rooms.py"))
 STRUCTURE = runpy.run_path(str(REPOSITORY / "docs" / "structure.py"))
 
 
@@ -43,3 +44,14 @@ other.value = 1
         "mixin.SQLITE_PRAGMAS",
         "Message.size",
     }
+
+
+def test_the_picture_of_the_rooms_is_the_codes() -> None:
+    written = (REPOSITORY / "docs" / "rooms.svg").read_text(encoding="utf-8")
+    assert ROOMS["drawing"]() == written, "`python docs/rooms.py` draws it anew"
+
+
+def test_each_room_says_what_is_in_it() -> None:
+    for house in ("server", "client", "simulations"):
+        assert all(room.says for room in ROOMS["rooms"](house))
+    assert all(room.says for layer in ROOMS["layers"]() for room in layer)

@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import AwareDatetime, Field, StringConstraints, ValidationError, model_validator
 
-from acm_core.audit_events import RunName, Sha256, Version
+from acm_core.audit_events import RunName, Version
 from acm_core.config.sections import SiteName
 from acm_core.files import write_text_atomically
-from acm_core.hash_chain import Strict
+from acm_core.hash_chain import Sha256, Strict
 from acm_core.trust import TrustError, certificates, keys
 from acm_core.trust.address import ServerAddress
 

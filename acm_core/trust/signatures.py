@@ -14,6 +14,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from acm_core.federated.envelope import ReplyEnvelope
 from acm_core.trust.keys import PublicKey, SiteKey
 
 SITE_HEADER, TIME_HEADER, SIGNATURE_HEADER = "x-acm-site", "x-acm-time", "x-acm-signature"
@@ -64,32 +65,22 @@ def is_signed_call(
     return timely and is_signed(key, signature, *_call(site, method, path, when, offset))
 
 
-def sign_reply(key: SiteKey, task: str, payload: str, size: int, refusal: str, head: str) -> str:
-    """The signature of a reply.
-
-    Args:
-        task: the message that it answers.
-        payload: SHA-256 of what it consists of, in hex; "" for a refusal.
-        size: bytes of it.
-        refusal: the code of one, else "".
-        head: hash of the last row of the site's audit log.
-    """
-    return sign(key, *_reply(task, payload, size, refusal, head))
+def sign_reply(key: SiteKey, message: str, reply: ReplyEnvelope) -> ReplyEnvelope:
+    """The reply to a message, signed."""
+    return reply.model_copy(update={"signature": sign(key, *_reply(message, reply))})
 
 
-def is_signed_reply(
-    key: PublicKey, signature: str, task: str, payload: str, size: int, refusal: str, head: str
-) -> bool:
-    """Whether `sign_reply` made this signature of these."""
-    return is_signed(key, signature, *_reply(task, payload, size, refusal, head))
+def is_signed_reply(key: PublicKey, message: str, reply: ReplyEnvelope) -> bool:
+    """Whether the owner of `key` signed just this reply to just this message."""
+    return is_signed(key, reply.signature, *_reply(message, reply))
 
 
 def _call(*texts: str) -> tuple[str, ...]:
     return ("acm-fed call 1", *texts)
 
 
-def _reply(task: str, payload: str, size: int, refusal: str, head: str) -> tuple[str, ...]:
-    return ("acm-fed reply 1", task, payload, str(size), refusal, head)
+def _reply(message: str, reply: ReplyEnvelope) -> tuple[str, ...]:
+    return ("acm-fed reply 1", message, reply.payload, str(reply.bytes), reply.refusal, reply.audit)
 
 
 def _joined(texts: tuple[str, ...]) -> bytes:

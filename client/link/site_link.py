@@ -17,7 +17,8 @@ from acm_core.audit_events import ClientStarted, ClientStopped
 from acm_core.audit_log import AuditError, AuditLog, audit_folder
 from acm_core.config.site import SiteConfig
 from acm_core.files import write_private
-from acm_core.processes import Child, KeptChild, free_port
+from acm_core.processes import KeptChild, free_port
+from client.link.applications import Applications
 from client.link.flower_internals import Tasks, own_bundle
 from client.link.gateway import Gateway
 from client.link.worker_call import SITE_FILE_VARIABLE
@@ -56,7 +57,7 @@ class SiteLink:
         self._secret_file = membership.folder / "superexec.secret"
         write_private(self._secret_file, self._secret)
         self._troubles: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._applications: list[Child] = []
+        self._applications = Applications(site.state / "clientapp.log", self._environment)
         self._worker = KeptChild(
             "worker", [sys.executable, "-m", worker, str(path)], site.state / "worker.log", {}
         )
@@ -83,14 +84,15 @@ class SiteLink:
         if not self._gateway.runs:
             self._disconnect()
             self._connect()
-        self._look_at_applications()
+        if self._applications.tend():
+            self._troubles.put("the process that carries the server's task ended without an answer")
         trouble = None
         with contextlib.suppress(queue.Empty):
             while True:
                 trouble = self._troubles.get_nowait()
         if trouble is not None:
             log.error("%s: this site connects anew", trouble)
-            self._end_applications()
+            self._applications.end_all()
             self._node.stop()
         else:
             self._start_what_is_wanted()
@@ -115,6 +117,7 @@ class SiteLink:
         with contextlib.suppress(AuditError):
             self._audit.append(ClientStopped())
         self._disconnect()
+        self._applications.stop()
         self._worker.stop()
         os.close(self._lock)
 
@@ -150,7 +153,7 @@ class SiteLink:
         }
 
     def _disconnect(self) -> None:
-        self._end_applications()
+        self._applications.end_all()
         self._node.stop()
         self._tasks.close()
         self._gateway.stop()
@@ -163,24 +166,4 @@ class SiteLink:
         self._asked = now
         if (token := self._tasks.acquire()) is not None:
             self._served = self._gateway.given
-            self._start_application(token)
-
-    def _start_application(self, token: str) -> None:
-        command = ["flwr-clientapp", "--runtime-api-address", self._runtime, "--insecure"]
-        command += ["--parent-pid", str(os.getpid()), "--token-file"]
-        application = Child(command, self._site.state / "clientapp.log", self._environment, secret=token)
-        self._applications.append(application)
-
-    def _look_at_applications(self) -> None:
-        running = []
-        for application in self._applications:
-            if (code := application.exit_code) is None:
-                running.append(application)
-            elif code:
-                self._troubles.put(f"the process that carries the server's task ended with {code}")
-        self._applications = running
-
-    def _end_applications(self) -> None:
-        for application in self._applications:
-            application.stop()
-        self._applications = []
+            self._applications.start(self._runtime, token)

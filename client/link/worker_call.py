@@ -11,12 +11,10 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import NoReturn
 
-from acm_core.audit_events import Sha256
-from acm_core.federated.messages import Refusal
+from acm_core.federated.envelope import ReplyEnvelope, TaskEnvelope
 from acm_core.federated.payload import Payload
-from acm_core.hash_chain import Strict
 
 SITE_FILE_VARIABLE = "ACM_FED_SITE_FILE"
 """In a ClientApp's environment: where the site's own file is."""
@@ -29,33 +27,18 @@ class WorkerLostError(RuntimeError):
     """The worker ended before it answered."""
 
 
-class Order(Strict):
-    """What is to be done: the task's digest, and the head of the server's audit log, "" without one."""
-
-    task: Sha256
-    audit: Sha256 | str = ""
-
-
-class Done(Strict):
-    """What came of it: the reply's digest, or the code of a refusal, and the head of this site's audit log."""
-
-    reply: Sha256 | Literal[""] = ""
-    bytes: int = 0
-    refusal: Refusal | Literal[""] = ""
-    audit: str = ""
-
-    def payload(self, folder: Path) -> Payload:
-        """The reply's file below the link's folder."""
-        return Payload(folder / "replies" / self.reply, self.bytes)
-
-
 def link_folder(state: Path) -> Path:
     """Where a site keeps what is on its way."""
     return state / "link"
 
 
-def ask_worker(state: Path, order: Order) -> Done:
-    """Have the worker do a task; it is waited for as long as that takes.
+def reply_payload(state: Path, reply: ReplyEnvelope) -> Payload:
+    """The file of a reply that the worker has found."""
+    return Payload(link_folder(state) / "replies" / reply.payload, reply.bytes)
+
+
+def ask_worker(state: Path, task: TaskEnvelope) -> ReplyEnvelope:
+    """Have the worker do a task that is here; it is waited for as long as that takes.
 
     Raises:
         WorkerLostError: it is not there within a minute, or ended before it answered.
@@ -63,14 +46,14 @@ def ask_worker(state: Path, order: Order) -> Done:
     with _connected(link_folder(state)) as connection:
         line = b""
         with contextlib.suppress(OSError):
-            connection.sendall(order.model_dump_json().encode() + b"\n")
+            connection.sendall(task.model_dump_json().encode() + b"\n")
             line = _read_line(connection)
     if not line:
         raise WorkerLostError("the process that does this site's tasks ended before it answered")
-    return Done.model_validate_json(line)
+    return ReplyEnvelope.model_validate_json(line)
 
 
-def serve_orders(state: Path, do: Callable[[Order], Done]) -> NoReturn:
+def serve_orders(state: Path, do: Callable[[TaskEnvelope], ReplyEnvelope]) -> NoReturn:
     """Do what ClientApps order, one after another, until the process ends."""
     folder = link_folder(state)
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +67,7 @@ def serve_orders(state: Path, do: Callable[[Order], Done]) -> NoReturn:
             # One whose ClientApp has gone keeps what was found: the task comes again.
             with connection, contextlib.suppress(OSError):
                 if line := _read_line(connection):
-                    done = do(Order.model_validate_json(line))
+                    done = do(TaskEnvelope.model_validate_json(line))
                     connection.sendall(done.model_dump_json().encode() + b"\n")
 
 

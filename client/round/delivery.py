@@ -13,23 +13,22 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from acm_core.arrays import Arrays, fingerprint
-from acm_core.config.sections import Delivered, FederationConfig
+from acm_core.config.sections import Delivered
 from acm_core.config.site import SiteConfig
-from acm_core.data.site_films import FilmSet, SiteFilms
+from acm_core.data.site_films import FilmSet
 from acm_core.deployment import Deployment, Description, OperatingPoint, write_deployment
 from acm_core.files import remove_unfinished
 from acm_core.histograms import ScoreHistogram
-from acm_core.nn import Classifier, unfilled_classifier
+from acm_core.nn import Classifier
 from acm_core.randomness import stream_seed
 from acm_core.training.adaptation import estimate_statistics
 from acm_core.training.local import Schedule, make_optimizer, predict, train
 from acm_core.training.metrics import paired_difference
-from acm_core.training.weights import get_arrays, set_arrays
-from client.round.kept_models import KeptModels
+from acm_core.training.weights import get_arrays
+from client.round.site_task import SiteTask
 
 log = logging.getLogger("acm_fed.client")
 
@@ -56,19 +55,12 @@ class SiteModels:
 class Delivery:
     """Forms a site's models and hands over one of them.
 
-    Args:
-        films: training films fine-tune, validation films choose; test films are not looked at.
+    The training films fine-tune, the validation films choose; test films are not looked at.
     """
 
-    def __init__(
-        self,
-        config: FederationConfig,
-        site: SiteConfig,
-        films: SiteFilms,
-        kept: KeptModels,
-        device: torch.device,
-    ) -> None:
-        self._config, self._site, self._films, self._kept, self._device = config, site, films, kept, device
+    def __init__(self, task: SiteTask) -> None:
+        self._task, self._config, self._site = task, task.config, task.site
+        self._films, self._kept, self._device = task.films, task.kept, task.device
 
     def form(self, shared: Classifier) -> SiteModels:
         """Form what the run asks for and write the delivered model into the site's state folder.
@@ -96,12 +88,8 @@ class Delivery:
         """Probabilities N×F: the mean of the members'."""
         if len(films) == 0:
             return np.zeros((0, len(self._config.findings)), np.float32)
-        model = unfilled_classifier(self._config.model, len(self._config.findings))
-        model = model.to(self._device).to(memory_format=torch.channels_last)
-        of_each = []
-        for arrays in members:
-            set_arrays(model, arrays)
-            of_each.append(predict(model, films, self._config.training.batch_size, self._device)[0])
+        batch = self._config.training.batch_size
+        of_each = [predict(self._task.model(arrays), films, batch, self._device)[0] for arrays in members]
         mean: Scores = np.mean(of_each, axis=0, dtype=np.float32)
         return mean
 
@@ -112,9 +100,7 @@ class Delivery:
         if (tuned := self._kept.load_fine_tuned(of)) is not None:
             return tuned
         config = self._config.training.model_copy(update={"learning_rate": settings.learning_rate})
-        model = unfilled_classifier(self._config.model, len(self._config.findings))
-        set_arrays(model, get_arrays(shared))
-        model = model.to(self._device).to(memory_format=torch.channels_last)
+        model = self._task.model(get_arrays(shared))
         log.info("fine-tuning the shared model on %d films", len(self._films.train))
         train(
             model,

@@ -9,13 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
-import torch
-
 from acm_core.arrays import Arrays, fingerprint
-from acm_core.config.sections import FederationConfig, PrivacyConfig
-from acm_core.config.site import SiteConfig, SitePrivacy
-from acm_core.data.site_films import SiteFilms
-from acm_core.federated.messages import Refusal, Task
+from acm_core.config.sections import PrivacyConfig
+from acm_core.config.site import SitePrivacy
+from acm_core.federated.messages import Refusal
 from acm_core.federated.report import ModelReport
 from acm_core.nn import Classifier
 from acm_core.privacy.accounting import Plan, epsilon, noise_multiplier
@@ -26,13 +23,14 @@ from acm_core.privacy.layers import UnknownGradientError
 from acm_core.privacy.ledger import BudgetExceededError, Ledger, ledger_folder
 from acm_core.privacy.scores import noised_aurocs
 from acm_core.privacy.training import Mechanism, PrivateTraining, Steps
-from acm_core.training.local import Proximal, predict
+from acm_core.training.local import predict
 from acm_core.training.optimizer_state import get_optimizer_arrays, set_optimizer_arrays
 from acm_core.training.weights import get_arrays
 from client.round.frozen_features import what_trains
-from client.round.kept_models import KeptModels, SiteRun
+from client.round.kept_models import SiteRun
 from client.round.refusal import RefusedError
-from client.round.release import noised_model
+from client.round.release import labelled_counts, noised_model
+from client.round.site_task import SiteTask, Trained
 
 log = logging.getLogger("acm_fed.client")
 
@@ -53,31 +51,19 @@ def _refusals() -> Iterator[None]:
 
 
 class PrivateRound:
-    """Trains rounds of one run with the films of one site.
+    """A round of training, or a release of noised figures, for one task.
 
     Args:
-        privacy, policy: as `client.round.policy.permitted_privacy` gave them.
-        kept: where the run's checkpoints and updates stay.
+        privacy, policy: the task's.
     """
 
-    def __init__(
-        self,
-        site: SiteConfig,
-        config: FederationConfig,
-        privacy: PrivacyConfig,
-        policy: SitePrivacy,
-        films: SiteFilms,
-        kept: KeptModels,
-        device: torch.device,
-    ) -> None:
-        self._site, self._config, self._privacy, self.policy = site, config, privacy, policy
-        self._films, self._kept, self._device = films, kept, device
+    def __init__(self, task: SiteTask, privacy: PrivacyConfig, policy: SitePrivacy) -> None:
+        self._task, self._privacy, self.policy = task, privacy, policy
+        self._config, self._films, self._kept = task.config, task.films, task.kept
 
     @_refusals()
-    def train(
-        self, task: Task, model: Classifier, proximal: Proximal | None
-    ) -> tuple[Arrays, Arrays, dict[str, float]]:
-        """The noised weights for `task`, whose model is `model`, the optimiser's state after it, and the figures.
+    def train(self, model: Classifier) -> Trained:
+        """Noised weights, and besides them only numbers that are the same whatever films there are.
 
         A request for one of the two newest rounds that was answered before gets the same weights again and costs
         nothing; one that was interrupted goes on from its last checkpoint.
@@ -86,23 +72,24 @@ class PrivateRound:
             RefusedError: the ledger cannot be trusted, the budget does not permit the run or the round, or the
                 model's gradients are not known by unit (`check_gradients`).
         """
-        start = fingerprint(get_arrays(model))
+        start, number = fingerprint(get_arrays(model)), self._task.asked.round
         with self._ledger() as ledger:
             plan = ledger.admit(self._plan())
-            given = self._kept.load_update(task.round, start)
+            given = self._kept.load_update(number, start)
             if given is None:
-                given = self._trained(task, model, proximal, plan, ledger, start)
-                self._kept.save_update(task.round, start, *given)
+                given = self._trained(model, plan, ledger, start)
+                self._kept.save_update(number, start, *given)
             else:
-                log.info("round %d: asked again; the same weights, at no cost", task.round)
+                log.info("round %d: asked again; the same weights, at no cost", number)
             own = ledger.steps_of(plan.run, plan.settings)
         spent = epsilon([step.noised for step in own], plan.delta, plan.accountant)
-        log.info("round %d: the run has cost ε = %.3f of %.3g", task.round, spent, plan.epsilon)
-        return *given, {"epsilon": round(spent, 6), "noise_multiplier": plan.sigma}
+        log.info("round %d: the run has cost ε = %.3f of %.3g", number, spent, plan.epsilon)
+        metrics = {"epsilon": round(spent, 6), "noise_multiplier": plan.sigma}
+        return Trained(*given, self.policy.population, labelled_counts(self._config, self.policy), metrics)
 
     @_refusals()
-    def report(self, number: int, model: Classifier) -> ModelReport:
-        """Noised AUROCs of the model after round `number` on the test patients: the one release of this run.
+    def report(self, model: Classifier) -> ModelReport:
+        """Noised AUROCs of the model on the test patients: the one release of this run.
 
         Raises:
             RefusedError: the ledger cannot be trusted.
@@ -116,39 +103,30 @@ class PrivateRound:
             ledger.record_release(
                 run=run.name,
                 settings=run.settings,
-                round=number,
+                round=self._task.asked.round,
                 sigma=sigma,
                 sensitivity=math.sqrt(len(self._config.findings)),
                 model=fingerprint(get_arrays(model)),
             )
-        scores, _ = predict(model, test, self._config.training.batch_size, self._device)
+        scores, _ = predict(model, test, self._config.training.batch_size, self._task.device)
         values = noised_aurocs(scores, test.labels, test.patients, sigma)
         report = noised_model(dict(zip(self._config.findings, values, strict=True)))
         self._kept.save_report(report)
         return report
 
-    def _trained(
-        self,
-        task: Task,
-        model: Classifier,
-        proximal: Proximal | None,
-        plan: Plan,
-        ledger: Ledger,
-        start: str,
-    ) -> tuple[Arrays, Arrays]:
-        trained, films = what_trains(model, self._films, self._config, self._kept, self._device)
+    def _trained(self, model: Classifier, plan: Plan, ledger: Ledger, start: str) -> tuple[Arrays, Arrays]:
+        number, proximal = self._task.asked.round, self._task.proximal(model)
+        trained, films = what_trains(model, self._films, self._config, self._kept, self._task.device)
         self._check_gradients(trained)
         training = PrivateTraining(
-            trained, films.train, self._config.training, self._mechanism(plan), self._device, proximal
+            trained, films.train, self._config.training, self._mechanism(plan), self._task.device, proximal
         )
-        set_optimizer_arrays(training.optimizer, model, self._kept.load_optimizer(before=task.round))
-        done = self._go_on(training, task.round, start)
-        before = (task.round - 1) * plan.steps_per_round
-        permit = ledger.begin_round(plan, task.round, steps=plan.steps_per_round - done, model=start)
+        set_optimizer_arrays(training.optimizer, model, self._kept.load_optimizer(before=number))
+        done = self._go_on(training, number, start)
+        before = (number - 1) * plan.steps_per_round
+        permit = ledger.begin_round(plan, number, steps=plan.steps_per_round - done, model=start)
         steps = Steps(before + done, before + plan.steps_per_round, plan.rounds * plan.steps_per_round)
-        training.run(
-            steps, permit.record, self._checkpoints(training, task.round, start, before, steps.last - 1)
-        )
+        training.run(steps, permit.record, self._checkpoints(training, number, start, before, steps.last - 1))
         return get_arrays(model), get_optimizer_arrays(training.optimizer, model)
 
     def _go_on(self, training: PrivateTraining, number: int, start: str) -> int:
@@ -217,8 +195,8 @@ class PrivateRound:
 
     def _ledger(self) -> Ledger:
         return Ledger.open(
-            ledger_folder(self._site),
-            site=self._site.site,
+            ledger_folder(self._task.site),
+            site=self._task.site.site,
             unit=self._privacy.unit,
             fingerprint=self._films.fingerprint,
             witness=self.policy.witness,

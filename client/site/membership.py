@@ -11,10 +11,10 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from acm_core.audit_events import RunName, Sha256
+from acm_core.audit_events import RunName
 from acm_core.config.site import SiteConfig
 from acm_core.files import write_atomically, write_text_atomically
-from acm_core.hash_chain import Strict
+from acm_core.hash_chain import Sha256, Strict
 from acm_core.trust import TrustError, certificates, keys
 from acm_core.trust.address import ServerAddress
 from acm_core.trust.enrolment import Answer

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from acm_core.files import keep_files_private
+from acm_core.command import run_command
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,5 +43,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    keep_files_private()
-    sys.exit(main())
+    run_command(main)

@@ -13,10 +13,11 @@ import httpx
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from acm_core.federated.envelope import ReplyEnvelope, TaskEnvelope
 from acm_core.federated.messages import MessageError, Refusal, Reply, Task, TaskKind
 from acm_core.federated.payload import Payload, read_reply
 from acm_core.trust.signatures import is_signed_reply
-from server.link.depot import SHA256, Depot
+from server.link.depot import Depot
 from server.link.known_keys import KnownKeys
 from server.round.transport import Answer, Connection, Ticket
 
@@ -30,7 +31,6 @@ _MESSAGE_TYPES = {
 _CONNECTED_SECONDS = 1.0
 _SURE_SECONDS = 1.0  # behind which an empty answer to a site is not one from before its task was there
 _AGAIN_SECONDS, _TRIES = 5.0, 10
-_REPLY = {"payload": str, "bytes": int, "refusal": str, "audit": str, "signature": str}
 
 
 @dataclass
@@ -114,11 +114,9 @@ class FlowerTransport:
 
     def _push(self, sent: _Sent) -> bool:
         """Whether Flower took another message that carries the task."""
-        record = ConfigRecord(
-            {"payload": sent.payload.sha256, "bytes": sent.payload.size, "audit": sent.task.audit}
-        )
+        envelope = TaskEnvelope(payload=sent.payload.sha256, bytes=sent.payload.size, audit=sent.task.audit)
         message = Message(
-            RecordDict({"task": record}),
+            RecordDict({"task": ConfigRecord(dict(envelope.fields()))}),
             dst_node_id=sent.connection.node,
             message_type=_MESSAGE_TYPES[sent.task.kind],
             ttl=sent.lifetime,
@@ -164,21 +162,18 @@ class FlowerTransport:
             return Reply(site, refusal="unreadable"), 0
 
     def _read(self, site: str, message: str, said: Mapping[str, object]) -> tuple[Reply, int]:
-        if {name: type(value) for name, value in said.items()} != _REPLY:
-            raise MessageError("expected the fields of a reply, got others")
-        digest, refusal, head = (str(said[name]) for name in ("payload", "refusal", "audit"))
-        size, signature = int(str(said["bytes"])), str(said["signature"])
+        envelope = ReplyEnvelope.read(said)
         key = self._keys.key(site)
-        if key is None or not is_signed_reply(key, signature, message, digest, size, refusal, head):
+        if key is None or not is_signed_reply(key, message, envelope):
             return Reply(site, refusal="wrong_site"), 0
-        if refusal:
-            return Reply(site, refusal=Refusal(refusal), audit=head), 0
-        path = self._depot.reply(site, digest) if SHA256.fullmatch(digest) else None
+        if envelope.refusal:
+            return Reply(site, refusal=envelope.refusal, audit=envelope.audit), 0
+        path = self._depot.reply(site, envelope.payload) if envelope.payload else None
         if path is None:
             raise MessageError("expected a reply whose payload is here, got one without")
-        reply = read_reply(path, head)
-        self._depot.remove_reply(site, digest)
-        return (reply, size) if reply.site == site else (Reply(site, refusal="wrong_site"), 0)
+        reply = read_reply(path, envelope.audit)
+        self._depot.remove_reply(site, envelope.payload)
+        return (reply, envelope.bytes) if reply.site == site else (Reply(site, refusal="wrong_site"), 0)
 
     def _forget(self, site: str) -> None:
         if (sent := self._sent.pop(site, None)) is not None:

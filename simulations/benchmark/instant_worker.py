@@ -13,10 +13,11 @@ import numpy as np
 
 from acm_core.config.loading import load_config
 from acm_core.config.site import SiteConfig
+from acm_core.federated.envelope import ReplyEnvelope, TaskEnvelope
 from acm_core.federated.messages import Reply
 from acm_core.federated.payload import read_task, write_payload
 from acm_core.processes import end_with_parent
-from client.link.worker_call import Done, Order, link_folder, serve_orders
+from client.link.worker_call import link_folder, serve_orders
 
 REPLY = "reply.npy"
 
@@ -28,13 +29,13 @@ def main() -> None:
     folder = link_folder(site.state)
     shutil.rmtree(folder / "replies", ignore_errors=True)
 
-    def do(order: Order) -> Done:
-        task = read_task(folder / "tasks" / order.task, order.audit)
+    def do(envelope: TaskEnvelope) -> ReplyEnvelope:
+        task = read_task(folder / "tasks" / envelope.payload, envelope.audit)
         arrays = {"encoded": np.load(site.state / REPLY)}
         payload = write_payload(
             Reply(site.site, task.round, films=100, labelled=(100,), arrays=arrays), folder / "replies"
         )
-        return Done(reply=payload.sha256, bytes=payload.size, audit="")
+        return ReplyEnvelope(payload=payload.sha256, bytes=payload.size)
 
     serve_orders(site.state, do)
 

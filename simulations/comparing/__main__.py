@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from acm_core.command import run_command
+
 if TYPE_CHECKING:
     from simulations.comparing.experiment import Cell
 
@@ -119,4 +121,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main, private=False)

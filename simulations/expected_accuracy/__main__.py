@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from acm_core.command import run_command
 from acm_core.files import write_text_atomically
 from client.site.expected_accuracy import PATH, ExpectedAccuracy, Measured, Table
 
@@ -123,4 +124,4 @@ def _measured(patients: int, epsilon: float | None, values: list[float]) -> Meas
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main, private=False)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from acm_core.command import run_command
 from simulations.tables.markdown import markdown_table
 
 if TYPE_CHECKING:
@@ -286,4 +287,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main, private=False)

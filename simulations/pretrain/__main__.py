@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from acm_core.command import run_command
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -196,4 +198,4 @@ def _wrong(message: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main, private=False)

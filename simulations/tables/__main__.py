@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from acm_core.command import run_command
+
 if TYPE_CHECKING:
     from simulations.tables.experiment import Experiment
     from simulations.tables.running import Work
@@ -172,4 +174,4 @@ def _complain(text: object) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main, private=False)

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from acm_core.command import run_command
+
 if TYPE_CHECKING:
     from simulations.tables.cells import CellFile
     from simulations.tables.experiment import Cell, Experiment
@@ -81,4 +83,4 @@ def _run_newcomers(experiment: Experiment, cell: Cell, options: argparse.Namespa
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main, private=False)

@@ -25,6 +25,7 @@ from acm_core.privacy.ledger import ledger_folder
 from acm_core.randomness import stream_seed
 from acm_core.training.weights import get_arrays
 from client.round import private_round
+from client.round.kept_models import KeptModels
 from client.round.site_round import SiteRound
 
 POLICY = {"epsilon": 8.0, "delta": 1e-3, "population": 40}
@@ -229,7 +230,7 @@ def killed(settings: SiteConfig, asked: Task, monkeypatch: pytest.MonkeyPatch, a
     class Killed(BaseException):
         pass
 
-    original = private_round.KeptModels.save_private_checkpoint
+    original = KeptModels.save_private_checkpoint
 
     def kill(kept: Any, checkpoint: dict[str, Any]) -> None:
         original(kept, checkpoint)
@@ -237,7 +238,7 @@ def killed(settings: SiteConfig, asked: Task, monkeypatch: pytest.MonkeyPatch, a
             raise Killed
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(private_round.KeptModels, "save_private_checkpoint", kill)
+        patched.setattr(KeptModels, "save_private_checkpoint", kill)
         SiteRound(settings).answer(asked)
 
 

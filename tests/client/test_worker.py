@@ -16,17 +16,17 @@ from acm_core.audit_log import audit_folder, verify
 from acm_core.config import dump_config
 from acm_core.config.site import SiteConfig
 from acm_core.federated.encoding import encode
+from acm_core.federated.envelope import ReplyEnvelope, TaskEnvelope
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
 from acm_core.federated.payload import Payload, read_reply, write_payload
 from acm_core.nn import build_classifier
 from acm_core.training.weights import get_arrays
 from client import worker as worker_module
 from client.link.worker_call import (
-    Done,
-    Order,
     WorkerLostError,
     ask_worker,
     link_folder,
+    reply_payload,
     serve_orders,
 )
 from client.worker import Worker
@@ -44,10 +44,10 @@ def member(tmp_path: Path) -> tuple[Path, SiteConfig]:
     return path, settings
 
 
-def given(settings: SiteConfig, task: Task) -> Order:
+def given(settings: SiteConfig, task: Task) -> TaskEnvelope:
     """An order of a task whose payload has been fetched."""
     payload = write_payload(task, link_folder(settings.state) / "tasks")
-    return Order(task=payload.sha256, audit=HEAD)
+    return TaskEnvelope(payload=payload.sha256, bytes=payload.size, audit=HEAD)
 
 
 def first_round() -> Task:
@@ -56,8 +56,8 @@ def first_round() -> Task:
     return Task(TaskKind.TRAIN, 1, config.for_sites(), arrays=arrays)
 
 
-def reply_of(settings: SiteConfig, done: Done) -> Reply:
-    payload = done.payload(link_folder(settings.state))
+def reply_of(settings: SiteConfig, done: ReplyEnvelope) -> Reply:
+    payload = reply_payload(settings.state, done)
     assert payload.size == payload.path.stat().st_size
     return read_reply(payload.path, done.audit)
 
@@ -81,7 +81,7 @@ def test_a_task_that_comes_again_has_the_reply_that_was_found(
     with monkeypatch.context() as changed:
         changed.setattr(worker_module, "do_task", trains)
         again = worker.do(order)
-    assert again.reply == first.reply
+    assert again.payload == first.payload
     rows = [event for event in events(settings) if isinstance(event, TaskReceived | Left)]
     assert [row.kind for row in rows] == ["task_received", "left"] * 2
     assert all(row.server_head == HEAD for row in rows if isinstance(row, TaskReceived))
@@ -118,8 +118,8 @@ def test_a_payload_that_is_no_task_is_refused_and_written_down(
     folder = link_folder(settings.state) / "tasks"
     folder.mkdir(parents=True)
     (folder / HEAD).write_bytes(content)
-    done = Worker(path).do(Order(task=HEAD, audit=""))
-    assert (done.reply, done.refusal) == ("", Refusal.POLICY)
+    done = Worker(path).do(TaskEnvelope(payload=HEAD, bytes=1, audit=""))
+    assert (done.payload, done.refusal) == ("", Refusal.POLICY)
     assert [type(event) for event in events(settings)] == [TaskRefused]
 
 
@@ -133,53 +133,58 @@ def test_a_reply_that_cannot_be_written_is_a_refusal(
 
     order = given(settings, first_round())
     monkeypatch.setattr(worker_module, "write_payload", full)
-    assert Worker(path).do(order) == Done(refusal=Refusal.STORAGE)
+    assert Worker(path).do(order) == ReplyEnvelope(refusal=Refusal.STORAGE)
 
 
 # The socket.
 
 
+def an_order(digest: str) -> TaskEnvelope:
+    return TaskEnvelope(payload=digest, bytes=1, audit="")
+
+
 @pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, list[Order]]]:
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, list[TaskEnvelope]]]:
     """The state folder of a worker that answers each order with its own digest, and the orders that it had."""
     monkeypatch.chdir(tmp_path)
-    state, orders = tmp_path / ("deep" * 20) / ("state" * 20), list[Order]()
+    state, orders = tmp_path / ("deep" * 20) / ("state" * 20), list[TaskEnvelope]()
     assert len(str(link_folder(state))) > 108  # what a socket's path may have
 
-    def do(order: Order) -> Done:
+    def do(order: TaskEnvelope) -> ReplyEnvelope:
         orders.append(order)
-        return Done(reply=order.task, bytes=1, audit="")
+        return ReplyEnvelope(payload=order.payload, bytes=1)
 
     threading.Thread(target=serve_orders, args=[state, do], daemon=True).start()
     yield state, orders
 
 
-def test_an_order_is_carried_over_a_socket_wherever_the_state_lies(served: tuple[Path, list[Order]]) -> None:
+def test_an_order_is_carried_over_a_socket_wherever_the_state_lies(
+    served: tuple[Path, list[TaskEnvelope]],
+) -> None:
     state, orders = served
     for digest in ("1" * 64, "2" * 64):
-        assert ask_worker(state, Order(task=digest)) == Done(reply=digest, bytes=1, audit="")
-    assert [order.task[0] for order in orders] == ["1", "2"]
-    assert ask_worker(state, Order(task="3" * 64)).payload(link_folder(state)) == Payload(
-        link_folder(state) / "replies" / ("3" * 64), 1
-    )
+        assert ask_worker(state, an_order(digest)) == ReplyEnvelope(payload=digest, bytes=1)
+    assert [order.payload[0] for order in orders] == ["1", "2"]
+    file = reply_payload(state, ask_worker(state, an_order("3" * 64)))
+    assert file == Payload(link_folder(state) / "replies" / ("3" * 64), 1)
 
 
-def test_who_hangs_up_keeps_nobody_waiting(served: tuple[Path, list[Order]]) -> None:
+def test_who_hangs_up_keeps_nobody_waiting(served: tuple[Path, list[TaskEnvelope]]) -> None:
     state, orders = served
-    ask_worker(state, Order(task="1" * 64))  # it is there, and so is this process
-    for said in (b"", Order(task="2" * 64).model_dump_json().encode() + b"\n"):
+    ask_worker(state, an_order("1" * 64))  # it is there, and so is this process
+    for said in (b"", an_order("2" * 64).model_dump_json().encode() + b"\n"):
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect("worker.sock")
             connection.sendall(said)
-    assert ask_worker(state, Order(task="3" * 64)).reply == "3" * 64
-    assert [order.task[0] for order in orders] == ["1", "2", "3"]
+    assert ask_worker(state, an_order("3" * 64)).payload == "3" * 64
+    assert [order.payload[0] for order in orders] == ["1", "2", "3"]
 
 
 def test_a_worker_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("client.link.worker_call._START_SECONDS", 0.2)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WorkerLostError, match="not there"):
-        ask_worker(tmp_path, Order(task="1" * 64))
+        ask_worker(tmp_path, an_order("1" * 64))
 
 
 def test_a_worker_that_dies_over_a_task_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,4 +200,4 @@ def test_a_worker_that_dies_over_a_task_is_told(tmp_path: Path, monkeypatch: pyt
 
         threading.Thread(target=die, daemon=True).start()
         with pytest.raises(WorkerLostError, match="before it answered"):
-            ask_worker(tmp_path, Order(task="1" * 64))
+            ask_worker(tmp_path, an_order("1" * 64))

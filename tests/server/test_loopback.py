@@ -65,7 +65,9 @@ def test_killed_sites_and_a_resumed_server_give_the_model_of_an_undisturbed_run(
     for process in two_sites.processes(*PROCESSES["ClientApp"]):
         process.kill()
     wait_for(
-        lambda: "task ended with -9: this site connects anew" in clients[0].text(), 30, two_sites.everything
+        lambda: "task ended without an answer: this site connects anew" in clients[0].text(),
+        30,
+        two_sites.everything,
     )
 
     # The one that does it dies; the site says so and is asked again.

@@ -35,7 +35,7 @@ if "client.worker" in sys.orig_argv:
     import zstandard
 
     from acm_core.federated import encoding, payload
-    from client.round import site_round
+    from client.round import exchange
 
     honest, encode, kept = payload.write_payload, encoding.encode, Path(__file__).with_name("reply")
     encoding._check_finite = lambda *_: None
@@ -43,17 +43,17 @@ if "client.worker" in sys.orig_argv:
     def well_formed(change, whole=False):
         # an answer as the honest client makes it, of weights that it would not send
         def forged(reply):
-            base, trained, kind = site_round.made
+            base, trained, kind = exchange.made
             arrays = {name: change(name, array.copy()) for name, array in trained.items()}
             return replace(reply, arrays=encode(arrays, {} if whole else base, kind).payload)
 
         return forged
 
     def noted(arrays, base, kind, residual=None):
-        site_round.made = base, arrays, kind
+        exchange.made = base, arrays, kind
         return encode(arrays, base, kind, residual)
 
-    site_round.encode = noted
+    exchange.encode = noted
 
     def one(value):
         def change(name, array):

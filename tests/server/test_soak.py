@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hospitals import site
 from in_process import run_in_process
-from loopback import PROCESSES, Federation
+from loopback import AT_A_SITE, PROCESSES, Federation
 from processes import Command, processes_with, wait_for
 
 ROUNDS = int(os.environ.get("ACM_FED_SOAK_ROUNDS", "200"))
@@ -26,6 +26,7 @@ WATCHED = {
     "ServerApp": PROCESSES["ServerApp"],
     "client.run of B": ("client.run", "--site=B"),
     "SuperNode of B": ("flower-supernode", "state/B"),
+    "ClientApps of B": ("[acm-fed-apps]", "state/B"),
     "worker of B": ("[acm-fed-worker]", "sites/B.yaml"),
 }
 
@@ -75,7 +76,7 @@ class Disturbed:
 
     def faults(self, chance: random.Random, *, of_the_server: bool) -> list[tuple[str, Callable[[], None]]]:
         """Everything that can happen to site A and the links and, where asked, to the server's processes."""
-        kills = [name for name in PROCESSES if of_the_server or name in {"SuperNode", "worker", "ClientApp"}]
+        kills = list(PROCESSES if of_the_server else AT_A_SITE)
         faults: list[tuple[str, Callable[[], None]]] = [
             (f"{name} killed", lambda name=name: self.kill(name))  # type: ignore[misc]
             for name in kills

@@ -13,14 +13,18 @@ from processes import Command
 from acm_core.config import dump_config
 from acm_core.processes import free_port
 
-# At the server; at site A. All of them are kept running by the two commands.
-PROCESSES = {
+OF_THE_SERVER = {
     "SuperLink": ("server.link.program",),
     "ServerApp": ("flwr-serverapp",),
+}
+AT_A_SITE = {
     "SuperNode": ("flower-supernode", "state/A"),
     "worker": ("[acm-fed-worker]", "sites/A.yaml"),
-    "ClientApp": ("flwr-clientapp", "state/A"),
+    "ClientApps": ("[acm-fed-apps]", "state/A"),
+    "ClientApp": ("[flwr-clientapp]", "state/A"),
 }
+PROCESSES = OF_THE_SERVER | AT_A_SITE
+"""By which each is known; `server.run` and `client.run` keep them running."""
 
 
 class Federation:

@@ -7,6 +7,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from acm_core.federated.envelope import ReplyEnvelope
+from acm_core.federated.messages import Refusal
 from acm_core.trust.signatures import (
     OFFSET_HEADER,
     SIGNATURE_HEADER,
@@ -45,17 +47,14 @@ def test_a_line_end_cannot_make_one_statement_of_two() -> None:
 
 
 def test_a_reply_is_signed_with_all_that_it_says() -> None:
-    signature = sign_reply(KEY, "task", "0" * 64, 10, "", "f" * 64)
+    reply = sign_reply(KEY, "task", ReplyEnvelope(payload="0" * 64, bytes=10, audit="f" * 64))
     public = KEY.public_key()
-    assert is_signed_reply(public, signature, "task", "0" * 64, 10, "", "f" * 64)
-    for changed in (
-        ("other", "0" * 64, 10, "", "f" * 64),
-        ("task", "1" * 64, 10, "", "f" * 64),
-        ("task", "0" * 64, 11, "", "f" * 64),
-        ("task", "0" * 64, 10, "policy", "f" * 64),
-        ("task", "0" * 64, 10, "", ""),
-    ):
-        assert not is_signed_reply(public, signature, *changed)
+    assert is_signed_reply(public, "task", reply)
+    assert not is_signed_reply(public, "other", reply)
+    others = {"payload": "1" * 64, "bytes": 11, "refusal": Refusal.POLICY, "audit": ""}
+    assert others.keys() == ReplyEnvelope.model_fields.keys() - {"signature"}
+    for name, other in others.items():
+        assert not is_signed_reply(public, "task", reply.model_copy(update={name: other}))
 
 
 def test_a_call_is_not_a_reply() -> None:
@@ -63,4 +62,7 @@ def test_a_call_is_not_a_reply() -> None:
     said = (headers[SIGNATURE_HEADER], "A", "GET", "/x", headers[TIME_HEADER])
     assert is_signed_call(KEY.public_key(), *said, headers[OFFSET_HEADER])
     assert not is_signed_call(KEY.public_key(), *said, "8")
-    assert not is_signed_reply(KEY.public_key(), headers[SIGNATURE_HEADER], "A", "GET", 7, "", "/x")
+    reply = ReplyEnvelope.model_construct(
+        payload="GET", bytes=7, audit="/x", signature=headers[SIGNATURE_HEADER]
+    )
+    assert not is_signed_reply(KEY.public_key(), "A", reply)

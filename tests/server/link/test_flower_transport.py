@@ -18,6 +18,7 @@ import safetensors.numpy
 from consortium import Consortium, ScriptedSite, begun
 from flwr.app import ConfigRecord, Message, RecordDict
 
+from acm_core.federated.envelope import ReplyEnvelope
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
 from acm_core.federated.payload import Payload, write_payload
 from acm_core.trust.signatures import sign_reply
@@ -47,14 +48,8 @@ class Running(NamedTuple):
 
     def told(self, site: ScriptedSite, task: Message, payload: Payload, **changes: Any) -> RecordDict:
         """What an honest ClientApp says of a payload that is in the depot."""
-        signature = sign_reply(site.key, task.metadata.message_id, payload.sha256, payload.size, "", "")
-        said = {
-            "payload": payload.sha256,
-            "bytes": payload.size,
-            "refusal": "",
-            "audit": "",
-            "signature": signature,
-        }
+        envelope = ReplyEnvelope.model_construct(payload=payload.sha256, bytes=payload.size)
+        said = sign_reply(site.key, task.metadata.message_id, envelope).fields()
         return RecordDict({"reply": ConfigRecord({**said, **changes})})
 
     def send(self, site: ScriptedSite, task: Message, reply: Reply) -> None:
@@ -196,8 +191,8 @@ def test_the_reply_of_another_site_is_no_reply(running: Running) -> None:
 
 def refused(running: Running, task: Message, code: str) -> RecordDict:
     """What an honest ClientApp says where there is no reply."""
-    signature = sign_reply(running.b.key, task.metadata.message_id, "", 0, code, "")
-    said = {"payload": "", "bytes": 0, "refusal": code, "audit": "", "signature": signature}
+    envelope = ReplyEnvelope.model_construct(refusal=code)  # type: ignore[arg-type]  # some are no codes
+    said = dict(sign_reply(running.b.key, task.metadata.message_id, envelope))
     return RecordDict({"reply": ConfigRecord(said)})
 
 
@@ -211,8 +206,8 @@ def test_a_refusal_of_another_code_is_unreadable(running: Running) -> None:
 
 
 def test_a_refusal_that_nobody_signed_is_none(running: Running) -> None:
-    forged = {"payload": "", "bytes": 0, "refusal": "policy", "audit": "", "signature": ""}
-    expect_refused(running, lambda _: RecordDict({"reply": ConfigRecord(forged)}), "wrong_site")
+    forged = ReplyEnvelope(refusal=Refusal.POLICY).fields()
+    expect_refused(running, lambda _: RecordDict({"reply": ConfigRecord(dict(forged))}), "wrong_site")
 
 
 def test_a_task_whose_answer_was_lost_is_sent_again(
