@@ -90,8 +90,8 @@ class RunFolder:
     """Paths and writers of one run's folder.
 
     `config.yaml` the resolved configuration; `rounds.jsonl` a line a round; `metrics.json`; `model.safetensors`;
-    `model_card.md`; `report.html` and `report.json`; `tensorboard/`; `events.jsonl` what the terminal shows; `state/`
-    for --resume; `logs/`.
+    `model_card.md`; `report.html` and `report.json`; `tensorboard/`; `events.jsonl` a line for all that happens;
+    `state/` for --resume; `logs/`.
     """
 
     def __init__(self, folder: Path) -> None:
