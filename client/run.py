@@ -35,13 +35,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     from acm_core.config.loading import ConfigError
+    from acm_core.proxies import ProxyError, settle_proxies
     from client.site.membership import Membership, NotEnrolledError
     from client.site.site_file import SiteFileError, load_site_file
 
     try:
         site = load_site_file(options.sites, options.site)
         membership = Membership.load(site)
-    except (ConfigError, SiteFileError, NotEnrolledError) as error:
+        settle_proxies()
+    except (ConfigError, SiteFileError, NotEnrolledError, ProxyError) as error:
         print(error, file=sys.stderr)  # noqa: T201  # the command's own output
         return 2
     return _serve(site, membership, (options.sites / f"{options.site}.yaml").resolve())

@@ -55,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     from acm_core.config.sections import FederationConfig
+    from acm_core.proxies import ProxyError, settle_proxies
     from acm_core.trust import TrustError
     from server.consortium.authority import ServerState, server_names
 
@@ -64,7 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
     state = ServerState(options.state)
     try:
         state.expect_ready(server_names(config.server))
-    except TrustError as error:
+        settle_proxies()
+    except (TrustError, ProxyError) as error:
         print(error, file=sys.stderr)  # noqa: T201  # the command's own output
         return 2
     folder = open_run(options, config)

@@ -7,11 +7,11 @@ import socket
 import ssl
 import time
 from email.utils import parsedate_to_datetime
-from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
 from acm_core.bundle import versions
+from acm_core.proxies import ProxyError, proxy_for, without_credentials
 from acm_core.trust.address import split_address
 from client.link.depot import Depot
 from client.site.check import Check
@@ -26,23 +26,21 @@ _AHEAD_SECONDS, _BEHIND_SECONDS = 4.0, 300.0
 def examine(membership: Membership, site: str) -> list[Check]:
     """Name, port, certificate, clock, key and versions; what a failed check leaves unknown is left out."""
     host, port = split_address(membership.address)
-    proxy = _proxy(host)
-    checks = [] if proxy is None else [Check("proxy", f"{proxy} (from the environment)")]
+    try:
+        proxy = proxy_for(host)
+    except ProxyError as error:
+        return [
+            Check("proxy", str(error), "mend the variable where client.run is started, and start it again")
+        ]
     if proxy is None:
-        checks += _route(host, port)
+        checks = _route(host, port)
+    else:
+        checks = [Check("proxy", f"{without_credentials(proxy)} (from the environment)")]
     if all(check.passed for check in checks):
         checks += _answer(membership, proxy)
     if all(check.passed for check in checks):
         checks += _greeted(membership, site)
     return checks
-
-
-def _proxy(host: str) -> str | None:
-    """The proxy that a connection to `host` goes through, without the user and password that may stand in it."""
-    proxy = getproxies().get("https") or getproxies().get("all")
-    if not proxy or proxy_bypass(host):
-        return None
-    return proxy.rpartition("@")[2].removeprefix("http://").removeprefix("https://")
 
 
 def _route(host: str, port: int) -> list[Check]:
@@ -82,7 +80,9 @@ def _answer(membership: Membership, proxy: str | None) -> list[Check]:
         ]
     url = f"https://{membership.address}/health"
     try:
-        with httpx.stream("GET", url, verify=trusted, timeout=_SECONDS) as response:
+        with httpx.stream(
+            "GET", url, verify=trusted, timeout=_SECONDS, proxy=proxy, trust_env=False
+        ) as response:
             date = response.headers.get("date")  # what follows the headers is not read
     except (httpx.HTTPError, OSError) as error:
         return [_tls_fault(error, membership, proxy)]
@@ -113,7 +113,7 @@ def _tls_fault(error: Exception, membership: Membership, proxy: str | None) -> C
             "something in between opens TLS connections, or the server has a new authority: ask this network's people "
             f"to let {membership.address} through unopened, or the operator for a new answer file",
         )
-    through = "" if proxy is None else f" through the proxy {proxy}"
+    through = "" if proxy is None else f" through the proxy {without_credentials(proxy)}"
     if "UNEXPECTED_EOF" in text or "Connection reset" in text:
         return Check(
             "certificate",

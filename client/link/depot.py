@@ -14,7 +14,9 @@ import httpx
 from acm_core.bundle import VERSIONS_HEADER
 from acm_core.federated.payload import MOST_BYTES, Payload
 from acm_core.files import file_sha256
+from acm_core.proxies import proxy_for
 from acm_core.trust import keys
+from acm_core.trust.address import split_address
 from acm_core.trust.signatures import OFFSET_HEADER, sign_call
 from client.site.membership import Membership
 
@@ -49,6 +51,8 @@ class Depot:
             verify=ssl.create_default_context(cafile=str(membership.authority)),
             timeout=_SECONDS,
             headers={"accept-encoding": "identity"},
+            proxy=proxy_for(split_address(membership.address)[0]),
+            trust_env=False,
         )
 
     def close(self) -> None:

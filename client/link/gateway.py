@@ -39,7 +39,9 @@ from acm_core.fleet import (
     WireError,
 )
 from acm_core.processes import free_port
+from acm_core.proxies import proxy_for
 from acm_core.trust import certificates
+from acm_core.trust.address import split_address
 from client.link import flower_internals as flower
 
 log = logging.getLogger("acm_fed.client")
@@ -92,6 +94,8 @@ class Gateway:
             base_url=f"https://{server}",
             verify=ssl.create_default_context(cafile=str(authority)),
             timeout=_SECONDS,
+            proxy=proxy_for(split_address(server)[0]),
+            trust_env=False,
         )
         port = free_port()
         self.address = f"{_LOOPBACK}:{port}"

@@ -143,14 +143,7 @@ class SiteLink:
 
     @property
     def _environment(self) -> dict[str, str]:
-        # What a proxy is asked for is the gateway's business.
-        direct = ",".join(filter(None, ("127.0.0.1", os.environ.get("NO_PROXY", os.environ.get("no_proxy")))))
-        return {
-            "FLWR_HOME": str(self._site.state / "flower"),
-            "NO_PROXY": direct,
-            "no_proxy": direct,
-            SITE_FILE_VARIABLE: str(self._path),
-        }
+        return {"FLWR_HOME": str(self._site.state / "flower"), SITE_FILE_VARIABLE: str(self._path)}
 
     def _disconnect(self) -> None:
         self._applications.end_all()

@@ -15,11 +15,17 @@ from in_process import run_in_process
 from loopback import PROCESSES, Federation
 from processes import processes_with, wait_for
 
+from acm_core.processes import free_port
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
-def two_sites(tmp_path: Path) -> Iterator[Federation]:
+def two_sites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Federation]:
+    """On machines whose environment names proxies, as Docker sets them: nobody listens there."""
+    for name in ("http_proxy", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://nurse:secret@127.0.0.1:{free_port()}")
+    monkeypatch.setenv("NO_PROXY", "[::1],10.0.0.0/8,fd00::/8,ü.hospital.example")
     running = Federation(tmp_path, rounds=2)
     yield running
     running.end()

@@ -80,7 +80,7 @@ class Consortium:
 
     def __init__(self, folder: Path, *sites: str) -> None:
         self.state = ServerState(folder / "server_state")
-        self.state.create("test", ["127.0.0.1"])
+        self.state.create("test", ["127.0.0.1", "server.test"])
         self.keys: dict[str, ec.EllipticCurvePrivateKey] = {}
         for site in sites:
             self.keys[site] = keys.create_key(folder / f"{site}.key")

@@ -27,8 +27,13 @@ class Site:
         self.applications.start(f"127.0.0.1:{self.silent.getsockname()[1]}", token)
         return token
 
-    def named(self, name: str) -> list[psutil.Process]:
-        return [process for process in psutil.Process().children(recursive=True) if process.name() == name]
+    def loaded(self) -> list[psutil.Process]:
+        return [process for process in psutil.Process().children() if process.name() == "acm-fed-apps"]
+
+    def running(self) -> list[psutil.Process]:
+        """Not what they start for a moment themselves."""
+        children = [process for loaded in self.loaded() for process in loaded.children()]
+        return [process for process in children if process.name() == "flwr-clientapp"]
 
     def until(self, what: Callable[[], bool]) -> None:
         """As long as it takes, half a minute at most."""
@@ -39,8 +44,8 @@ class Site:
             time.sleep(0.01)
 
     def until_running(self, count: int) -> list[psutil.Process]:
-        self.until(lambda: len(self.named("flwr-clientapp")) == count)
-        return self.named("flwr-clientapp")
+        self.until(lambda: len(self.running()) == count)
+        return self.running()
 
 
 @pytest.fixture
@@ -55,7 +60,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 def test_each_message_has_a_process_of_its_own_and_its_token_stands_nowhere(site: Site) -> None:
     tokens = [site.start(), site.start()]
     running = site.until_running(2)
-    (loaded,) = site.named("acm-fed-apps")
+    (loaded,) = site.loaded()
     for process in (loaded, *running):
         view = [*process.cmdline(), *process.environ().values()]
         assert not [text for text in view if any(token in text for token in tokens)]
@@ -67,14 +72,14 @@ def test_who_ends_without_an_answer_is_told(site: Site) -> None:
     site.start()
     site.until_running(2)[0].kill()
     site.until(lambda: site.failed == 1)
-    assert len(site.named("flwr-clientapp")) == 1
+    assert len(site.running()) == 1
 
 
 def test_they_end_when_they_are_let_go_of(site: Site) -> None:
     site.start()
     site.until_running(1)
     site.applications.end_all()
-    site.until(lambda: site.named("flwr-clientapp") == [])
+    site.until(lambda: site.running() == [])
     assert site.failed == 0
     site.start()
     site.until_running(1)
@@ -83,7 +88,7 @@ def test_they_end_when_they_are_let_go_of(site: Site) -> None:
 def test_what_has_them_loaded_is_started_again_and_those_that_ran_count_as_lost(site: Site) -> None:
     site.start()
     site.until_running(1)
-    site.named("acm-fed-apps")[0].kill()
+    site.loaded()[0].kill()
     site.until(lambda: site.failed == 1)
     site.start()
     site.until_running(1)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
+import select
 import socket
+import socketserver
 import sqlite3
 import struct
 import threading
@@ -137,16 +139,65 @@ def test_something_that_takes_the_connection_and_hangs_up(consortium: Consortium
     assert "load balancer" in check.fix
 
 
+@contextlib.contextmanager
+def proxy_to(port: int) -> Iterator[tuple[int, list[bytes]]]:
+    """The port of a proxy that connects all to one port of this machine, and the hosts that it was asked for."""
+    asked: list[bytes] = []
+
+    class Proxy(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                head += self.request.recv(1)
+            asked.append(head.split()[1])
+            with socket.create_connection(("127.0.0.1", port)) as server:
+                self.request.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                ends = {self.request: server, server: self.request}
+                while True:
+                    for ready in select.select(list(ends), [], [])[0]:
+                        if not (content := ready.recv(2**16)):
+                            return
+                        ends[ready].sendall(content)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Proxy) as proxy:
+        thread = threading.Thread(target=proxy.serve_forever)
+        thread.start()
+        yield proxy.server_address[1], asked
+        proxy.shutdown()
+        thread.join()
+
+
+def test_a_server_behind_a_proxy_is_reached_through_it(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behind = replace(member(consortium), address=f"server.test:{consortium.port}")
+    with proxy_to(consortium.port) as (port, asked):
+        monkeypatch.setenv("https_proxy", f"nurse:secret@127.0.0.1:{port}")
+        checks = examined(behind)
+    assert checks[0] == Check("proxy", f"127.0.0.1:{port} (from the environment)")
+    assert all(check.passed for check in checks)
+    assert set(asked) == {f"server.test:{consortium.port}".encode()}
+
+
 def test_a_proxy_is_named_without_its_password(
     consortium: Consortium, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()
     monkeypatch.setenv("https_proxy", f"http://nurse:secret@127.0.0.1:{port}")
-    monkeypatch.delenv("no_proxy", raising=False)
-    checks = examined(member(consortium))
+    checks = examined(replace(member(consortium), address="server.test:443"))
     assert checks[0] == Check("proxy", f"127.0.0.1:{port} (from the environment)")
-    assert "through the proxy" in wrong(checks).found
+    assert f"through the proxy 127.0.0.1:{port}" in wrong(checks).found
     assert "secret" not in str(checks)
+
+
+def test_a_proxy_that_is_none_is_a_row_without_its_value(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://nurse:sec#ret@proxy:3128")
+    check = wrong(examined(replace(member(consortium), address="server.test:443")))
+    assert check.name == "proxy"
+    assert "HTTPS_PROXY" in check.found
+    assert "ret" not in check.found.replace("written", "")
 
 
 @pytest.mark.parametrize(
