@@ -6,7 +6,6 @@ import errno
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from acm_core.files import LineTail
@@ -60,5 +59,8 @@ class EventReader:
     def read(self) -> Iterator[Event]:
         """The new events, oldest first; what another version wrote and this one does not know is passed over."""
         for line in self._lines.read():
-            with suppress(ValueError):
-                yield read_event(line)
+            try:
+                event = read_event(line)
+            except ValueError:
+                continue
+            yield event
