@@ -4,6 +4,7 @@ Import the packages and modules: this loads nothing. Each knows those that stand
 `pyproject.toml` holds; the tree of all exceptions stands in docs/REFERENCE.md.
 
 - `export`, `deployment`: a trained model as a folder, and in forms that others can use.
+- `secure_aggregation`: a round's updates as one sum that opens for all who promised it, or for nobody.
 - `privacy`: DP-SGD, its accountants, the ledger and the test of what it promises.
 - `trust`: keys, certificates, and the files with which a site joins.
 - `audit_log`, `audit_commands`, `audit_events`: what either side writes down of the other.
@@ -13,7 +14,7 @@ Import the packages and modules: this loads nothing. Each knows those that stand
 - `federated`: messages, encoding, the gate for updates, rules of aggregation; no network and no framework.
 - `config`: the settings of a federation and of a site.
 - `arrays`, `figures`, `groups`, `histograms`, `shortcuts`, `hash_chain`: what several of these speak of.
-- `command`: how a command runs as a program.
+- `command`: how a command runs as a program; `checks`: what has to be right before it can.
 - `bundle`, `files`, `fleet`, `installation`, `processes`, `proxies`, `randomness`, `vocabulary`: what knows nothing of
   the others.
 """

@@ -231,6 +231,15 @@ class Enrolled(Event):
     authority: Fingerprint
 
 
+class RosterPinned(Event):
+    """Site: it knows the federation's hospitals by this roster from now on; `roster` is its fingerprint."""
+
+    kind: Literal["roster_pinned"] = "roster_pinned"
+    federation: RunName
+    roster: Sha256
+    sites: Count
+
+
 class ClientStarted(Event):
     """Site: `bundle` is all that it lets the server have run, `policy` the hash of what its file permits."""
 
@@ -328,6 +337,7 @@ AnyEvent = (
     | SiteMissing
     | PeerRefused
     | Enrolled
+    | RosterPinned
     | ClientStarted
     | ClientStopped
     | PolicyChanged

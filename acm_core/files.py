@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 _SEAL = hashlib.sha256().digest_size
 
@@ -58,10 +60,13 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def write_sealed(path: Path, content: bytes | memoryview) -> None:
-    """`write_atomically` for bytes, with their SHA-256 behind them, by which `read_sealed` knows them again."""
+    """`write_atomically` for bytes, with their SHA-256 behind them, by which `read_sealed` knows them again.
+
+    Only the file's owner may read it (mode 0600).
+    """
 
     def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
+        with _private(temporary) as file:
             file.write(content)
             file.write(hashlib.sha256(content).digest())
 
@@ -116,15 +121,29 @@ class LineTail:
 
 def write_private(path: Path, content: bytes) -> None:
     """Write a file that only its owner may read (mode 0600)."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
+    with _private(path) as file:
         file.write(content)
+
+
+def _private(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
 
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def turn(lock: Path) -> Iterator[None]:
+    """Wait until no other process is between this and its end for the same `lock`, a file that is made for it."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def flush_folder(folder: Path) -> None:

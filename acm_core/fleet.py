@@ -38,6 +38,8 @@ SITE_CALLS = frozenset(
         CONFIRM,
     )
 )
+INSTANCE_HEADER = "x-acm-instance"
+"""Of each call: a text at random, another one each time that `client.run` is started."""
 MOST_PARTS = 100
 """Of a message: a record of a few fields has three."""
 

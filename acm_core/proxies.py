@@ -14,7 +14,8 @@ from urllib.request import getproxies_environment
 import httpx
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_NAMES = ("http_proxy", "https_proxy", "all_proxy")
+NAMES = ("http_proxy", "https_proxy", "all_proxy")
+"""Of variables, in small letters."""
 _WHOLE = "ACM_FED_NO_PROXY"
 """The list as it was, of which the libraries get what they understand."""
 _SCHEMES = frozenset({"http", "https"})
@@ -53,7 +54,7 @@ def settle_proxies() -> None:
     Raises:
         ProxyError: one of the proxies cannot be used.
     """
-    for name in _NAMES:
+    for name in NAMES:
         for spelt in (name, name.upper()):
             if value := os.environ.get(spelt, "").strip():
                 os.environ[spelt] = _proxy(spelt, value)

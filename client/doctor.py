@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from acm_core.checks import Check, show_checks
 from acm_core.command import run_command
-from client.site.check import Check
 from client.site.site_arguments import add_site_arguments
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from acm_core.config.site import SiteConfig
     from client.site.membership import Membership
 
-_WIDTH = 160
 _LEAST_GIGABYTES = 5.0
 _DAYS_WARNED = 60
 
@@ -51,16 +50,21 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)  # noqa: T201  # the command's own output
         return 2
-    return _show(list(_checks(site, config)), site.site)
+    name = site.site
+    rows = list(_checks(site, config))
+    return show_checks(rows, f"site {name} can take part", f"to mend before site {name} can take part")
 
 
 def _checks(site: SiteConfig, config: FederationConfig | None) -> Iterator[Check]:
+    from acm_core import checks
     from client.link.connection import examine
     from client.site.membership import Membership, NotEnrolledError
 
-    yield _versions()
+    yield checks.versions()
     yield from _films(site)
-    yield _disk(site)
+    yield from checks.machine(site.state, _LEAST_GIGABYTES, "prepared films and models")
+    if site.workers:
+        yield checks.shared_memory()
     yield _device(site)
     try:
         membership = Membership.load(site)
@@ -71,12 +75,6 @@ def _checks(site: SiteConfig, config: FederationConfig | None) -> Iterator[Check
         yield from examine(membership, site.site)
     if config is not None:
         yield _policy(site, config)
-
-
-def _versions() -> Check:
-    from importlib.metadata import version
-
-    return Check("versions", ", ".join(f"{name} {version(name)}" for name in ("acm-fed", "flwr", "torch")))
 
 
 def _films(site: SiteConfig) -> Iterator[Check]:
@@ -107,17 +105,6 @@ def _films(site: SiteConfig) -> Iterator[Check]:
         yield Check("films", f"expected a manifest in {manifest}, got a damaged file", fix)
         return
     yield Check("films", f"{rows:,} files in the manifest, dataset {fingerprint(manifest)[:12]}")
-
-
-def _disk(site: SiteConfig) -> Check:
-    import shutil
-
-    folder = next(path for path in (site.state, *site.state.parents) if path.exists())
-    free = shutil.disk_usage(folder).free / 1e9
-    found = f"{free:.1f} GB free for {site.state}"
-    if free < _LEAST_GIGABYTES:
-        return Check("disk", found, f"at least {_LEAST_GIGABYTES:.0f} GB for prepared films and models")
-    return Check("disk", found)
 
 
 def _device(site: SiteConfig) -> Check:
@@ -164,29 +151,6 @@ def _policy(site: SiteConfig, config: FederationConfig) -> Check:
     except RefusedError as error:
         return Check("policy", f"does not permit run {config.name}", str(error))
     return Check("policy", f"permits run {config.name}")
-
-
-def _show(checks: list[Check], site: str) -> int:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _WIDTH)
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for column in ("", "what", "found"):
-        table.add_column(column, overflow="fold")
-    for check in checks:
-        table.add_row(
-            Text("ok", "green") if check.passed else Text("!!", "bold red"), check.name, check.found
-        )
-        if not check.passed:
-            table.add_row("", "", Text(f"→ {check.fix}", "yellow"))
-    console.print(table)
-    wrong = sum(not check.passed for check in checks)
-    console.print(
-        f"site {site} can take part" if not wrong else f"{wrong} to mend before site {site} can take part"
-    )
-    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -32,13 +32,16 @@ from simulations.tables.experiment import ExperimentConfig
 
 COMMANDS = (
     "server.init",
+    "server.doctor",
     "server.approve",
     "server.remove",
+    "server.roster",
     "server.run",
     "server.report",
     "server.export",
     "server.audit",
     "client.enrol",
+    "client.roster",
     "client.doctor",
     "client.preflight",
     "client.run",

@@ -179,6 +179,46 @@ def test_an_operator_and_hospitals_run_a_federation(federation: Terminal) -> Non
     assert processes_with(str(federation.folder)) == []
 
 
+def test_hospitals_compare_their_roster(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path)
+    _, init, approve, *_ = shell("operator")
+    _, _, ask, answer, *_ = shell("hospital")
+    write, pin, after = shell("roster_call")
+    films = terminal.folder / "data/hospitals/demo/A"  # which the newcomer's demo would have made
+    films.mkdir(parents=True)
+    (films / "labels.csv").touch()
+    terminal.type(init)
+    for site in SITES:
+        terminal.type(of_site(ask, site))
+        terminal.type(of_site(approve, site))
+        terminal.type(of_site(answer, site))
+    fingerprint = terminal.type(write).split("one call:")[1].split()[0]
+    file = terminal.folder / "roster-federation.json"
+    right = file.read_text(encoding="utf-8")
+    rows = {row["site"]: row for row in json.loads(right)["sites"]}
+
+    def sent(*sites: dict[str, str]) -> None:
+        file.write_text(json.dumps(json.loads(right) | {"sites": sites}), encoding="utf-8")
+
+    sent(rows["A"], {**rows["C"], "site": "B"})  # somebody else in B's place
+    said = terminal.type(of_site(pin, "B"), 2)
+    assert "somebody else stands there in its place" in said
+    sent(
+        rows["A"], rows["B"]
+    )  # B's file lacks a hospital, which the others' has: another fingerprint is read
+    said = terminal.type(f"{of_site(pin, 'B').strip()} --fingerprint {fingerprint}", 1)
+    assert "nothing was pinned. Not all hospitals have the same file" in said
+    file.write_text(right, encoding="utf-8")
+    for site in SITES:
+        said = terminal.type(of_site(pin, site))
+        assert fingerprint in said.partition("[yes/no]")[0]
+        assert "Did 3 hospitals, yours among them" in said
+    said = terminal.type(after)
+    assert fingerprint in said
+    assert said.count("roster_pinned") == 1
+    terminal.end()
+
+
 def test_a_data_protection_officer_checks(federation: Terminal) -> None:
     own_file, budget, left = shell("data_protection")
     federation.type(own_file)

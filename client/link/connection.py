@@ -11,10 +11,10 @@ from email.utils import parsedate_to_datetime
 import httpx
 
 from acm_core.bundle import versions
+from acm_core.checks import Check
 from acm_core.proxies import ProxyError, proxy_for, without_credentials
 from acm_core.trust.address import split_address
 from client.link.depot import Depot
-from client.site.check import Check
 from client.site.membership import Membership
 
 _SECONDS = 10.0

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from acm_core.fleet import (
     DEACTIVATE,
     GET_BUNDLE,
     GET_RUN,
+    INSTANCE_HEADER,
     MEDIA_TYPE,
     PULL_MESSAGES,
     PULL_OBJECT,
@@ -50,6 +52,7 @@ _LOOPBACK, _NODE_ID = "127.0.0.1", "node_id"
 _MOST_BYTES = 2**18
 """Of a request or an answer: messages carry no weights."""
 _SECONDS = 60.0
+_SURE_SECONDS = 30.0  # after which it is no process that was killed just now
 _LATER, _FORBIDDEN, _UNKNOWN = 503, 403, 401
 _NOT_PASSED_ON = frozenset(
     {b"host", b"content-length", b"connection", b"accept-encoding", b"transfer-encoding"}
@@ -70,6 +73,7 @@ class Gateway:
             the number that the server gave this site, by which its place is free after a crash.
         bundle: the only one that this site runs.
         audit: where what the server may not is written down.
+        instance: a text at random of this `client.run`, by which the server tells it from a copy of this site.
         trouble: called, from a thread, when the SuperNode has lost a message or a reply and has to begin anew.
 
     Attributes:
@@ -85,10 +89,13 @@ class Gateway:
         folder: Path,
         bundle: flower.Bundle,
         audit: AuditLog,
+        instance: str,
         trouble: Callable[[str], None],
     ) -> None:
         self._known, self._bundle, self._audit, self._trouble = folder / _NODE_ID, bundle, audit, trouble
         self.given = 0
+        self._refused_since: float | None = None
+        self._instance = (INSTANCE_HEADER.encode(), instance.encode())
         self._runs: dict[int, bool] = {}  # whether this site runs its bundle
         self._server = httpx.AsyncClient(
             base_url=f"https://{server}",
@@ -111,6 +118,7 @@ class Gateway:
             ws="none",
             lifespan="off",
             access_log=False,
+            proxy_headers=False,
             log_config=None,
             ssl_certfile=certificate,
             ssl_keyfile=key,
@@ -164,6 +172,10 @@ class Gateway:
         if path == ACTIVATE:
             await self._leave_former_place(headers)
         response = await self._ask(path, headers, body)
+        if response.status_code == httpx.codes.CONFLICT:
+            self._note_another()
+            return httpx.Response(_LATER)
+        self._refused_since = None
         if response.status_code == httpx.codes.INTERNAL_SERVER_ERROR:
             return httpx.Response(_LATER)  # which the SuperNode tries again
         if response.status_code == _UNKNOWN:
@@ -182,6 +194,18 @@ class Gateway:
         ):
             return _own(flower.NOTHING_TO_DO)
         return response
+
+    def _note_another(self) -> None:
+        """The server serves another process with this site's key; one that has just been killed for some seconds."""
+        now = time.monotonic()
+        if self._refused_since is None:
+            self._refused_since = now
+        elif now - self._refused_since > _SURE_SECONDS:
+            log.error(
+                "the server serves another client.run with this site's key: a copy of its state folder runs somewhere. "
+                "End that one, or this one; two that answer for one site would spoil its privacy ledger"
+            )
+            self._refused_since = now
 
     @staticmethod
     def _is_lost(path: str, status: int) -> bool:
@@ -240,7 +264,7 @@ class Gateway:
             TooMuchError: it is larger.
             httpx.HTTPError: there is none.
         """
-        own = [*headers, (b"accept-encoding", b"identity")]
+        own = [*headers, (b"accept-encoding", b"identity"), self._instance]
         request = self._server.build_request("POST", path, content=body, headers=own)
         response = await self._server.send(request, stream=True)
         try:

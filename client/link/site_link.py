@@ -53,7 +53,7 @@ class SiteLink:
         self._lock = os.open(membership.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._bundle = own_bundle()
-        self._secret = secrets.token_bytes(32)
+        self._secret, self._instance = secrets.token_bytes(32), secrets.token_hex(16)
         self._secret_file = membership.folder / "superexec.secret"
         write_private(self._secret_file, self._secret)
         self._troubles: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -129,6 +129,7 @@ class SiteLink:
             membership.folder,
             self._bundle,
             self._audit,
+            self._instance,
             self._troubles.put,
         )
         runtime = f"127.0.0.1:{free_port()}"

@@ -5,17 +5,15 @@ A key is one site's only, and once removed it never comes back; a site's name ma
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import ValidationError, model_validator
 
 from acm_core.config.sections import SiteName
-from acm_core.files import write_text_atomically
+from acm_core.files import turn, write_text_atomically
 from acm_core.hash_chain import Strict
 from acm_core.trust import TrustError, keys
 from acm_core.trust.enrolment import Time, now
@@ -135,7 +133,7 @@ class Registry:
         Raises:
             RegistryError: as `expect_approvable`.
         """
-        with _turn(self._path):
+        with turn(self._path.with_suffix(".lock")):
             newest = self.newest()
             if newest.expect_approvable(name, public_key) is not None:
                 return newest
@@ -167,7 +165,7 @@ class Registry:
         Raises:
             RegistryError: as `expect_active`.
         """
-        with _turn(self._path):
+        with turn(self._path.with_suffix(".lock")):
             newest = self.newest()
             site = newest.expect_active(name)
             removed = site.model_copy(update={"removed": now()})
@@ -184,13 +182,3 @@ def _write(path: Path, sites: Sequence[RegisteredSite]) -> None:
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-@contextmanager
-def _turn(path: Path) -> Iterator[None]:
-    lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)

@@ -21,6 +21,7 @@ from pathlib import Path
 from acm_core.fleet import (
     ACTIVATE,
     CONFIRM,
+    INSTANCE_HEADER,
     PULL_MESSAGES,
     PUSH_MESSAGES,
     PUSH_OBJECT,
@@ -52,7 +53,9 @@ from server.link.bodies import (
     read_whole,
 )
 from server.link.depot import Depot
+from server.link.doors import Client, peer_of
 from server.link.known_keys import KnownKeys
+from server.link.leases import Leases
 
 CONTROL_HEADER = "x-acm-fed-control"
 SITE = "acm_fed.site"
@@ -81,15 +84,24 @@ class PublicGate:
         depot: which is told of answers that are whole, and says when there are tasks.
         registry: of the sites.
         refused: told of every call that did not pass.
+        known: told of every connection over which a site's signature has come.
     """
 
     def __init__(
-        self, app: Application, calls: Application, depot: Depot, registry: Path, refused: Refused
+        self,
+        app: Application,
+        calls: Application,
+        depot: Depot,
+        registry: Path,
+        refused: Refused,
+        known: Callable[[Client], None],
     ) -> None:
         self._app, self._depot_calls, self._depot, self._refused = app, calls, depot, refused
+        self._known = known
         self._keys = KnownKeys(registry)
         self._calls = Allowance(a_second=200, burst=2000)
         self._bytes = Allowance(a_second=2**14, burst=2**22)
+        self._leases = Leases()
         self._said = Allowance(a_second=0.1, burst=10)
         self._said_of_all = Allowance(a_second=1, burst=1000)
         self._given: OrderedDict[str, str] = OrderedDict()  # a message: the site that was given it
@@ -109,7 +121,7 @@ class PublicGate:
 
     async def _pass(self, peer: str, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        if not self._calls.take(peer):
+        if not self._calls.take(peer_of(peer)):
             raise RefusedCallError(LATER, "too_many")
         if path == "/health" and scope["method"] == "GET":
             await self._app(scope, receive, send)
@@ -139,18 +151,28 @@ class PublicGate:
         )
         if not signed:
             raise RefusedCallError(401, "not_registered")
+        self._known(_client(scope))
         await self._depot_calls({**scope, SITE: site}, paced(receive), in_pieces(send))
 
     async def _pass_to_flower(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
         site = self._keys.site(_flower_key(scope))
         if site is None:
             raise RefusedCallError(401, "not_registered")
+        instance = dict(scope["headers"]).get(INSTANCE_HEADER.encode(), b"").decode("latin-1")
         body = await read_whole(scope, receive, _MOST_BYTES)
+        if not self._leases.take(site, instance):
+            raise RefusedCallError(409, "another_instance")
+        with self._leases.call(site):
+            await self._answer_site(site, scope, body, receive, send)
+
+    async def _answer_site(self, site: str, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        path = scope["path"]
         try:
             announced = self._expect_own(path, site, body)
             rung, asked_at = self._depot.rung(), time.time()
             answer = await asked(self._app, scope, body)
+            if answer.status == 200:  # Flower has looked at the signature
+                self._known(_client(scope))
             if path == PULL_MESSAGES and answer.status == 200:
                 answer = await self._held(_Pull(site, scope, body, rung, asked_at), receive, answer)
                 for message in flower.given_messages(answer.body):
@@ -203,6 +225,8 @@ class PublicGate:
             while answer.status == 200 and not flower.given_messages(answer.body):
                 self._depot.note_idle(pull.site, pull.asked)
                 while (now := self._depot.rung()) == pull.rung:
+                    if leaving.done():
+                        self._leases.release(pull.site)
                     if time.monotonic() >= until or leaving.done():
                         return answer
                     await asyncio.sleep(_LOOK_SECONDS)
@@ -252,8 +276,12 @@ class LoopbackGate:
         return bool(known and hmac.compare_digest(given, self._secret))
 
 
+def _client(scope: Scope) -> Client:
+    return tuple(scope["client"]) if scope.get("client") else ("", 0)
+
+
 def _peer(scope: Scope) -> str:
-    return scope["client"][0] if scope.get("client") else ""
+    return _client(scope)[0]
 
 
 def _shown(path: str) -> str:

@@ -13,10 +13,9 @@ import socket
 import ssl
 import sys
 from asyncio.sslproto import SSLProtocol
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import uvicorn
 from pydantic import BaseModel, ConfigDict
@@ -29,6 +28,7 @@ from acm_core.fleet import Application
 from server.link.bodies import Refusal
 from server.link.calls import depot_calls
 from server.link.depot import Depot
+from server.link.doors import Doors
 from server.link.flower_internals import superlink_app
 from server.link.gates import SITE, LoopbackGate, PublicGate
 
@@ -36,9 +36,9 @@ LOOPBACK = "127.0.0.1"
 _HANDSHAKE_SECONDS = 20
 _IDLE_SECONDS = 20.0  # until the whole head of a request is there
 _STUCK_SECONDS = 120.0  # in which a peer takes nothing of an answer
-_CONNECTIONS, _CONNECTIONS_A_PEER = 1000, 64
+_CONNECTIONS, _CONNECTIONS_A_PEER = 2000, 64
+"""Open at a time, those included that have not shaken hands."""
 _BACKLOG = 2048  # connections that wait to be accepted
-_SOCKETS = 2 * _CONNECTIONS  # open at a time, those included that have not shaken hands
 _CERTIFICATE_SECONDS = 30.0
 _GRACE_SECONDS = 2
 
@@ -82,6 +82,7 @@ async def _serve(settings: Settings) -> None:
             host=LOOPBACK,
             port=settings.loopback_port,
             access_log=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
     )
@@ -90,8 +91,9 @@ async def _serve(settings: Settings) -> None:
     context.load_cert_chain(settings.certificate, settings.key)
     depot = Depot(settings.depot)
     calls = depot_calls(depot, settings.most_bytes, lambda request: str(request.scope[SITE]))
-    gate = PublicGate(app, calls, depot, settings.registry, refused)
-    outer = site_listener(gate, context)
+    doors = Doors(_CONNECTIONS, _CONNECTIONS_A_PEER)
+    gate = PublicGate(app, calls, depot, settings.registry, refused, doors.know)
+    outer = site_listener(gate, context, doors)
     # Who finds that the inner one answers finds the outer one as well. The inner one has the signals and steers it.
     entrance = door(settings.host, settings.port)
     serving = asyncio.create_task(inner.serve())
@@ -125,15 +127,15 @@ def door(host: str, port: int) -> socket.socket:
     return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
 
 
-def site_listener(app: Application, context: ssl.SSLContext) -> uvicorn.Server:
+def site_listener(app: Application, context: ssl.SSLContext, doors: Doors) -> uvicorn.Server:
     """What serves sites, and whoever else reaches a door, over TLS, and holds no connection for nothing."""
     config = uvicorn.Config(
         app,
-        http=_behind_doors(context),  # type: ignore[arg-type]  # whatever makes a protocol will do
+        http=_behind(doors, context),  # type: ignore[arg-type]  # whatever makes a protocol will do
         ws="none",
         lifespan="off",
-        limit_concurrency=_CONNECTIONS,
         server_header=False,
+        proxy_headers=False,
         access_log=False,
         backlog=_BACKLOG,
         timeout_graceful_shutdown=_GRACE_SECONDS,
@@ -141,19 +143,18 @@ def site_listener(app: Application, context: ssl.SSLContext) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-def _behind_doors(context: ssl.SSLContext) -> Callable[..., SSLProtocol]:
+def _behind(doors: Doors, context: ssl.SSLContext) -> Callable[..., SSLProtocol]:
     def connection(**parts: Any) -> SSLProtocol:
-        return _Door(_SiteConnection(**parts), context)
+        return _Door(_SiteConnection(**parts), context, doors)
 
     return connection
 
 
 class _Door(SSLProtocol):
-    """A connection's TLS: broken off at once if its peer or all together have too many, and if no handshake comes."""
+    """A connection's TLS, which is broken off if no handshake comes."""
 
-    _open: ClassVar[Counter[str]] = Counter()
-
-    def __init__(self, inside: asyncio.Protocol, context: ssl.SSLContext) -> None:
+    def __init__(self, inside: asyncio.Protocol, context: ssl.SSLContext, doors: Doors) -> None:
+        self._doors = doors
         super().__init__(
             asyncio.get_running_loop(),
             inside,
@@ -165,15 +166,11 @@ class _Door(SSLProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as asyncio has it
         super().connection_made(transport)
-        self._peer = (get_remote_addr(transport) or ("",))[0]
-        self._open[self._peer] += 1
-        if self._open[self._peer] > _CONNECTIONS_A_PEER or self._open.total() > _SOCKETS:
-            transport.abort()
+        self._client = get_remote_addr(transport) or ("", 0)
+        self._doors.enter(self._client, transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._open[self._peer] -= 1
-        if not self._open[self._peer]:
-            del self._open[self._peer]
+        self._doors.leave(self._client)
         super().connection_lost(exc)
 
 

@@ -27,11 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
             "encoding",
             "federation",
             "aggregation",
+            "joint_sum",
             "look_alikes",
         ),
         help="the attend-and-compare operation, a training step, where the time of a step goes, reading films, a "
-        "private training step, a model's messages, a round at the server, the rules of aggregation, or how well films "
-        "that are there twice are found",
+        "private training step, a model's messages, a round at the server, the rules of aggregation, the joint sum, or "
+        "how well films that are there twice are found",
     )
     parser.add_argument(
         "--films", type=Path, help="folder of sites with a labels.csv and films each, for `look_alikes`"
@@ -97,6 +98,11 @@ def main(arguments: list[str] | None = None) -> int:
 
         document = aggregation.run(options.rounds)
         text = aggregation.table(document)
+    elif options.benchmark == "joint_sum":
+        from simulations.benchmark import joint_sum
+
+        document = joint_sum.run(options.rounds)
+        text = joint_sum.table(document)
     elif options.benchmark == "federation":
         from simulations.benchmark import federation
 

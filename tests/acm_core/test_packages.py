@@ -18,6 +18,7 @@ LISTING = (
     "acm_core.federated",
     "acm_core.ops",
     "acm_core.privacy",
+    "acm_core.secure_aggregation",
     "acm_core.training",
     "acm_core.trust",
 )

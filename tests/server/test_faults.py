@@ -5,13 +5,17 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from loopback import Federation
 from processes import REPOSITORY, wait_for
 
-pytestmark = pytest.mark.timeout(120)
+from acm_core.audit_events import PeerRefused
+from acm_core.audit_log import verify
+
+pytestmark = pytest.mark.timeout(400)
 
 # Python runs this at the start of each of the site's processes.
 CLOCK = """
@@ -41,6 +45,36 @@ def test_a_wrong_clock_is_said_and_a_right_one_connects(
         right = running.client("A")
         wait_for(lambda: "answers; waiting for tasks" in right.text(), 60, running.everything)
         assert "NTP" not in right.text()
+    finally:
+        running.end()
+
+
+@pytest.mark.slow
+def test_a_copy_of_a_sites_state_folder_is_not_served_beside_it(tmp_path: Path) -> None:
+    running = Federation(tmp_path, rounds=1)
+    try:
+        settings = running.folder / "federation.yaml"
+        patient = settings.read_text(encoding="utf-8").replace("join_deadline: 60.0", "join_deadline: 300.0")
+        settings.write_text(patient, encoding="utf-8")
+        server = running.server()
+        running.client("A")
+        wait_for(lambda: "waiting for B (to join" in server.text(), 60, running.everything)
+
+        shutil.copytree(tmp_path / "state" / "A", tmp_path / "copy", ignore=shutil.ignore_patterns("*.sock"))
+        file = (tmp_path / "sites" / "A.yaml").read_text(encoding="utf-8")
+        (tmp_path / "copies").mkdir()
+        (tmp_path / "copies" / "A.yaml").write_text(
+            file.replace(str(tmp_path / "state" / "A"), str(tmp_path / "copy")), encoding="utf-8"
+        )
+        copy = running._start(["client.run", "--site=A", "--sites", str(tmp_path / "copies")])
+        wait_for(lambda: "another client.run with this site's key" in copy.text(), 100, running.everything)
+        refused = [row.event for row in verify(tmp_path / "server_state" / "audit").rows]
+        assert "another_instance" in {event.reason for event in refused if isinstance(event, PeerRefused)}
+
+        running.client("B")
+        assert server.wait(120) == 0, running.everything()
+        assert "training on" in running.log("A")
+        assert not (tmp_path / "copy" / "link" / "replies").exists()
     finally:
         running.end()
 

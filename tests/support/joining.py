@@ -13,8 +13,10 @@ import yaml
 from acm_core.config import SiteConfig, load_config
 from acm_core.trust.enrolment import Answer, Request
 from client import enrol
+from client import roster as client_roster
 from client.site.membership import membership_folder
 from server import approve, init, remove
+from server import roster as server_roster
 from server.consortium.authority import ServerState
 from server.consortium.registry import Registry
 
@@ -74,6 +76,25 @@ class Joining:
 
     def answer(self, *options: str, site: str = "A") -> Said:
         return self.enrol("--answer", f"answer-{site}.json", *options, site=site)
+
+    def write_roster(self, *options: str) -> Said:
+        return self._said(server_roster.main(["--config", "federation.yaml", *options]))
+
+    def roster(self, *options: str, site: str = "A") -> Said:
+        return self._said(client_roster.main([f"--site={site}", "--sites", str(self.folder), *options]))
+
+    def join_all(self, *sites: str) -> None:
+        """Several sites, the whole way."""
+        self.types("yes")
+        assert self.init().code == 0
+        for site in sites:
+            self.site_file(site)
+            for said in (
+                self.ask(site=site),
+                self.approve(request=f"request-{site}.json"),
+                self.answer(site=site),
+            ):
+                assert said.code == 0
 
     def join(self) -> None:
         """The whole way, without a slip."""

@@ -21,6 +21,7 @@ from consortium import Consortium
 from hospitals import federation
 
 from acm_core import bundle
+from acm_core.checks import Check
 from acm_core.config.loading import dump_config, load_config
 from acm_core.config.site import SiteConfig
 from acm_core.data.intake.intake import intake_folder
@@ -30,7 +31,6 @@ from acm_core.processes import free_port
 from acm_core.trust import certificates
 from client import doctor
 from client.link.connection import _clock, examine
-from client.site.check import Check
 from client.site.membership import Joining, Membership, authority_file, key_file, write_joining
 from server.consortium.registry import Registry
 
@@ -284,6 +284,8 @@ def test_the_doctor_has_a_row_for_each_thing_and_a_fix(
     for row in (
         "versions",
         "disk",
+        "temporary folder",
+        "open files",
         "device",
         "membership",
         "name",

@@ -135,7 +135,13 @@ class Standing:
         self.server = Server(folder)
         self.audit = AuditLog(folder / "audit")
         self.gateway = Gateway(
-            self.server.address, self.server.authority, folder, BUNDLE, self.audit, self.troubles.append
+            self.server.address,
+            self.server.authority,
+            folder,
+            BUNDLE,
+            self.audit,
+            "instance",
+            self.troubles.append,
         )
         self.node = FleetHttpClient.from_server_address(
             self.gateway.address, False, self.gateway.own_authority.read_bytes(), interceptors=[]
@@ -259,6 +265,19 @@ def test_a_server_that_fails_is_asked_again(standing: Standing, status: int) -> 
     standing.server.answers["push-messages"] = status, b""
     with pytest.raises(httpx.HTTPStatusError, match=r"50[23]"):  # which the SuperNode tries again
         standing.node.PushMessages(PushMessagesRequest(node=NODE))
+    assert standing.troubles == []
+
+
+def test_a_server_that_serves_a_copy_of_this_site_is_said_after_a_while(
+    standing: Standing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(gateway_module, "_SURE_SECONDS", 0.3)
+    standing.server.answers["pull-messages"] = 409, b""
+    for said in (False, True):
+        with pytest.raises(httpx.HTTPStatusError, match="503"):
+            standing.given()
+        assert ("another client.run with this site's key" in caplog.text) == said
+        time.sleep(0.4)
     assert standing.troubles == []
 
 

@@ -462,6 +462,35 @@ def test_connections_of_one_peer_are_bounded(consortium: Consortium) -> None:
         assert client.get("/health").status_code == 200
 
 
+def test_strangers_of_many_addresses_keep_no_site_out(consortium: Consortium, nodes: dict[str, int]) -> None:
+    def beats(client: FleetHttpClient, site: str) -> bool:
+        node = Node(node_id=nodes[site])
+        beat = SendNodeHeartbeatRequest(node=node, heartbeat_interval=30)
+        return bool(client.SendNodeHeartbeat(beat).success)
+
+    address = ("127.0.0.1", consortium.port)
+    first, *_ = nodes
+    with contextlib.ExitStack() as held, consortium.fleet(consortium.keys[first]) as there:
+        assert beats(there, first)
+        for peer in range(40):
+            for _ in range(60):
+                held.enter_context(
+                    socket.create_connection(address, source_address=(f"127.0.1.{peer + 1}", 0))
+                )
+        for site in nodes:
+            with consortium.fleet(consortium.keys[site]) as newcomer:
+                assert beats(newcomer, site)
+        assert beats(there, first)
+
+
+def test_an_address_that_a_peer_names_itself_is_not_its_own(consortium: Consortium) -> None:
+    with consortium.http() as client:
+        assert client.get("/nowhere", headers={"x-forwarded-for": "192.0.2.99"}).status_code == 404
+    rows = [row.event for row in verify(consortium.state.audit).rows]
+    refused = [event for event in rows if isinstance(event, PeerRefused)]
+    assert {event.address for event in refused} == {"127.0.0.1"}
+
+
 def test_afterwards_the_sites_are_as_they_were_and_the_log_is_sound(
     consortium: Consortium, nodes: dict[str, int]
 ) -> None:

@@ -20,6 +20,7 @@ from server.consortium.registry import Registry
 from server.link import bodies, gates
 from server.link.bodies import Refusal
 from server.link.depot import Depot
+from server.link.doors import Client
 from server.link.gates import PublicGate
 from server.link.known_keys import flower_key
 
@@ -44,12 +45,14 @@ class Gated:
         Registry.create(registry)
         Registry.load(registry).approve("A", keys.public_text(self.key.public_key()))
         self.depot, self.refusals = Depot(folder / "depot"), list[Refusal]()
+        self.known: list[Client] = []
         self._gate = PublicGate(
             application,
             reads,
             self.depot,
             registry,
             lambda _peer, _path, refusal: self.refusals.append(refusal),
+            self.known.append,
         )
 
     def ask(

@@ -21,6 +21,7 @@ import pytest
 from acm_core.processes import free_port
 from server.consortium.authority import ServerState
 from server.link import program
+from server.link.doors import Doors
 from server.link.program import LOOPBACK, Settings, door, site_listener, take_all_files
 
 PIECE = bytes(2**16)
@@ -53,7 +54,7 @@ def connect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect
     context.load_cert_chain(state.certificate, state.key)
     entrance = door("127.0.0.1", 0)
     port = entrance.getsockname()[1]
-    listener = site_listener(reads_and_answers, context)
+    listener = site_listener(reads_and_answers, context, Doors(100, 100))
     thread = threading.Thread(target=lambda: asyncio.run(listener.serve([entrance])))
     thread.start()
     while not listener.started:
