@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -13,9 +13,6 @@ from acm_core.config.loading import dump_config, load_config
 from acm_core.config.sections import FederationConfig
 from acm_core.federated.report import SiteReport
 from acm_core.files import write_text_atomically
-
-if TYPE_CHECKING:
-    from server.round.state import RoundState
 
 MAY_CHANGE: dict[str, bool | set[str]] = {
     "server": True,
@@ -93,8 +90,8 @@ class RunFolder:
     """Paths and writers of one run's folder.
 
     `config.yaml` the resolved configuration; `rounds.jsonl` a line a round; `metrics.json`; `model.safetensors`;
-    `model_card.md`; `report.html` and `report.json`; `tensorboard/`; `events.jsonl` what the terminal shows; `state/`
-    for --resume; `logs/`.
+    `model_card.md`; `report.html` and `report.json`; `tensorboard/`; `events.jsonl` a line for all that happens;
+    `state/` for --resume; `logs/`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -130,9 +127,9 @@ class RunFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text_atomically(self.config, dump_config(config))
 
-    def write_rounds(self, state: RoundState) -> None:
-        """Write `rounds.jsonl` as the state has it."""
-        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in state.records)
+    def write_rounds(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Write `rounds.jsonl`: a record a round."""
+        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         write_text_atomically(self.rounds, "".join(lines))
 
     def finished(self) -> FinishedRun:

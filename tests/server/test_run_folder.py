@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-import numpy as np
 import pytest
 import yaml
 from hospitals import federation
@@ -15,7 +14,6 @@ from pydantic import BaseModel
 
 from acm_core.config import FederationConfig, load_config
 from server.round.run_folder import ResumeError, RunExistsError, RunFolder, expect_same_run, run_identity
-from server.round.state import RoundState
 from simulations.settings import SimulationConfig
 
 MAY_CHANGE = {
@@ -147,13 +145,12 @@ def test_a_resumed_run_takes_the_new_waiting_times_and_keeps_its_files(tmp_path:
 def test_rounds_are_lines_and_those_of_an_older_state_replace_them(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     records = tuple({"round": number, "refused": {"Köln": "memory"}} for number in (1, 2, 3))
-    arrays = {"weight": np.zeros(1, np.float32)}
-    folder.write_rounds(RoundState(3, arrays, records))
-    folder.write_rounds(RoundState(2, arrays, records[:2]))
+    folder.write_rounds(records)
+    folder.write_rounds(records[:2])
     lines = folder.rounds.read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == list(records[:2])
     assert "Köln" in lines[0]
-    folder.write_rounds(RoundState(0, arrays, ()))
+    folder.write_rounds(())
     assert folder.rounds.read_bytes() == b""
 
 

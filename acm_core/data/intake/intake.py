@@ -15,7 +15,7 @@ from typing import Any
 
 from acm_core.config.site import SiteConfig
 from acm_core.data.intake.files import Folder, FoundFile, look_through
-from acm_core.data.intake.journal import Journal, readers_version
+from acm_core.data.intake.journal import Journal
 from acm_core.data.intake.judgement import Listed, film_id, judge
 from acm_core.data.intake.manifest import Label, Row, changed, fingerprint, read_rows, write_manifest
 from acm_core.data.intake.names import Match, match
@@ -25,6 +25,7 @@ from acm_core.data.intake.reading import Reading
 from acm_core.data.label_file import LabelError
 from acm_core.data.labels import LabelTable, read_labels
 from acm_core.data.prepared import Adder, PreparedFilms
+from acm_core.data.readers_version import readers_version
 from acm_core.data.splits import load_or_create_salt
 from acm_core.data.terms import Accepted
 from acm_core.files import write_text_atomically

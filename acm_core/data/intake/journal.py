@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from acm_core.data.intake.reading import Reading
+from acm_core.data.readers_version import readers_version
 from acm_core.data.set_aside import SetAside
 
-_VERSION = 6
-"""Raise when the same file gives another reading."""
-_READERS = ("imagecodecs", "numpy", "pillow", "pydicom", "python-gdcm", "scipy")
-"""Packages whose next version may give other pixels."""
 _COMMIT_SECONDS = 1.0
 _RACY_NANOSECONDS = 2 * 10**9
 """A file changed this shortly before it was read may change again without its times telling."""
@@ -53,13 +47,6 @@ class Stamp(NamedTuple):
 def _expect_sound(database: sqlite3.Connection) -> None:
     if database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
         raise sqlite3.DatabaseError("expected a sound journal")
-
-
-@cache
-def readers_version() -> str:
-    """Changes when the same file may give another reading."""
-    made_by = [str(_VERSION), *(f"{name} {version(name)}" for name in _READERS)]
-    return hashlib.sha256("\n".join(made_by).encode()).hexdigest()[:16]
 
 
 class Journal:
