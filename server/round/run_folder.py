@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,13 +110,18 @@ class RunFolder:
         self.events = folder / "events.jsonl"
         self.state = folder / "state"
         self.logs = folder / "logs"
+        self._held = False
 
     def open(self, config: FederationConfig, *, resume: bool) -> None:
         """Make the folder ready.
 
+        As long as this object lives no other process opens it.
+
         Raises:
-            RunExistsError: it holds a run and `resume` is false, or holds none and `resume` is true.
+            RunExistsError: it holds a run and `resume` is false, or holds none and `resume` is true; or another
+                process is at work in it.
             ResumeError: the run it holds has other settings.
+            ConfigError: its `config.yaml` cannot be read.
         """
         if self.config.exists() and not resume:
             raise RunExistsError(
@@ -125,7 +133,22 @@ class RunFolder:
         if resume:
             expect_same_run(run_identity(load_config(self.config, type(config))), run_identity(config))
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._hold()
         write_text_atomically(self.config, dump_config(config))
+
+    def _hold(self) -> None:
+        if self._held:
+            return
+        lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise RunExistsError(
+                f"another process is at work in {self.folder}: wait until it has ended, or give this run another name"
+            ) from None
+        weakref.finalize(self, os.close, lock)
+        self._held = True
 
     def write_rounds(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Write `rounds.jsonl`: a record a round."""
@@ -136,13 +159,24 @@ class RunFolder:
         """What a finished run left.
 
         Raises:
-            NoResultsError: the folder holds none, or that of an earlier version, whose sites reported less.
+            NoResultsError: the folder holds none, a damaged one, or that of an earlier version, whose sites reported
+                less.
         """
         if not self.metrics.exists():
             raise NoResultsError(
                 f"expected a finished run in {self.folder}, got no {self.metrics.name}, which is written when the last "
                 "round is evaluated: continue the run with --resume"
             )
+        try:
+            return self._read()
+        except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+            names = ", ".join(path.name for path in (self.metrics, self.config, self.rounds))
+            raise NoResultsError(
+                f"expected {names} in {self.folder} as the run wrote them, got something else: continue the run with "
+                "--resume, which writes them anew"
+            ) from None
+
+    def _read(self) -> FinishedRun:
         metrics = json.loads(self.metrics.read_text(encoding="utf-8"))
         if "software" not in metrics:
             raise NoResultsError(
