@@ -1,4 +1,4 @@
-"""A site's folder and label file to its manifest: read what is new, judge all together, keep what was found."""
+"""A site's films and label file to its manifest: read what is new, judge all together, keep what was found."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from acm_core.config.site import SiteConfig
-from acm_core.data.intake.files import Folder, FoundFile, look_through
 from acm_core.data.intake.journal import Journal, readers_version
 from acm_core.data.intake.judgement import Listed, film_id, judge
 from acm_core.data.intake.manifest import Label, Row, changed, fingerprint, read_rows, write_manifest
@@ -25,6 +24,8 @@ from acm_core.data.intake.reading import Reading
 from acm_core.data.label_file import LabelError
 from acm_core.data.labels import LabelTable, read_labels
 from acm_core.data.prepared import Adder, PreparedFilms
+from acm_core.data.source.choice import film_source
+from acm_core.data.source.film_source import FilmSource, FoundFile, Listing
 from acm_core.data.splits import load_or_create_salt
 from acm_core.data.terms import Accepted
 from acm_core.files import write_text_atomically
@@ -44,7 +45,7 @@ class Intake:
         manifest: path of the manifest.
         fingerprint: SHA-256 of the manifest: the dataset.
         rows: of the manifest.
-        names: film → path in the films folder, for the site's own eyes.
+        names: film → its name in the source, for the site's own eyes.
         table: the label file as it was read.
         images: for each of the table's rows the film that it means.
         read: files that were read in this run; the others were known.
@@ -73,7 +74,7 @@ class Intake:
     changes: dict[str, int] | None
 
     def listed(self) -> dict[str, Listed]:
-        """Path in the films folder → what the label file says of the film, for the site's own eyes."""
+        """Name in the source → what the label file says of the film, for the site's own eyes."""
         return _listed([self.names[film] for film in self.images], self.table)
 
 
@@ -108,13 +109,14 @@ def take_in(
         salt = load_or_create_salt(site.state)
         accepted = Accepted.of(site.accept)
         table = read_labels(site.labels, None, site.label_map, accepted)
-        films = look_through(site.films, (site.labels, site.state))
+        source = film_source(site)
+        films = source.look()
         with Journal(folder / "journal.sqlite") as journal:
             journal.keep_only_of(str(accepted))
             workers = workers or usable_cores()
-            read = _read_new(films.files, journal, salt, site, image_size, workers, progress)
+            read = _read_new(source, films.files, journal, salt, site, image_size, workers, progress)
             journal.keep_only(file.name for file in films.files)
-            return _judged(site, folder, films, table, journal, salt, workers, read)
+            return _judged(site, source, films, table, journal, salt, workers, read)
 
 
 def prepare(
@@ -133,11 +135,16 @@ def prepare(
         index for index, content in enumerate(contents) if content is not None and content not in films
     ]
     salt = load_or_create_salt(site.state)
-    paths = (site.films / names[index] for index in missing)
+    answers = read_files(
+        film_source(site),
+        (names[index] for index in missing),
+        salt,
+        image_size,
+        workers=usable_cores(),
+        accepted=Accepted.of(site.accept),
+    )
     with films.adder() as adder:
-        for done, answer in enumerate(
-            read_files(paths, salt, image_size, workers=usable_cores(), accepted=Accepted.of(site.accept)), 1
-        ):
+        for done, answer in enumerate(answers, 1):
             index = missing[answer.index]
             content = answer.reading.content
             if answer.film is not None and content is not None and content == contents[index]:
@@ -151,6 +158,7 @@ def prepare(
 
 
 def _read_new(
+    source: FilmSource,
     files: Sequence[FoundFile],
     journal: Journal,
     salt: bytes,
@@ -169,7 +177,8 @@ def _read_new(
         now = time.time_ns()
         for done, answer in enumerate(
             read_files(
-                (file.path for file in new),
+                source,
+                (file.name for file in new),
                 salt,
                 image_size,
                 workers=workers,
@@ -193,22 +202,22 @@ def _read_new(
 
 def _judged(
     site: SiteConfig,
-    folder: Path,
-    films_folder: Folder,
+    source: FilmSource,
+    found: Listing,
     table: LabelTable,
     journal: Journal,
     salt: bytes,
     workers: int,
     read: int,
 ) -> Intake:
-    names = [file.name for file in films_folder.files]
+    names = [file.name for file in found.files]
     matches = match(
         names,
         table.images,
         suffix=site.label_map.image_suffix,
         no_films=journal.no_films(),
-        closed=films_folder.closed,
-        linked=films_folder.linked,
+        closed=found.closed,
+        linked=found.linked,
     )
     images = [one.name for one in matches]
     _expect_each_once(images)
@@ -216,6 +225,7 @@ def _judged(
     absent = {one.name: one for one in matches if one.reason is not None}
     films = {film_id(name, salt): name for name in (*names, *absent)}
     ids = {name: film for film, name in films.items()}
+    folder = intake_folder(site)
     manifest, summary = folder / "manifest.sqlite", folder / "manifest.json"
     state = _inputs(site, journal, salt, absent)
     about = _summary(summary)
@@ -223,13 +233,7 @@ def _judged(
         rows: Sequence[Row] = list(read_rows(manifest))
         about["changes"] = changed(rows, rows)
     else:
-        prover = Prover(
-            {file.name: file.path for file in films_folder.files},
-            journal,
-            salt,
-            Accepted.of(site.accept),
-            workers,
-        )
+        prover = Prover(source, journal, salt, Accepted.of(site.accept), workers)
         judgement = judge(_with_absent(journal, absent), listed, salt, site.unknown_view, site.splits, prover)
         labels = (
             Label(ids[name], finding, float(value))
@@ -258,8 +262,8 @@ def _judged(
         [ids[name] for name in images],
         {name: one.value for name, one in absent.items() if one.value is not None},
         sum(one.respelled for one in matches),
-        films_folder.closed,
-        films_folder.linked,
+        found.closed,
+        found.linked,
         read,
         about["linked"],
         about["placeholders"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
@@ -12,10 +11,11 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 from acm_core.data.intake.reading import Reading
 from acm_core.data.set_aside import SetAside
+from acm_core.data.source.film_source import Stamp
 
 _VERSION = 6
 """Raise when the same file gives another reading."""
@@ -37,19 +37,6 @@ CREATE TABLE IF NOT EXISTS likeness (
 """
 
 
-class Stamp(NamedTuple):
-    """What the file system says of a file; the same stamp stands for the same content."""
-
-    size: int
-    modified: int
-    changed: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Self:
-        """Size in bytes, and times of the last change of content and of anything, in nanoseconds."""
-        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
 def _expect_sound(database: sqlite3.Connection) -> None:
     if database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
         raise sqlite3.DatabaseError("expected a sound journal")
@@ -63,7 +50,7 @@ def readers_version() -> str:
 
 
 class Journal:
-    """Readings by path relative to the films folder. It never leaves the site: paths may name patients."""
+    """Readings by the film's name in its source. It never leaves the site: paths may name patients."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

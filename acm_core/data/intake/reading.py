@@ -7,16 +7,16 @@ import hmac
 import json
 from base64 import b64encode
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from acm_core.data.film import Film, decode_film, read_content
+from acm_core.data.film import Film, decode_film
 from acm_core.data.intake.same_film import NEARLY_EVEN, without_frame
 from acm_core.data.set_aside import FilmSetAside, SetAside
 from acm_core.data.shrink import shrink, square_film
+from acm_core.data.source.film_source import FilmSource
 from acm_core.data.terms import NOTHING, Accepted
 
 HISTOGRAM_BINS = 32
@@ -87,7 +87,7 @@ class Reading:
 
 
 def read_file(
-    path: Path, salt: bytes, image_size: int | None, accepted: Accepted = NOTHING
+    source: FilmSource, name: str, salt: bytes, image_size: int | None, accepted: Accepted = NOTHING
 ) -> tuple[Reading, NDArray[np.float16] | None]:
     """Read one file; never raises for what is in it.
 
@@ -100,7 +100,7 @@ def read_file(
         The reading, and the film S×S where it is one and S was given.
     """
     try:
-        content = read_content(path)
+        content = source.read(name)
     except FilmSetAside as verdict:
         return Reading(None, verdict.reason, verdict.value), None
     digest = hashlib.sha256(content).hexdigest()
