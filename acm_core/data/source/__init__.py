@@ -1,1 +1,1 @@
-"""Where a site's films are. Each source lists its films and gives their bytes. Import the modules: this loads nothing."""
+"""Where a site's films are: each source lists its films and gives their bytes. Import the modules, not the package."""
