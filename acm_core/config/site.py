@@ -11,6 +11,8 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 from acm_core.config.section import Section
 from acm_core.config.sections import Architecture, Delta, PrivacyUnit, SiteName
 
+ImageIs = Literal["path", "instance", "series", "study", "accession"]
+
 
 class LabelMap(Section):
     """How the site's label file says what the vocabulary says: its column names and its values."""
@@ -23,6 +25,12 @@ class LabelMap(Section):
     )
     image: str = Field(
         "image", description="column of the film: path in the films folder, or file name alone"
+    )
+    image_is: ImageIs = Field(
+        "path",
+        description="what that column holds: path, or what DICOM headers have: instance (SOP Instance UID), series or "
+        "study (their Instance UID), accession (Accession Number); a row of the last three stands for each of its "
+        "frontal films",
     )
     image_suffix: str = Field(
         "",
@@ -79,6 +87,10 @@ class LabelMap(Section):
             raise ValueError(f"expected each value in one list, got in two: {', '.join(map(repr, twice))}")
         if bool(self.list_column) != bool(self.list_findings):
             raise ValueError("expected list_column and list_findings together, or neither")
+        if self.image_suffix and self.image_is != "path":
+            raise ValueError(
+                f"expected image_suffix beside image_is: path only, got image_is: {self.image_is}"
+            )
         if self.list_names and not self.list_column:
             raise ValueError("expected list_column beside list_names")
         if self.patient == self.image and self.patient_pattern is None:

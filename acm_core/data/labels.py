@@ -7,7 +7,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple, TextIO
 
@@ -53,7 +53,7 @@ class LabelTable:
 
     Attributes:
         patients: N patient ids as the hospital writes them; they never leave the site.
-        images: N paths relative to the films folder, or file names.
+        images: N paths relative to the films folder, or file names; or identifiers, see `LabelMap.image_is`.
         findings: F names, the columns of `labels`.
         labels: float32 N×F; 1 present, 0 absent, NaN not labelled.
         views: N, "AP", "PA", another view in capitals, or None where the file does not say which.
@@ -80,6 +80,22 @@ class LabelTable:
     written: Written = field(default_factory=Written)
     by_name: Mapping[str, str] = field(default_factory=dict)
     misspelt: Mapping[str, str] = field(default_factory=dict)
+
+    def take(self, rows: Sequence[int]) -> LabelTable:
+        """These rows, in this order; a row may come several times."""
+        conflicts = {conflict.row: conflict.findings for conflict in self.conflicts}
+        return replace(
+            self,
+            patients=tuple(self.patients[row] for row in rows),
+            images=tuple(self.images[row] for row in rows),
+            labels=self.labels[np.array(rows, np.int64)],
+            views=tuple(self.views[row] for row in rows),
+            sexes=tuple(self.sexes[row] for row in rows),
+            ages=tuple(self.ages[row] for row in rows),
+            conflicts=tuple(
+                Conflict(place, conflicts[row]) for place, row in enumerate(rows) if row in conflicts
+            ),
+        )
 
 
 def read_labels(
@@ -259,6 +275,8 @@ class _Reader:
                     f"line {line}, column '{self._map.patient}': expected text with what the site file's "
                     "patient_pattern describes"
                 )
+        if self._map.image_is != "path":
+            return patient, image
         _expect_inside(image, line, self._map.image)
         return patient, str(PurePosixPath(image))  # "a.png" and "./a.png" are one film
 

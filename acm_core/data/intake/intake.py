@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from acm_core.config.site import SiteConfig
+from acm_core.data.intake.identifiers import match_identifiers
 from acm_core.data.intake.journal import Journal, readers_version
 from acm_core.data.intake.judgement import Listed, film_id, judge
 from acm_core.data.intake.manifest import Label, Row, changed, fingerprint, read_rows, write_manifest
@@ -46,7 +47,8 @@ class Intake:
         fingerprint: SHA-256 of the manifest: the dataset.
         rows: of the manifest.
         names: film → its name in the source, for the site's own eyes.
-        table: the label file as it was read.
+        table: the label file as it was read, with a row a film.
+        label_rows: for each of the table's rows which of the label file's it is.
         images: for each of the table's rows the film that it means.
         read: files that were read in this run; the others were known.
         absent: image of the label file that means no file → what more is to be said of why, if anything.
@@ -62,6 +64,7 @@ class Intake:
     rows: Sequence[Row] = field(repr=False)
     names: dict[str, str] = field(repr=False)
     table: LabelTable = field(repr=False)
+    label_rows: Sequence[int] = field(repr=False)
     images: Sequence[str] = field(repr=False)
     absent: Mapping[str, str] = field(repr=False)
     respelled: int
@@ -211,16 +214,21 @@ def _judged(
     read: int,
 ) -> Intake:
     names = [file.name for file in found.files]
-    matches = match(
-        names,
-        table.images,
-        suffix=site.label_map.image_suffix,
-        no_films=journal.no_films(),
-        closed=found.closed,
-        linked=found.linked,
-    )
+    if site.label_map.image_is == "path":
+        matches = match(
+            names,
+            table.images,
+            suffix=site.label_map.image_suffix,
+            no_films=journal.no_films(),
+            closed=found.closed,
+            linked=found.linked,
+        )
+        label_rows = list(range(len(matches)))
+    else:
+        matches, label_rows = match_identifiers(journal, table.images, site.label_map.image_is, salt)
+        table = table.take(label_rows)
     images = [one.name for one in matches]
-    _expect_each_once(images)
+    _expect_each_once(images, label_rows)
     listed = _listed(images, table)
     absent = {one.name: one for one in matches if one.reason is not None}
     films = {film_id(name, salt): name for name in (*names, *absent)}
@@ -259,6 +267,7 @@ def _judged(
         rows,
         films,
         table,
+        label_rows,
         [ids[name] for name in images],
         {name: one.value for name, one in absent.items() if one.value is not None},
         sum(one.respelled for one in matches),
@@ -277,9 +286,9 @@ def _listed(images: Sequence[str], table: LabelTable) -> dict[str, Listed]:
     return {name: Listed(patient, view, sex, age) for name, patient, view, sex, age in facts}
 
 
-def _expect_each_once(images: Sequence[str]) -> None:
+def _expect_each_once(images: Sequence[str], label_rows: Sequence[int]) -> None:
     seen: dict[str, int] = {}
-    for row, image in enumerate(images):
+    for image, row in zip(images, label_rows, strict=True):
         if image in seen:
             raise LabelError(
                 f"expected each film once in the label file, got rows {seen[image] + 1} and {row + 1} (without the "

@@ -17,7 +17,7 @@ from acm_core.data.intake.reading import Reading
 from acm_core.data.set_aside import SetAside
 from acm_core.data.source.film_source import Stamp
 
-_VERSION = 6
+_VERSION = 7
 """Raise when the same file gives another reading."""
 _READERS = ("imagecodecs", "numpy", "pillow", "pydicom", "python-gdcm", "scipy")
 """Packages whose next version may give other pixels."""
@@ -175,6 +175,16 @@ class Journal:
             (SetAside.NOT_AN_IMAGE.value,),
         )
         return {path for (path,) in rows}
+
+    def known_as(self, kind: str) -> Iterator[tuple[str, str, bool]]:
+        """Hash of the identifier of this kind, name, and whether it is a film, of every file that has one; by name."""
+        query = (
+            "SELECT json_extract(reading, '$.known_as.' || ?) AS hash, path, "
+            "json_extract(reading, '$.reason') IS NULL FROM file WHERE hash IS NOT NULL ORDER BY path"
+        )
+        with closing(self._database.execute(query, (kind,))) as rows:
+            for hash_, path, film in rows:
+                yield hash_, path, bool(film)
 
     def lines(self) -> Iterator[str]:
         """Every path with its reading as it is kept, by path."""
