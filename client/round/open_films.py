@@ -28,7 +28,7 @@ class OpenFilms:
     def load(self, site: SiteConfig, findings: Sequence[str], image_size: int, *, apart: bool) -> SiteFilms:
         """As `load_site`."""
         asked = (site.model_dump_json(), tuple(findings), image_size, apart)
-        found = film_source(site).look(), _stamp(site.labels)
+        found = film_source(site).state(), _stamp(site.labels)
         if self._films is None or self._seen != (asked, found, _made(site, image_size)):
             self._seen = self._films = None
             self._films = load_site(site, findings, image_size, apart=apart)

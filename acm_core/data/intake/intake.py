@@ -9,7 +9,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from acm_core.data.intake.manifest import Label, Row, changed, fingerprint, read
 from acm_core.data.intake.names import Match, match
 from acm_core.data.intake.proof import Prover
 from acm_core.data.intake.readers import read_files
-from acm_core.data.intake.reading import Reading
+from acm_core.data.intake.reading import Reading, identifier_hashes
 from acm_core.data.label_file import LabelError
 from acm_core.data.labels import LabelTable, read_labels
 from acm_core.data.prepared import Adder, PreparedFilms
@@ -55,6 +55,7 @@ class Intake:
         respelled: images of the label file that mean a file whose name is spelt otherwise.
         closed: folders below the films folder that may not be entered, for the site's own eyes.
         links: links to folders, which are not followed, for the site's own eyes.
+        passed_over: films that the archive has and cannot list.
         linked, placeholders, shared: see `Judgement`.
         changes: against the manifest before, or None where there was none.
     """
@@ -70,6 +71,7 @@ class Intake:
     respelled: int
     closed: Sequence[str] = field(repr=False)
     links: Sequence[str] = field(repr=False)
+    passed_over: int
     read: int
     linked: int
     placeholders: int
@@ -92,6 +94,8 @@ def take_in(
     image_size: int | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    anew: bool = False,
+    searching: Progress | None = None,
 ) -> Intake:
     """Bring the site's manifest up to date and return what it says.
 
@@ -102,10 +106,13 @@ def take_in(
         image_size: S to also prepare films for training while they are read.
         workers: processes; default: one a core.
         progress: called with (files done, files in all) while files are read.
+        anew: ask an archive for its list again, and for the films that it did not send.
+        searching: called with (searches done, searches in all) while an archive is asked for its list.
 
     Raises:
         LabelError: the label file is malformed.
-        OSError: the films, the label file or the state folder cannot be read or written.
+        OSError: the films, the label file or the state folder cannot be read or written; ArchiveError: the archive does
+            not answer; what was read is kept.
     """
     folder = intake_folder(site)
     with _alone(folder):
@@ -113,9 +120,11 @@ def take_in(
         accepted = Accepted.of(site.accept)
         table = read_labels(site.labels, None, site.label_map, accepted)
         source = film_source(site)
-        films = source.look()
+        films = source.look(anew=anew, progress=searching)
         with Journal(folder / "journal.sqlite") as journal:
             journal.keep_only_of(str(accepted))
+            if anew:
+                journal.forget(source.passing)
             workers = workers or usable_cores()
             read = _read_new(source, films.files, journal, salt, site, image_size, workers, progress)
             journal.keep_only(file.name for file in films.files)
@@ -189,7 +198,11 @@ def _read_new(
             ),
             1,
         ):
-            file, content = new[answer.index], answer.reading.content
+            file, reading = new[answer.index], answer.reading
+            if not reading.known_as:
+                known_as = identifier_hashes(source.identifiers(file.name), salt)
+                reading = replace(reading, known_as=known_as)
+            content = reading.content
             if (
                 adder is not None
                 and answer.film is not None
@@ -197,7 +210,7 @@ def _read_new(
                 and content not in prepared
             ):
                 adder.add(content, answer.film)
-            journal.record(file.name, file.stamp, answer.reading, now)
+            journal.record(file.name, file.stamp, reading, now)
             if progress is not None:
                 progress(len(files) - len(new) + done, len(files))
     return len(new)
@@ -273,6 +286,7 @@ def _judged(
         sum(one.respelled for one in matches),
         found.closed,
         found.linked,
+        found.passed_over,
         read,
         about["linked"],
         about["placeholders"],

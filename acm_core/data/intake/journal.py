@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing
 from functools import cache
 from importlib.metadata import version
@@ -127,6 +127,13 @@ class Journal:
         self._database.execute("DELETE FROM file")
         self._database.execute("UPDATE about SET accepted = ?", (accepted,))
         self._database.execute("COMMIT")
+
+    def forget(self, reasons: Collection[SetAside]) -> None:
+        """Forget every file that was set aside for one of these."""
+        self._database.executemany(
+            "DELETE FROM file WHERE json_extract(reading, '$.reason') = ?",
+            [(reason.value,) for reason in reasons],
+        )
 
     def keep_only(self, paths: Iterable[str]) -> None:
         """Forget every file that is not among `paths`."""

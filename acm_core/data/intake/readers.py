@@ -151,6 +151,9 @@ def read_files(
         workers: processes, at least one; fewer where the source gives fewer films at once.
         accepted: the site's own words for body part, modality and view.
         seconds: default: the source's.
+
+    Raises:
+        OSError: the source is gone.
     """
     workers = workers if source.at_once is None else min(workers, source.at_once)
     seconds = source.seconds if seconds is None else seconds
@@ -192,6 +195,8 @@ def read_files(
                             reason = SetAside.READER_CRASHED
                         else:
                             start(worker)
+                            if answer.reading.reason is SetAside.NOT_SENT:
+                                source.expect_there()
                             yield answer
                             continue
                     worker.kill()

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
+
+from acm_core.data.set_aside import SetAside
+
+Progress = Callable[[int, int], None]
+"""Called with (searches done, searches in all)."""
 
 
 class Stamp(NamedTuple):
@@ -38,11 +44,13 @@ class Listing:
         files: each once, by name.
         closed: folders that may not be entered.
         linked: links to folders, which are not followed.
+        passed_over: films that an archive has and cannot list.
     """
 
     files: list[FoundFile] = field(repr=False)
     closed: list[str] = field(default_factory=list, repr=False)
     linked: list[str] = field(default_factory=list, repr=False)
+    passed_over: int = 0
 
 
 class FilmSource(Protocol):
@@ -54,6 +62,7 @@ class FilmSource(Protocol):
         place: what `source_at` opens the same source by, as JSON has it.
         seconds: that a film may take to be read, from its turn.
         at_once: films that may be read at a time; None: any number.
+        passing: verdicts that may be others the next time, without another stamp.
     """
 
     @property
@@ -65,12 +74,22 @@ class FilmSource(Protocol):
     @property
     def at_once(self) -> int | None: ...
 
-    def look(self) -> Listing:
+    @property
+    def passing(self) -> frozenset[SetAside]: ...
+
+    def look(self, *, anew: bool = False, progress: Progress | None = None) -> Listing:
         """What is there.
+
+        Args:
+            anew: ask again, where what was said the last time is kept.
 
         Raises:
             OSError: the source cannot be listed.
         """
+        ...
+
+    def state(self) -> object:
+        """Equal to what it was while `look` would say what it said."""
         ...
 
     def turn(self) -> float:
@@ -81,6 +100,14 @@ class FilmSource(Protocol):
         """The content of a film.
 
         Raises:
-            FilmSetAside: it cannot be had; the others can.
+            FilmSetAside: it cannot be had. NOT_SENT where it may be that no other can.
         """
+        ...
+
+    def expect_there(self) -> None:
+        """Raise OSError where the source is gone, and not only a film of it."""
+        ...
+
+    def identifiers(self, name: str) -> Mapping[str, str]:
+        """Kind of `IDENTIFIERS` → what the source tells a film by, for a film that cannot be read."""
         ...

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from acm_core.data.film import read_content
-from acm_core.data.source.film_source import FoundFile, Listing, Stamp
+from acm_core.data.set_aside import SetAside
+from acm_core.data.source.film_source import FoundFile, Listing, Progress, Stamp
 
 _ESCAPED_BYTE = re.compile(rb"\\x([89a-f][0-9a-f])")
 
@@ -23,6 +24,7 @@ class FolderSource:
 
     seconds = 60.0
     at_once = None
+    passing: frozenset[SetAside] = frozenset()
 
     def __init__(self, folder: Path, without: Collection[Path] = ()) -> None:
         self._folder, self._without = folder, without
@@ -36,7 +38,7 @@ class FolderSource:
         """Now: a disk serves whoever asks."""
         return 0.0
 
-    def look(self) -> Listing:
+    def look(self, *, anew: bool = False, progress: Progress | None = None) -> Listing:  # noqa: ARG002  # it is at hand
         """Every regular file, apart from those in folders that may not be entered; links to folders are not followed.
 
         Raises:
@@ -49,6 +51,10 @@ class FolderSource:
         found.closed.sort()
         found.linked.sort()
         return found
+
+    def state(self) -> Listing:
+        """All that `look` says: a folder is looked through at once."""
+        return self.look()
 
     def every_file(self) -> list[FoundFile]:
         """Every regular file, by name.
@@ -74,6 +80,13 @@ class FolderSource:
         if "\\x" in name and not path.exists():
             path = self._folder / os.fsdecode(_unescaped(name))
         return read_content(path)
+
+    def expect_there(self) -> None:
+        """A folder that has gone shows when it is looked through."""
+
+    def identifiers(self, name: str) -> Mapping[str, str]:  # noqa: ARG002  # whatever it is
+        """None: a path says nothing of the film."""
+        return {}
 
 
 def _walk(folder: str, below: str, without: Collection[str], found: Listing) -> None:
