@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,7 +174,7 @@ def _progress(*, quiet: bool) -> Iterator[tuple[Progress | None, Progress | None
         )
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
 
-            def told(what: str, unit: str) -> Progress:
+            def told(what: str, unit: str) -> Callable[[int, int], None]:
                 rate = _Rate(unit)
                 task = bar.add_task(what, total=None, rate="", visible=False)
                 return lambda done, total: bar.update(

@@ -106,12 +106,19 @@ class DicomwebLink:
                         limit=limit, offset=offset, fields=fields, search_filters=filters
                     )
                 )
+        except ArchiveError:
+            raise
         except (InvalidJSONError, ValueError, TypeError, AttributeError):
             wrong = _NO_DICOM_JSON
         except RequestException as error:
             wrong = _reason(error, self._archive)
             if error.response is not None and error.response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR:
                 kind = SearchFailedError
+        except OSError:  # of the certificates' file
+            wrong = (
+                f"expected certificates (PEM) in {self._archive.ca}, got none",
+                "set films: ca in the site file to the authority that signed the archive's",
+            )
         if wrong is None and not (isinstance(found, list) and all(isinstance(one, dict) for one in found)):
             wrong = _NO_DICOM_JSON
         if wrong is not None:
@@ -130,7 +137,7 @@ class DicomwebLink:
             return self._tried(lambda: self._film(address))
         except FilmSetAside as verdict:
             reason, value = verdict.reason, verdict.value
-        except RequestException as error:
+        except OSError as error:
             reason, value = SetAside.NOT_SENT, _said(error)
         raise FilmSetAside(reason, value)
 
@@ -219,9 +226,10 @@ def _asked_to_wait(text: str) -> float:
     return min(float(text), _LONGEST_WAIT) if text.isascii() and text.isdigit() else 0.0
 
 
-def _said(error: RequestException) -> str:
+def _said(error: OSError) -> str:
     """For the page: what became of one film."""
-    return "no answer" if error.response is None else f"HTTP {error.response.status_code}"
+    answer = error.response if isinstance(error, RequestException) else None
+    return "no answer" if answer is None else f"HTTP {answer.status_code}"
 
 
 _NO_DICOM_JSON = (

@@ -292,6 +292,11 @@ def test_requests_come_at_the_rate_that_the_site_allows(there: tuple[Orthanc, Pa
         ({"token": "a.bearer.token"}, "got HTTP 401: renew the credential"),
         ({"token": ""}, "expected one line, a bearer token or user:password"),
         ({"token": "two\nlines"}, "expected one line"),
+        (
+            {"ca": "/nowhere/ca.pem"},
+            "expected certificates (PEM) in /nowhere/ca.pem, got none: set films: ca",
+        ),
+        ({"ca": __file__}, "expected a certificate for this address from the authority in"),
         ({"ca": None}, "expected a certificate for this address from a public authority"),
         ({"dicomweb": "/nothing"}, "expected a DICOMweb service, got HTTP 404"),
         ({"port": 1}, "expected an answer, got none"),
@@ -314,7 +319,7 @@ def test_what_is_wrong_with_the_archive_is_said_and_no_secret_with_it(
     if "port" in change:
         settings["dicomweb"] = "https://127.0.0.1:1/dicom-web"
     if "ca" in change:
-        del settings["ca"]
+        settings["ca"] = change["ca"]
     with pytest.raises(ArchiveError) as refused:
         take_in(site(folder, settings, "path", tmp_path / "state"))
     assert says in str(refused.value)

@@ -109,6 +109,15 @@ def test_a_film_that_is_refused_is_asked_for_once(odd: Odd, tmp_path: Path, stat
     assert len(odd.asked) == 1
 
 
+def test_a_credential_that_goes_is_no_verdict_on_a_film(odd: Odd, tmp_path: Path) -> None:
+    asked = source(odd, tmp_path)
+    (tmp_path / "token").unlink()
+    assert verdict(asked) == (SetAside.NOT_SENT, "no answer")
+    with pytest.raises(ArchiveError, match="expected one line, a bearer token or user:password"):
+        asked.expect_there()
+    assert not odd.asked
+
+
 def test_nothing_is_sent_on_to_another_address(odd: Odd, tmp_path: Path) -> None:
     odd.answer = lambda _path: (302, {"Location": f"{odd.address}/elsewhere"}, b"")
     assert verdict(source(odd, tmp_path)) == (SetAside.NOT_SENT, "HTTP 302")
