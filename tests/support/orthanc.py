@@ -74,11 +74,26 @@ def running(folder: Path, port: int | None = None) -> Iterator[Orthanc]:
     if program is None or not _PLUGIN.is_file():
         pytest.skip("no Orthanc with DICOMweb here: apt-get install orthanc orthanc-dicomweb")
     folder.mkdir(parents=True, exist_ok=True)
-    port = port or free_port()
+    for _ in range(5):  # another process may take a port that was free
+        archive = Orthanc(folder, port or free_port())
+        process = _started(program, archive)
+        if _answers(archive, process):
+            break
+        _end(process)
+    else:
+        log = (folder / "log").read_text(errors="replace")[-2000:]
+        raise RuntimeError(f"expected Orthanc to start, got:\n{log}")
+    try:
+        yield archive
+    finally:
+        _end(process)
+
+
+def _started(program: str, archive: Orthanc) -> subprocess.Popen[bytes]:
     settings = {
-        "StorageDirectory": str(folder / "storage"),
-        "IndexDirectory": str(folder / "index"),
-        "HttpPort": port,
+        "StorageDirectory": str(archive.folder / "storage"),
+        "IndexDirectory": str(archive.folder / "index"),
+        "HttpPort": archive.port,
         "DicomServerEnabled": False,
         "RemoteAccessAllowed": False,
         "AuthenticationEnabled": True,
@@ -88,20 +103,30 @@ def running(folder: Path, port: int | None = None) -> Iterator[Orthanc]:
         "HttpThreadsCount": 10,
         "MaximumStorageCacheSize": 0,  # what happens to a stored file shows at once
     }
-    (folder / "orthanc.json").write_text(json.dumps(settings))
-    with (folder / "log").open("ab") as log:
-        process = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=log, stderr=log)
-    archive = Orthanc(folder, port)
-    try:
-        _wait(archive, process)
-        yield archive
-    finally:
-        process.terminate()
+    (archive.folder / "orthanc.json").write_text(json.dumps(settings))
+    with (archive.folder / "log").open("ab") as log:
+        return subprocess.Popen([program, str(archive.folder / "orthanc.json")], stdout=log, stderr=log)
+
+
+def _answers(archive: Orthanc, process: subprocess.Popen[bytes]) -> bool:
+    end = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < end:
         try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            archive.call("GET", "/system")
+        except requests.RequestException:
+            time.sleep(0.1)
+        else:
+            return True
+    return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 @contextlib.contextmanager
@@ -155,17 +180,3 @@ def _pass_on(connection: socket.socket, context: ssl.SSLContext, port: int, ende
                     if not data:
                         return
                     other[end].sendall(data)
-
-
-def _wait(archive: Orthanc, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 60
-    while True:
-        try:
-            archive.call("GET", "/system")
-        except requests.ConnectionError:
-            if process.poll() is not None or time.monotonic() > end:
-                log = (archive.folder / "log").read_text(errors="replace")[-2000:]
-                raise RuntimeError(f"expected Orthanc to start, got:\n{log}") from None
-            time.sleep(0.1)
-        else:
-            return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acm_core.config.archive import Archive
+from acm_core.data.intake.readers import read_files
 from acm_core.data.set_aside import FilmSetAside, SetAside
 from acm_core.data.source import dicomweb_link
 from acm_core.data.source.dicomweb import DicomwebSource
@@ -203,6 +205,27 @@ def test_an_archive_with_smaller_pages_gives_all(odd: Odd, tmp_path: Path) -> No
     assert len(odd.asked) == 8
 
 
+def test_what_an_archive_passes_over_of_the_question_counts_here(odd: Odd, tmp_path: Path) -> None:
+    said = instances(6)
+    for number, more in enumerate(
+        (
+            {"00080060": "CT"},
+            {"00180015": "HAND"},
+            {"00080020": "20191231"},
+            {"00080060": "dx", "00180015": "Chest", "00080020": "20200101"},
+            {},  # it says nothing of them
+            {"00080018": "../../etc"},
+        )
+    ):
+        said[number] |= {tag: {"vr": "CS", "Value": [value]} for tag, value in more.items()}
+    odd.answer = lambda _path: (200, {}, json.dumps(said).encode())
+    query = {"modality": ["DX"], "body_part": ["CHEST"], "dates": "2020-01-01..2020-12-31"}
+    listing = source(odd, tmp_path, query=query).look()
+    assert [file.name for file in listing.files] == ["1.2/1.2.3/1.2.3.3.dcm", "1.2/1.2.3/1.2.3.4.dcm"]
+    (asked,) = [path for path, _ in odd.asked]
+    assert "Modality=DX&BodyPartExamined=CHEST&StudyDate=20200101-20201231" in asked
+
+
 def test_a_stopped_search_goes_on_where_it_was(odd: Odd, tmp_path: Path) -> None:
     def down_after_three(path: str) -> Answer:
         offset = int(path.rpartition("offset=")[2].partition("&")[0])
@@ -226,6 +249,25 @@ def test_a_stopped_search_goes_on_where_it_was(odd: Odd, tmp_path: Path) -> None
         "1500",
         "1800",
     ]
+
+
+def test_all_readers_together_keep_to_the_sites_rate_and_number(odd: Odd, tmp_path: Path) -> None:
+    came: list[float] = []
+
+    def answer(_path: str) -> Answer:
+        came.append(time.monotonic())
+        time.sleep(0.2)
+        return 200, MULTIPART, part(b"no film")
+
+    odd.answer = answer
+    names = [f"1.2/1.2.3/1.2.3.{number}.dcm" for number in range(12)]
+    for at_once, rate, least in ((4, 1000.0, 0.0), (2, 1000.0, 5 * 0.2), (4, 5.0, 11 / 5)):
+        settings = {"requests_a_second": rate, "at_once": at_once}
+        asked = DicomwebSource(source(odd, tmp_path)._archive.model_copy(update=settings))
+        came.clear()
+        answers = list(read_files(asked, names, bytes(32), None, workers=8))
+        assert {answer.reading.reason for answer in answers} == {SetAside.NOT_AN_IMAGE}
+        assert max(came) - min(came) > 0.95 * least  # after the first, for which the readers start up
 
 
 def test_a_search_that_always_fails_is_an_error(odd: Odd, tmp_path: Path) -> None:
