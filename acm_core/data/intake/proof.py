@@ -47,8 +47,9 @@ class Prover:
             some = new[start : start + _PAIRS_AT_ONCE]
             seen = self._seen(sorted({name for pair in some for name in pair}))
             for one, other in some:
-                alike = similarity(seen[one], seen[other]) if one in seen and other in seen else 0.0
-                self._journal.keep_likeness(tuple(sorted((contents[one], contents[other]))), alike)
+                if one in seen and other in seen:  # else they are looked at again the next time
+                    alike = similarity(seen[one], seen[other])
+                    self._journal.keep_likeness(tuple(sorted((contents[one], contents[other]))), alike)
         return [(self._journal.likeness(content) or 0.0) >= PROVED for content in by_content]
 
     def _seen(self, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
