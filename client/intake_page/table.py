@@ -13,7 +13,7 @@ from acm_core.config.site import SiteConfig
 from acm_core.data.intake.disagreements import About, Disagreement
 from acm_core.data.intake.intake import Intake
 from acm_core.data.intake.judgement import by_split
-from acm_core.data.labels import LabelTable
+from acm_core.data.label_table import LabelTable
 from acm_core.data.splits import Split
 from client.intake_page.advice import VALUES_TOLD, Problem, Weight
 

@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from acm_core.config.site import SiteConfig
-from acm_core.data.intake.identifiers import match_identifiers
+from acm_core.data.intake.films_meant import films_meant
 from acm_core.data.intake.journal import Journal, readers_version
 from acm_core.data.intake.judgement import Listed, film_id, judge
 from acm_core.data.intake.manifest import Label, Row, changed, fingerprint, read_rows, write_manifest
-from acm_core.data.intake.names import Match, match
+from acm_core.data.intake.names import Match
 from acm_core.data.intake.proof import Prover
 from acm_core.data.intake.readers import read_files
 from acm_core.data.intake.reading import Reading, identifier_hashes
 from acm_core.data.label_file import LabelError
-from acm_core.data.labels import LabelTable, read_labels
+from acm_core.data.label_table import LabelTable
+from acm_core.data.labels import read_labels
 from acm_core.data.prepared import Adder, PreparedFilms
 from acm_core.data.source.choice import film_source
 from acm_core.data.source.film_source import FilmSource, FoundFile, Listing
@@ -227,19 +228,8 @@ def _judged(
     read: int,
 ) -> Intake:
     names = [file.name for file in found.files]
-    if site.label_map.image_is == "path":
-        matches = match(
-            names,
-            table.images,
-            suffix=site.label_map.image_suffix,
-            no_films=journal.no_films(),
-            closed=found.closed,
-            linked=found.linked,
-        )
-        label_rows = list(range(len(matches)))
-    else:
-        matches, label_rows = match_identifiers(journal, table.images, site.label_map.image_is, salt)
-        table = table.take(label_rows)
+    matches, label_rows = films_meant(table.images, site.label_map, found, journal, salt)
+    table = table.take(label_rows)
     images = [one.name for one in matches]
     _expect_each_once(images, label_rows)
     listed = _listed(images, table)
