@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ OK, ACT, WRONG, NO_FILMS, INTERRUPTED = 0, 1, 2, 3, 130
 FORMAT = "acm-fed.preflight/1"
 """Name and version of the JSON envelope."""
 _LINE_SECONDS = 5.0
+_SEARCHING, _READING = "asking the archive", "reading films"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -89,8 +90,10 @@ def _look_through(site: SiteConfig, image_size: int | None, workers: int | None,
 
     own_folder(site.state)
     folder = intake_folder(site)
-    with _progress(quiet=as_json) as progress:
-        taken = take_in(site, image_size=image_size, workers=workers, progress=progress)
+    with _progress(quiet=as_json) as (searching, reading):
+        taken = take_in(
+            site, image_size=image_size, workers=workers, progress=reading, anew=True, searching=searching
+        )
     with Journal(folder / "journal.sqlite") as journal:
         comparison = Comparison(taken.listed(), load_or_create_salt(site.state))
         summary = summarise(site, taken, journal.readings(), comparison)
@@ -151,33 +154,43 @@ def _fail(text: str, code: int, as_json: bool) -> int:
 
 
 @contextmanager
-def _progress(*, quiet: bool) -> Iterator[Progress | None]:
-    """A bar with a rate in a terminal, a line now and then elsewhere; on standard error."""
+def _progress(*, quiet: bool) -> Iterator[tuple[Progress | None, Progress | None]]:
+    """Of the archive's searches and of the films: a bar with a rate in a terminal, else a line now and then.
+
+    On standard error.
+    """
     if quiet:
-        yield None
+        yield None, None
     elif sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
-            TextColumn("reading films"),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            rate = _Rate()
-            task = bar.add_task("", total=None, rate="")
-            yield lambda done, total: bar.update(task, completed=done, total=total, rate=rate.text(done))
+
+            def told(what: str, unit: str) -> Callable[[int, int], None]:
+                rate = _Rate(unit)
+                task = bar.add_task(what, total=None, rate="", visible=False)
+                return lambda done, total: bar.update(
+                    task, completed=done, total=total, rate=rate.text(done), visible=True
+                )
+
+            yield told(_SEARCHING, "searches"), told(_READING, "files")
     else:
-        yield _Lines().tell
+        yield _Lines(_SEARCHING, "searches").tell, _Lines(_READING, "files").tell
 
 
 class _Rate:
-    """Files a second since the first call."""
+    """Files or searches a second since the first call."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
         self._start: tuple[float, int] | None = None
 
     def text(self, done: int) -> str:
@@ -185,18 +198,20 @@ class _Rate:
         if self._start is None:
             self._start = now, done
         seconds, first = now - self._start[0], self._start[1]
-        return f"{(done - first) / seconds:,.0f} files/s" if seconds > 1 else ""
+        each = (done - first) / seconds if seconds > 1 else 0.0
+        return f"{each:,.{0 if each >= 10 else 1}f} {self._unit}/s" if each else ""
 
 
 class _Lines:
-    def __init__(self) -> None:
-        self._rate, self._told = _Rate(), time.monotonic()
+    def __init__(self, what: str, unit: str) -> None:
+        self._what = what
+        self._rate, self._told = _Rate(unit), time.monotonic()
 
     def tell(self, done: int, total: int) -> None:
         rate = self._rate.text(done)
         if done == total or time.monotonic() - self._told > _LINE_SECONDS:
             self._told = time.monotonic()
-            print(f"reading films: {done:,} of {total:,}  {rate}", file=sys.stderr, flush=True)  # noqa: T201
+            print(f"{self._what}: {done:,} of {total:,}  {rate}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

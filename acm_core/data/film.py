@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from acm_core.data.dicom import decode_dicom
+from acm_core.data.dicom import decode_dicom, read_identifiers
 from acm_core.data.gates import check_pixels
 from acm_core.data.header import FilmHeader
 from acm_core.data.picture import decode_picture
@@ -97,6 +98,17 @@ def decode_film(content: bytes, accepted: Accepted = NOTHING) -> Film:
         reason, value = SetAside.UNREADABLE, None
     # Raised outside the handlers so that no reader's exception, which may quote the header, hangs on as context.
     raise FilmSetAside(reason, value)
+
+
+def film_identifiers(content: bytes) -> Mapping[str, str]:
+    """What tells the film of a file apart in an archive, see `IDENTIFIERS`; nothing where the file does not say."""
+    if not _is_dicom(content):
+        return {}
+    try:
+        with without_warnings():
+            return read_identifiers(content)
+    except Exception:  # a reader may raise anything on a damaged file
+        return {}
 
 
 def _decode(content: bytes, accepted: Accepted) -> Film:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -45,6 +46,14 @@ IDENTIFYING = (
 )
 """Attributes of the Basic Application Level Confidentiality Profile (PS3.15 Annex E) that name a person or a place."""
 
+IDENTIFIERS: Mapping[str, str] = {
+    "instance": "SOPInstanceUID",
+    "series": "SeriesInstanceUID",
+    "study": "StudyInstanceUID",
+    "accession": "AccessionNumber",
+}
+"""What tells films apart in an archive → its keyword."""
+
 _YEARS_A_UNIT = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 _OLDEST = 130.0
 
@@ -62,6 +71,7 @@ class FilmHeader:
         identifying: keywords, never values, of attributes that say who the patient is and are not empty.
         patient_id: as the hospital writes it; it never leaves the site.
         person: name, birth date and sex together, where name and birth date are there; it never leaves the site.
+        identifiers: those of `IDENTIFIERS` that are there; they never leave the site.
     """
 
     view: str | None = None
@@ -72,6 +82,7 @@ class FilmHeader:
     identifying: tuple[str, ...] = ()
     patient_id: str | None = field(default=None, repr=False)
     person: str | None = field(default=None, repr=False)
+    identifiers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, header: Dataset, view: str | None) -> Self:
@@ -94,7 +105,14 @@ class FilmHeader:
             identifying=tuple(keyword for keyword in IDENTIFYING if header_text(header, keyword)),
             patient_id=header_text(header, "PatientID") or None,
             person=person,
+            identifiers=identifiers(header),
         )
+
+
+def identifiers(header: Dataset) -> dict[str, str]:
+    """Those of `IDENTIFIERS` that are there, as they are written."""
+    values = {kind: str(header.get(keyword) or "").strip(" \0") for kind, keyword in IDENTIFIERS.items()}
+    return {kind: value for kind, value in values.items() if value}
 
 
 def header_text(header: Dataset, keyword: str) -> str:

@@ -24,6 +24,7 @@ from acm_core.data.intake.journal import Journal
 from acm_core.data.intake.readers import read_files
 from acm_core.data.intake.reading import HISTOGRAM_BINS
 from acm_core.data.set_aside import SetAside
+from acm_core.data.source.choice import film_source
 from acm_core.data.splits import load_or_create_salt
 from acm_core.data.terms import Accepted
 from client.intake_page.summary import Summary, grey_levels, unlikeness
@@ -114,8 +115,8 @@ def _films(site: SiteConfig, names: Iterable[str]) -> Mapping[str, str]:
     names = sorted(names)
     shown = dict.fromkeys(names, "")
     salt = load_or_create_salt(site.state)
-    paths, accepted = (site.films / name for name in names), Accepted.of(site.accept)
-    for answer in read_files(paths, salt, _SIDE, workers=2, accepted=accepted):
+    source, accepted = film_source(site), Accepted.of(site.accept)
+    for answer in read_files(source, names, salt, _SIDE, workers=2, accepted=accepted):
         if answer.film is not None:
             shown[names[answer.index]] = _png(answer.film)
     return shown

@@ -172,6 +172,13 @@ def _problems(
             "nothing if no films are behind them; the page names them",
         ),
         (
+            "not_searchable",
+            taken.passed_over,
+            "act",
+            "films are in the archive, and it fails over them when it is searched",
+            "ask who runs the archive to look for damaged files in it",
+        ),
+        (
             "unlisted",
             unlisted,
             "note",

@@ -13,7 +13,7 @@ from acm_core.config.site import SiteConfig
 from acm_core.data.intake.disagreements import About, Disagreement
 from acm_core.data.intake.intake import Intake
 from acm_core.data.intake.judgement import by_split
-from acm_core.data.labels import LabelTable
+from acm_core.data.label_table import LabelTable
 from acm_core.data.splits import Split
 from client.intake_page.advice import VALUES_TOLD, Problem, Weight
 
@@ -54,6 +54,15 @@ def table_problems(site: SiteConfig, taken: Intake) -> Iterator[Problem]:
     yield from _patients(site, taken)
     yield from _columns(taken.table)
     yield from _findings(taken)
+    several = sum(count > 1 for count in Counter(taken.label_rows).values())
+    if several:
+        yield Problem(
+            "several_films_a_row",
+            several,
+            "note",
+            "rows of the label file stand for several films each",
+            f"nothing, if the labels of a row hold for each frontal film of its {site.label_map.image_is}",
+        )
     written = taken.table.written
     if (written.encoding, written.separator) != ("UTF-8", ","):
         separator = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}[written.separator]

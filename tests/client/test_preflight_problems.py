@@ -169,7 +169,7 @@ def test_a_folder_that_may_not_be_entered_costs_what_is_in_it(
             raise PermissionError(13, "Permission denied")
         return scandir(folder)
 
-    monkeypatch.setattr("acm_core.data.intake.files.os.scandir", refuse)
+    monkeypatch.setattr("acm_core.data.source.folder.os.scandir", refuse)
     found = looked(["p0,0.png,1", "p1,1.png,0"])
     assert found["files"]["used"] == 2
     assert found["exit_code"] == preflight.OK

@@ -179,7 +179,8 @@ def test_a_picture_and_an_emptied_header_say_nothing(dicom: Callable[..., bytes]
     Image.fromarray((GREY // 16).astype(np.uint8)).save(buffer, "PNG")
     assert decode_film(buffer.getvalue()).header == FilmHeader()
     emptied = dict.fromkeys(
-        ("ViewPosition", "PatientName", "PatientID", "PatientBirthDate", "InstitutionName"), ""
+        ("ViewPosition", "PatientName", "PatientID", "PatientBirthDate", "InstitutionName", "SOPInstanceUID"),
+        "",
     )
     assert decode_film(dicom(GREY, **emptied)).header == FilmHeader(bits=16)
 
