@@ -45,6 +45,10 @@ class Reading:
         burned_in: whether the header says that there is writing in the pixels; None where it is silent.
         identifying: keywords of attributes that say who the patient is and are not empty.
         histogram: share of the film in each of 32 grey levels, in units of 1/65535.
+        contradictions: what words of the header say against its codes.
+        kind: how the film is stored.
+        device: hash of manufacturer and model.
+        year: of the acquisition.
         signature: 32×32 grey levels of 255, row by row, in base64, for finding films that look the same.
         inner_signature: as `signature`, of what is inside the film's frame.
     """
@@ -63,6 +67,10 @@ class Reading:
     person: str | None = None
     burned_in: bool | None = None
     identifying: tuple[str, ...] = ()
+    contradictions: tuple[str, ...] = ()
+    kind: str | None = None
+    device: str | None = None
+    year: int | None = None
     histogram: tuple[int, ...] = field(default=(), repr=False)
     signature: str = field(default="", repr=False)
     inner_signature: str = field(default="", repr=False)
@@ -81,7 +89,7 @@ class Reading:
         fields: dict[str, Any] = json.loads(text)
         if fields["reason"] is not None:
             fields["reason"] = SetAside(fields["reason"])
-        for name in ("identifying", "histogram"):
+        for name in ("identifying", "contradictions", "histogram"):
             fields[name] = tuple(fields[name])
         return cls(**fields)
 
@@ -138,6 +146,10 @@ def reading_of(digest: str, film: Film, salt: bytes) -> Reading:
         person=None if header.person is None else hashed(f"person\0{header.person}", salt),
         burned_in=header.burned_in,
         identifying=header.identifying,
+        contradictions=header.contradictions,
+        kind=header.kind,
+        device=None if header.device is None else hashed(f"device\0{header.device}", salt),
+        year=header.year,
         histogram=tuple(np.rint(levels / levels.sum() * 65535).astype(int).tolist()),
         signature=_signature(small),
         inner_signature=_signature(without_frame(_reduced(film.pixels), NEARLY_EVEN)),
