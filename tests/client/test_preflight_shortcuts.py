@@ -1,0 +1,155 @@
+"""What preflight says of what tells findings and is no medicine: figures, and a sentence where one tells much."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from browser import SIZES, address_of, chromium, expect_readable, opened
+from dicom_files import write_dicom
+
+from client import preflight
+
+Found = dict[str, Any]
+FILMS = 80
+
+
+def picture(seed: int, grey: float) -> np.ndarray:
+    """12 bits, 60×50; of the same contrast whatever its mean grey."""
+    random = np.random.default_rng(seed)
+    coarse = np.kron(random.random((6, 5)) - 0.5, np.ones((10, 10)))
+    return np.clip((grey + 0.4 * coarse) * 4095, 0, 4095).astype(np.uint16)
+
+
+def film(folder: Path, name: str, seed: int, grey: float, **says: object) -> None:
+    silent = dict.fromkeys(
+        ("PatientName", "PatientID", "PatientBirthDate", "InstitutionName", "StudyDescription")
+    )
+    shown = {"BitsStored": 12, "WindowCenter": "2048", "WindowWidth": "4096"}
+    path = folder / "films" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(write_dicom(picture(seed, grey), **{**silent, **shown, **says}))
+
+
+@pytest.fixture
+def looked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], Found]:
+    """Run preflight on films and rows of patient, image, Pneumonia and Mass; the JSON that it prints."""
+
+    def look(rows: list[str]) -> Found:
+        (tmp_path / "labels.csv").write_text("patient_id,image,Pneumonia,Mass\n" + "\n".join(rows) + "\n")
+        (tmp_path / "sites").mkdir()
+        (tmp_path / "state").mkdir()
+        (tmp_path / "state/salt").write_bytes(bytes(32))
+        about = {"site": "A", "films": "../films", "labels": "../labels.csv", "state": "../state"}
+        (tmp_path / "sites/A.yaml").write_text(yaml.safe_dump(about))
+        arguments = ["--site", "A", "--sites", str(tmp_path / "sites"), "--workers", "2"]
+        preflight.main([*arguments, "--format", "json"])
+        found: Found = json.loads(capsys.readouterr().out)
+        assert found["files"]["used"] == len(rows)
+        return found
+
+    return look
+
+
+def sentences(found: Found) -> list[str]:
+    return [problem["what"] for problem in found["problems"] if problem["code"] == "shortcut"]
+
+
+def test_brightness_and_scanner_that_tell_findings_are_said(
+    tmp_path: Path, looked: Callable[[list[str]], Found]
+) -> None:
+    random = np.random.default_rng(0)
+    rows = []
+    for index in range(FILMS):
+        pneumonia, mass = (int(random.random() < 0.5) for _ in range(2))
+        model = "Alpha" if random.random() < (0.95 if mass else 0.05) else "Beta"
+        grey = 0.4 + 0.15 * pneumonia + random.normal(0, 0.06)
+        film(tmp_path, f"{index}.dcm", index, grey, Manufacturer="ACME", ManufacturerModelName=model)
+        rows.append(f"p{index},{index}.dcm,{pneumonia},{mass}")
+    found = looked(rows)
+    first, second = sentences(found)
+    assert first.startswith("labelled films: brightness alone tells Pneumonia with AUROC 0.9")
+    assert second.startswith("labelled films: scanner model alone tells Mass with AUROC 0.9")
+    assert "at this site (0." in first
+    problem = next(problem for problem in found["problems"] if problem["code"] == "shortcut")
+    assert (problem["count"], problem["weight"]) == (FILMS, "note")
+    alone = found["shortcuts"]["Pneumonia"]["grey"]
+    assert alone["far"]
+    assert 0.8 < alone["low"] < alone["auroc"] < alone["high"] <= 1
+    assert not found["shortcuts"]["Mass"]["grey"]["far"]
+    assert set(found["shortcuts"]["Mass"]) == {"grey", "border", "device"}  # films are alike in all else
+    assert "ACME" not in json.dumps(found).upper()
+    page_file = tmp_path / "state/intake/preflight.html"
+    page = page_file.read_text()
+    assert f"<b>{alone['auroc']:.2f}</b>" in page
+    assert first in page
+    with chromium() as browser:
+        for size in SIZES:
+            for scheme in ("light", "dark"):
+                with opened(browser, address_of(page_file), size, scheme) as (shown, complaints):
+                    assert shown.get_by_role(
+                        "region", name="What tells the findings without medicine"
+                    ).is_visible()
+                    expect_readable(shown, size)
+                    assert complaints == []
+
+
+def test_a_folder_and_a_year_that_tell_a_finding_are_said(
+    tmp_path: Path, looked: Callable[[list[str]], Found]
+) -> None:
+    random = np.random.default_rng(1)
+    rows = []
+    for index in range(FILMS):
+        pneumonia, mass = (int(random.random() < 0.5) for _ in range(2))
+        folder = "new" if random.random() < (0.95 if pneumonia else 0.05) else "old"
+        date = f"{2015 + (3 if random.random() < (0.95 if mass else 0.05) else 0)}0704"
+        film(tmp_path, f"{folder}/p{index}/{index}.dcm", index, 0.45, AcquisitionDate=date)
+        rows.append(f"p{index},{folder}/p{index}/{index}.dcm,{pneumonia},{mass}")
+    first, second = sentences(looked(rows))
+    assert first.startswith("labelled films: folder alone tells Pneumonia")
+    assert second.startswith("labelled films: acquisition year alone tells Mass")
+
+
+def test_where_nothing_tells_a_finding_there_are_figures_and_no_sentence(
+    tmp_path: Path, looked: Callable[[list[str]], Found]
+) -> None:
+    random = np.random.default_rng(2)
+    rows = []
+    for index in range(FILMS):
+        says = {
+            "ViewPosition": random.choice(["PA", "AP"]),
+            "PatientSex": random.choice(["F", "M"]),
+            "PatientAge": f"{random.integers(20, 80):03d}Y",
+            "ManufacturerModelName": random.choice(["Alpha", "Beta"]),
+        }
+        film(tmp_path, f"{index % 3}/{index}.dcm", index, random.uniform(0.35, 0.65), **says)
+        rows.append(f"p{index},{index % 3}/{index}.dcm,{random.integers(2)},{random.integers(2)}")
+    found = looked(rows)
+    assert sentences(found) == []
+    assert set(found["shortcuts"]) == {"Pneumonia", "Mass"}
+    assert set(found["shortcuts"]["Mass"]) == {"grey", "border", "device", "view", "sex", "age", "folder"}
+    assert "What tells the findings" in (tmp_path / "state/intake/preflight.html").read_text()
+
+
+@pytest.mark.parametrize("patients", ["one", "each"])
+def test_of_one_patient_or_of_films_alike_nothing_is_said(
+    tmp_path: Path, looked: Callable[[list[str]], Found], patients: str
+) -> None:
+    rows = []
+    for index in range(24):
+        bright = 0.6 if patients == "one" and index % 2 else 0.4
+        film(tmp_path, f"{index}.dcm", index, bright)
+        rows.append(f"{'p' if patients == 'one' else f'p{index}'},{index}.dcm,{index % 2},1")
+    found = looked(rows)
+    assert sentences(found) == []
+    if patients == "one":
+        assert found["shortcuts"] == {}
+        assert "What tells the findings" not in (tmp_path / "state/intake/preflight.html").read_text()
+    else:
+        assert set(found["shortcuts"]) <= {"Pneumonia"}  # all films have the other
+        assert set(found["shortcuts"]["Pneumonia"]) == {"grey", "border"}
