@@ -78,10 +78,10 @@ class FilmHeader:
     identifying: tuple[str, ...] = ()
     patient_id: str | None = field(default=None, repr=False)
     person: str | None = field(default=None, repr=False)
-    contradictions: tuple[str, ...] = ()
-    kind: str | None = None
+    contradictions: tuple[str, ...] = field(default=(), repr=False)
+    kind: str | None = field(default=None, repr=False)
     device: str | None = field(default=None, repr=False)
-    year: int | None = None
+    year: int | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, header: Dataset, view: str | None, contradictions: tuple[str, ...] = ()) -> Self:

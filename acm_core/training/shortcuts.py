@@ -200,7 +200,8 @@ def _mean_over_folds(
     shares = np.array(weights)[:, None] * there
     total = shares.sum(axis=0)
     sums = (shares * np.where(there, areas, 0)).sum(axis=0)
-    return np.divide(sums, total, out=np.full(len(total), np.nan), where=total > 0)
+    means: npt.NDArray[np.float64] = np.divide(sums, total, out=np.full(len(total), np.nan), where=total > 0)
+    return means
 
 
 def _alone(values: npt.NDArray[np.float64], by_chance: float, looked_at: int) -> Alone:
