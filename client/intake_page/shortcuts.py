@@ -59,4 +59,4 @@ def shortcut_problems(
 
 def interval(one: Alone) -> str:
     """The 95 % interval in words; empty where there is none."""
-    return "no interval" if one.low is None or one.high is None else f"{one.low:.2f} to {one.high:.2f}"
+    return "no interval" if one.low is None or one.high is None else f"{one.low:.2f}–{one.high:.2f}"

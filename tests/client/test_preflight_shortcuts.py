@@ -38,10 +38,12 @@ def film(folder: Path, name: str, seed: int, grey: float, **says: object) -> Non
 
 @pytest.fixture
 def looked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], Found]:
-    """Run preflight on films and rows of patient, image, Pneumonia and Mass; the JSON that it prints."""
+    """Run preflight on films and rows of patient, image, Pneumonia and another; the JSON that it prints."""
 
     def look(rows: list[str]) -> Found:
-        (tmp_path / "labels.csv").write_text("patient_id,image,Pneumonia,Mass\n" + "\n".join(rows) + "\n")
+        (tmp_path / "labels.csv").write_text(
+            "patient_id,image,Pneumonia,Enlarged Cardiomediastinum\n" + "\n".join(rows) + "\n"
+        )
         (tmp_path / "sites").mkdir()
         (tmp_path / "state").mkdir()
         (tmp_path / "state/salt").write_bytes(bytes(32))
@@ -60,42 +62,52 @@ def sentences(found: Found) -> list[str]:
     return [problem["what"] for problem in found["problems"] if problem["code"] == "shortcut"]
 
 
-def test_brightness_and_scanner_that_tell_findings_are_said(
-    tmp_path: Path, looked: Callable[[list[str]], Found]
-) -> None:
+def brightness_and_scanner(folder: Path) -> list[str]:
+    """Rows of films whose brightness tells Pneumonia, and whose scanner the other finding."""
     random = np.random.default_rng(0)
     rows = []
     for index in range(FILMS):
-        pneumonia, mass = (int(random.random() < 0.5) for _ in range(2))
-        model = "Alpha" if random.random() < (0.95 if mass else 0.05) else "Beta"
+        pneumonia, enlarged = (int(random.random() < 0.5) for _ in range(2))
+        model = "Alpha" if random.random() < (0.95 if enlarged else 0.05) else "Beta"
         grey = 0.4 + 0.15 * pneumonia + random.normal(0, 0.06)
-        film(tmp_path, f"{index}.dcm", index, grey, Manufacturer="ACME", ManufacturerModelName=model)
-        rows.append(f"p{index},{index}.dcm,{pneumonia},{mass}")
-    found = looked(rows)
-    first, second = sentences(found)
+        film(folder, f"{index}.dcm", index, grey, Manufacturer="ACME", ManufacturerModelName=model)
+        rows.append(f"p{index},{index}.dcm,{pneumonia},{enlarged}")
+    return rows
+
+
+def test_brightness_and_scanner_that_tell_findings_are_said(
+    tmp_path: Path, looked: Callable[[list[str]], Found]
+) -> None:
+    found = looked(brightness_and_scanner(tmp_path))
+    second, first = sentences(found)
     assert first.startswith("labelled films: brightness alone tells Pneumonia with AUROC 0.9")
-    assert second.startswith("labelled films: scanner model alone tells Mass with AUROC 0.9")
+    assert second.startswith(
+        "labelled films: scanner model alone tells Enlarged Cardiomediastinum with AUROC 0.9"
+    )
     assert "at this site (0." in first
-    problem = next(problem for problem in found["problems"] if problem["code"] == "shortcut")
+    problem = next(problem for problem in found["problems"] if problem["what"] == first)
     assert (problem["count"], problem["weight"]) == (FILMS, "note")
-    alone = found["shortcuts"]["Pneumonia"]["grey"]
+    alone, others = found["shortcuts"]["Pneumonia"]["grey"], found["shortcuts"]["Enlarged Cardiomediastinum"]
     assert alone["far"]
     assert 0.8 < alone["low"] < alone["auroc"] < alone["high"] <= 1
-    assert not found["shortcuts"]["Mass"]["grey"]["far"]
-    assert set(found["shortcuts"]["Mass"]) == {"grey", "border", "device"}  # films are alike in all else
+    assert not others["grey"]["far"]
+    assert set(others) == {"grey", "border", "device"}  # films are alike in all else
     assert "ACME" not in json.dumps(found).upper()
-    page_file = tmp_path / "state/intake/preflight.html"
-    page = page_file.read_text()
+    page = (tmp_path / "state/intake/preflight.html").read_text()
     assert f"<b>{alone['auroc']:.2f}</b>" in page
     assert first in page
+
+
+def test_the_page_can_be_read_at_two_widths(tmp_path: Path, looked: Callable[[list[str]], Found]) -> None:
+    looked(brightness_and_scanner(tmp_path))
+    address = address_of(tmp_path / "state/intake/preflight.html")
     with chromium() as browser:
         for size in SIZES:
             for scheme in ("light", "dark"):
-                with opened(browser, address_of(page_file), size, scheme) as (shown, complaints):
-                    assert shown.get_by_role(
-                        "region", name="What tells the findings without medicine"
-                    ).is_visible()
-                    expect_readable(shown, size)
+                with opened(browser, address, size, scheme) as (page, complaints):
+                    heading = "What tells the findings without medicine"
+                    assert page.get_by_role("region", name=heading).is_visible()
+                    expect_readable(page, size)
                     assert complaints == []
 
 
@@ -105,14 +117,14 @@ def test_a_folder_and_a_year_that_tell_a_finding_are_said(
     random = np.random.default_rng(1)
     rows = []
     for index in range(FILMS):
-        pneumonia, mass = (int(random.random() < 0.5) for _ in range(2))
+        pneumonia, enlarged = (int(random.random() < 0.5) for _ in range(2))
         folder = "new" if random.random() < (0.95 if pneumonia else 0.05) else "old"
-        date = f"{2015 + (3 if random.random() < (0.95 if mass else 0.05) else 0)}0704"
+        date = f"{2015 + (3 if random.random() < (0.95 if enlarged else 0.05) else 0)}0704"
         film(tmp_path, f"{folder}/p{index}/{index}.dcm", index, 0.45, AcquisitionDate=date)
-        rows.append(f"p{index},{folder}/p{index}/{index}.dcm,{pneumonia},{mass}")
-    first, second = sentences(looked(rows))
+        rows.append(f"p{index},{folder}/p{index}/{index}.dcm,{pneumonia},{enlarged}")
+    second, first = sentences(looked(rows))
     assert first.startswith("labelled films: folder alone tells Pneumonia")
-    assert second.startswith("labelled films: acquisition year alone tells Mass")
+    assert second.startswith("labelled films: acquisition year alone tells Enlarged Cardiomediastinum")
 
 
 def test_where_nothing_tells_a_finding_there_are_figures_and_no_sentence(
@@ -131,8 +143,16 @@ def test_where_nothing_tells_a_finding_there_are_figures_and_no_sentence(
         rows.append(f"p{index},{index % 3}/{index}.dcm,{random.integers(2)},{random.integers(2)}")
     found = looked(rows)
     assert sentences(found) == []
-    assert set(found["shortcuts"]) == {"Pneumonia", "Mass"}
-    assert set(found["shortcuts"]["Mass"]) == {"grey", "border", "device", "view", "sex", "age", "folder"}
+    assert set(found["shortcuts"]) == {"Pneumonia", "Enlarged Cardiomediastinum"}
+    assert set(found["shortcuts"]["Enlarged Cardiomediastinum"]) == {
+        "grey",
+        "border",
+        "device",
+        "view",
+        "sex",
+        "age",
+        "folder",
+    }
     assert "What tells the findings" in (tmp_path / "state/intake/preflight.html").read_text()
 
 
