@@ -26,7 +26,7 @@ _SHARE_OF_FINDINGS = 0.5
 _SEPARATORS = ("|", ";", ",", "/")
 
 _PATIENTS = """
-    patientid patient patid pid subjectid subject personid person patientno patientnumber patientnr mrn
+    patientid patient patid patnr patno pid subjectid subject personid person patientno patientnumber patientnr mrn
     medicalrecordnumber casenumber patientenid patientennummer idpaciente idpatient numeropatient pseudonym pseudoid
     """
 """What the column of the patient is called, see `plain`; the first that is there."""
