@@ -36,8 +36,8 @@ MIN_GREY = 0.02
 _BLACK = 1 / 255
 
 _HUMAN = re.compile(r"HUMAN|HOMO")
-_HUMAN_CODES = {"L-85B00", "337915000"}
-"""Homo sapiens in SNOMED RT and CT (PS3.16 CID 7454)."""
+_HUMAN_CODES = {"L-85B00", "337915000", "30996001"}
+"""Homo sapiens in SRT and in SNOMED CT (PS3.16 CID 7454), and the concept that pydicom translates the first to."""
 
 _PHANTOM = re.compile(
     r"(?<![A-Z])(?:(?:PHANTOM|FANTOM)[A-Z]*|QUALITY (?:CONTROL|ASSURANCE)|QC|QA|FLAT[ _-]?FIELD|TEST[ _-]?PATTERN|"

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from browser import SIZES, address_of, chromium, expect_readable, opened
 from dicom_files import write_dicom
+from PIL import Image
 
 from client import preflight
 
@@ -27,13 +28,21 @@ def picture(seed: int, grey: float) -> np.ndarray:
 
 
 def film(folder: Path, name: str, seed: int, grey: float, **says: object) -> None:
+    store(folder, name, picture(seed, grey), **says)
+
+
+def store(folder: Path, name: str, stored: np.ndarray, **says: object) -> None:
+    """A file of the kind that its ending says."""
     silent = dict.fromkeys(
         ("PatientName", "PatientID", "PatientBirthDate", "InstitutionName", "StudyDescription")
     )
     shown = {"BitsStored": 12, "WindowCenter": "2048", "WindowWidth": "4096"}
     path = folder / "films" / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(write_dicom(picture(seed, grey), **{**silent, **shown, **says}))
+    if path.suffix == ".png":
+        Image.fromarray((stored // 16).astype(np.uint8)).save(path)
+    else:
+        path.write_bytes(write_dicom(stored, **{**silent, **shown, **says}))
 
 
 @pytest.fixture
@@ -125,6 +134,33 @@ def test_a_folder_and_a_year_that_tell_a_finding_are_said(
     second, first = sentences(looked(rows))
     assert first.startswith("labelled films: folder alone tells Pneumonia")
     assert second.startswith("labelled films: acquisition year alone tells Enlarged Cardiomediastinum")
+
+
+@pytest.mark.parametrize("name", ["film size", "border", "file type", "view", "sex", "age"])
+def test_each_other_shortcut_that_tells_a_finding_is_said(
+    tmp_path: Path, looked: Callable[[list[str]], Found], name: str
+) -> None:
+    random = np.random.default_rng(3)
+    rows = []
+    for index in range(FILMS):
+        pneumonia = int(random.random() < 0.5)
+        told = bool(pneumonia) != (random.random() < 0.05)
+        says: dict[str, object] = {
+            "view": {"ViewPosition": "AP" if told else "PA"},
+            "sex": {"PatientSex": "F" if told else "M"},
+            "age": {"PatientAge": f"{random.integers(60, 69) if told else random.integers(30, 39):03d}Y"},
+        }.get(name, {})
+        stored = picture(index, random.uniform(0.4, 0.5))
+        if name == "film size" and told:
+            stored = stored[:50, :40]
+        if name == "border":
+            stored[:6] = random.integers(200, 900) if told else random.integers(3000, 4000)
+        ending = "png" if name == "file type" and told else "dcm"
+        store(tmp_path, f"{index}.{ending}", stored, **says)
+        rows.append(f"p{index},{index}.{ending},{pneumonia},1")
+    (sentence,) = sentences(looked(rows))
+    assert f"{name} alone" in sentence
+    assert "tells Pneumonia with AUROC 0.9" in sentence
 
 
 def test_where_nothing_tells_a_finding_there_are_figures_and_no_sentence(

@@ -40,6 +40,7 @@ SILENT: dict[str, Any] = {"BodyPartExamined": None, "ViewPosition": None, "Study
         ({**SILENT, "PatientOrientation": ["L", "F"]}, None),
         ({"PatientSpeciesDescription": "Homo sapiens"}, "PA"),
         ({"PatientSpeciesCodeSequence": coded("337915000", "")}, "PA"),
+        ({"PatientSpeciesCodeSequence": coded("30996001", "")}, "PA"),
         ({"ViewPosition": "AP SUPINE"}, "AP"),
         ({"NumberOfFrames": "1"}, "PA"),
         ({"Modality": "DX", "PresentationIntentType": "FOR PRESENTATION"}, "PA"),
