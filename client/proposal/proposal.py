@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from acm_core.config.loading import load_config
@@ -174,8 +174,14 @@ def _films(
         paths = {before + file.name: file.path for file in there}
         for columns in asked:
             found = film_column(table, list(paths), columns)
-            if found is not None:
-                return found, folder, paths
+            if found is None:
+                continue
+            if found.column in {PurePosixPath(name).name for name in paths}:
+                # Not repeated: the first row is a patient's.
+                raise ProposalError(
+                    "expected the label file to begin with a line of column names, got a row of a film"
+                )
+            return found, folder, paths
     column = f"column '{asked[0][0]}'" if len(asked) == 1 else "any column"
     raise ProposalError(
         f"expected files below {films} that the label file names, found those of less than half the names in {column}: "

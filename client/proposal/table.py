@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -206,7 +206,7 @@ def finding_list(table: Table, columns: Sequence[str]) -> FindingList | None:
     return best
 
 
-def stated_findings(names: Iterator[str] | Counter[str]) -> list[str]:
+def stated_findings(names: Iterable[str]) -> list[str]:
     """The vocabulary's findings that these names state, in its order."""
     found = {finding for name in names for finding in stated(name)}
     return [finding for finding in FINDINGS if finding in found]

@@ -357,6 +357,16 @@ def test_a_text_that_may_name_a_patient_is_not_repeated(tmp_path: Path, run: Run
     assert "geheim" not in (json.dumps(proposed) + (tmp_path / "sites/A.yaml").read_text()).casefold()
 
 
+def test_a_table_without_column_names_is_refused_and_not_repeated(tmp_path: Path, run: Run) -> None:
+    for index in range(4):
+        film(tmp_path / f"films/{index}.png", index)
+    labels = table(tmp_path, "0.png,Geheim Annegret,1", [f"{index}.png,p{index},0" for index in range(1, 4)])
+    code, said = run("--propose", "--films", tmp_path / "films", "--labels", labels)
+    assert code == preflight.WRONG
+    assert "to begin with a line of column names" in said["error"]
+    assert "Geheim" not in said["error"]
+
+
 def test_a_list_of_findings_is_found_and_asked_about(tmp_path: Path, run: Run) -> None:
     rows = []
     for index, names in enumerate(("Pneumonia;Effusion", "normal", "Cardiomegaly", "Pneumonia")):
