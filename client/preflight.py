@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
         "page to look at. Nothing is deleted or moved and nothing leaves the site. A run that is stopped goes on the "
         "next time.",
         epilog="exit codes: 0 nothing to do; 1 films can be used, and something should be done; 2 the site file or "
-        "the label file is wrong; 3 no film can be used; 130 interrupted",
+        "the label file is wrong; 3 no film can be used; 130 interrupted. With --propose: 0 a site file is written; 1 "
+        "something in it has to be decided; 2 nothing is written",
     )
     add_site_arguments(parser)
     parser.add_argument(
@@ -48,6 +50,13 @@ def main(arguments: list[str] | None = None) -> int:
         "the first round need not",
     )
     parser.add_argument("--workers", type=int, help="processes that read films; default: one a core")
+    parser.add_argument(
+        "--propose",
+        action="store_true",
+        help="look at the label file and some films, and write a site file to look over; nothing is overwritten",
+    )
+    parser.add_argument("--films", type=Path, help="with --propose: the folder of films")
+    parser.add_argument("--labels", type=Path, help="with --propose: the label file")
     parser.add_argument(
         "--format",
         choices=("text", "json"),
@@ -59,12 +68,17 @@ def main(arguments: list[str] | None = None) -> int:
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')}: expected 1 or more, got {getattr(options, name)}")
 
+    if not options.propose and (options.films or options.labels):
+        parser.error("--films and --labels go with --propose; otherwise the site file has them")
+
     from acm_core.config.loading import ConfigError
     from acm_core.data.label_file import LabelError
     from acm_core.processes import interruptible
     from client.site.site_file import SiteFileError, load_site_file
 
     as_json = options.format == "json"
+    if options.propose:
+        return _propose(options.sites, options.site, options.films, options.labels, as_json)
     try:
         site = load_site_file(options.sites, options.site)
         with interruptible():
@@ -108,6 +122,27 @@ def _look_through(site: SiteConfig, image_size: int | None, workers: int | None,
         print(json.dumps(document, ensure_ascii=False))  # noqa: T201  # the command's own output
     else:
         _print(summary, taken.manifest, page)
+    return code
+
+
+def _propose(sites: Path, name: str, films: Path | None, labels: Path | None, as_json: bool) -> int:
+    from acm_core.config.loading import ConfigError
+    from acm_core.data.label_file import LabelError
+    from client.proposal.proposal import ProposalError, propose
+
+    try:
+        proposal = propose(sites, name, films, labels)
+    except (ProposalError, ConfigError, LabelError) as error:
+        return _fail(str(error), WRONG, as_json)
+    except OSError as error:
+        return _fail(f"expected readable films and a folder of site files: {error}", WRONG, as_json)
+    code = ACT if proposal.left else OK
+    if as_json:
+        document = {"format": FORMAT, "exit_code": code, **asdict(proposal), "path": str(proposal.path)}
+        print(json.dumps(document, ensure_ascii=False))  # noqa: T201  # the command's own output
+    else:
+        to_decide = [f"to decide: {text}" for text in proposal.left]
+        print("\n".join([*proposal.told, *to_decide, f"written: {proposal.path}"]))  # noqa: T201
     return code
 
 

@@ -26,7 +26,7 @@ from pydicom.uid import (
 )
 
 from acm_core.data.code_stream import code_stream_size
-from acm_core.data.gates import check_header
+from acm_core.data.gates import check_header, words_against_codes
 from acm_core.data.geometry import square_pixels, upright
 from acm_core.data.grey_levels import displayed_grey
 from acm_core.data.header import IDENTIFIERS, FilmHeader, identifiers
@@ -71,7 +71,8 @@ def decode_dicom(content: bytes, accepted: Accepted = NOTHING) -> tuple[NDArray[
     grey = displayed_grey(stored, header)
     if np.ptp(grey) < _MIN_RANGE and np.ptp(stored) > 0:
         raise FilmSetAside(SetAside.CONTRADICTION, "a window that the pixels do not fill")
-    return upright(square_pixels(grey, header), header), FilmHeader.of(header, view)
+    facts = FilmHeader.of(header, view, words_against_codes(header, accepted))
+    return upright(square_pixels(grey, header), header), facts
 
 
 def read_identifiers(content: bytes) -> dict[str, str]:

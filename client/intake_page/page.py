@@ -27,6 +27,8 @@ from acm_core.data.set_aside import SetAside
 from acm_core.data.source.choice import film_source
 from acm_core.data.splits import load_or_create_salt
 from acm_core.data.terms import Accepted
+from acm_core.shortcuts import NAMES
+from client.intake_page.shortcuts import interval
 from client.intake_page.summary import Summary, grey_levels, unlikeness
 
 _FILMS_SHOWN = 24
@@ -68,6 +70,7 @@ def render_page(
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
+    environment.filters["interval"] = interval
     return environment.get_template("preflight.html").render(
         site=site.site,
         summary=summary,
@@ -84,6 +87,11 @@ def render_page(
         unlike=[ShownFilm(shown[paths[i]], f"{paths[i]} · {unlike[i]:.3f}") for i in order],
         chosen=[ShownFilm(shown[paths[i]], paths[i]) for i in chosen],
         outline=_outline(shares),
+        shortcut_names={
+            name: text
+            for name, text in NAMES.items()
+            if any(name in alone for alone in summary.shortcuts.values())
+        },
         listed=_LISTED,
         side=_SIDE,
     )

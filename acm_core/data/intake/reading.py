@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from acm_core.data.appearance import appearance
 from acm_core.data.film import Film, decode_film, film_identifiers
 from acm_core.data.intake.same_film import NEARLY_EVEN, without_frame
 from acm_core.data.set_aside import FilmSetAside, SetAside
@@ -47,6 +48,11 @@ class Reading:
         burned_in: whether the header says that there is writing in the pixels; None where it is silent.
         identifying: keywords of attributes that say who the patient is and are not empty.
         histogram: share of the film in each of 32 grey levels, in units of 1/65535.
+        contradictions: what words of the header say against its codes.
+        kind: how the film is stored.
+        device: hash of manufacturer and model.
+        year: of the acquisition.
+        appearance: the film's mean grey and its border's, see `appearance`, in units of 1/65535.
         signature: 32×32 grey levels of 255, row by row, in base64, for finding films that look the same.
         inner_signature: as `signature`, of what is inside the film's frame.
     """
@@ -66,7 +72,12 @@ class Reading:
     known_as: Mapping[str, str] = field(default_factory=dict)
     burned_in: bool | None = None
     identifying: tuple[str, ...] = ()
+    contradictions: tuple[str, ...] = ()
+    kind: str | None = None
+    device: str | None = None
+    year: int | None = None
     histogram: tuple[int, ...] = field(default=(), repr=False)
+    appearance: tuple[int, ...] = field(default=(), repr=False)
     signature: str = field(default="", repr=False)
     inner_signature: str = field(default="", repr=False)
 
@@ -84,7 +95,7 @@ class Reading:
         fields: dict[str, Any] = json.loads(text)
         if fields["reason"] is not None:
             fields["reason"] = SetAside(fields["reason"])
-        for name in ("identifying", "histogram"):
+        for name in ("identifying", "contradictions", "histogram", "appearance"):
             fields[name] = tuple(fields[name])
         return cls(**fields)
 
@@ -139,6 +150,7 @@ def reading_of(digest: str, film: Film, salt: bytes) -> Reading:
         np.minimum(small * HISTOGRAM_BINS, HISTOGRAM_BINS - 1).astype(np.int64).ravel(),
         minlength=HISTOGRAM_BINS,
     )
+    reduced = _reduced(film.pixels)
     return Reading(
         content=digest,
         pixels=hashlib.sha256(np.array(film.pixels.shape, np.int64).tobytes() + small.tobytes()).hexdigest(),
@@ -153,9 +165,14 @@ def reading_of(digest: str, film: Film, salt: bytes) -> Reading:
         known_as=identifier_hashes(header.identifiers, salt),
         burned_in=header.burned_in,
         identifying=header.identifying,
+        contradictions=header.contradictions,
+        kind=header.kind,
+        device=None if header.device is None else hashed(f"device\0{header.device}", salt),
+        year=header.year,
         histogram=tuple(np.rint(levels / levels.sum() * 65535).astype(int).tolist()),
+        appearance=tuple(np.rint(np.clip(appearance(reduced), 0, 1) * 65535).astype(int).tolist()),
         signature=_signature(small),
-        inner_signature=_signature(without_frame(_reduced(film.pixels), NEARLY_EVEN)),
+        inner_signature=_signature(without_frame(reduced, NEARLY_EVEN)),
     )
 
 
