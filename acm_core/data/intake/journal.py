@@ -17,7 +17,7 @@ from typing import NamedTuple, Self
 from acm_core.data.intake.reading import Reading
 from acm_core.data.set_aside import SetAside
 
-_VERSION = 6
+_VERSION = 7
 """Raise when the same file gives another reading."""
 _READERS = ("imagecodecs", "numpy", "pillow", "pydicom", "python-gdcm", "scipy")
 """Packages whose next version may give other pixels."""

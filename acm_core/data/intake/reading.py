@@ -14,18 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acm_core.data.film import Film, decode_film, read_content
-from acm_core.data.intake.same_film import NEARLY_EVEN, without_frame
+from acm_core.data.intake.signature import signature_of
 from acm_core.data.set_aside import FilmSetAside, SetAside
 from acm_core.data.shrink import shrink, square_film
 from acm_core.data.terms import NOTHING, Accepted
 
 HISTOGRAM_BINS = 32
-SIGNATURE_SIDE = 32
 _STATISTICS_SIDE = 64
-_FRAME_SIDE = 320
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reading:
     """A file's verdict and facts. Nothing in it names a patient: ids are hashed under the site's salt.
 
@@ -45,8 +43,7 @@ class Reading:
         burned_in: whether the header says that there is writing in the pixels; None where it is silent.
         identifying: keywords of attributes that say who the patient is and are not empty.
         histogram: share of the film in each of 32 grey levels, in units of 1/65535.
-        signature: 32×32 grey levels of 255, row by row, in base64, for finding films that look the same.
-        inner_signature: as `signature`, of what is inside the film's frame.
+        signature: in base64, for finding films that look the same, see `acm_core.data.intake.signature`.
     """
 
     content: str | None
@@ -65,7 +62,6 @@ class Reading:
     identifying: tuple[str, ...] = ()
     histogram: tuple[int, ...] = field(default=(), repr=False)
     signature: str = field(default="", repr=False)
-    inner_signature: str = field(default="", repr=False)
 
     def to_json(self) -> str:
         """One line that `from_json` reads back."""
@@ -139,21 +135,5 @@ def reading_of(digest: str, film: Film, salt: bytes) -> Reading:
         burned_in=header.burned_in,
         identifying=header.identifying,
         histogram=tuple(np.rint(levels / levels.sum() * 65535).astype(int).tolist()),
-        signature=_signature(small),
-        inner_signature=_signature(without_frame(_reduced(film.pixels), NEARLY_EVEN)),
+        signature=b64encode(signature_of(film.pixels).tobytes()).decode("ascii"),
     )
-
-
-def _reduced(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """H×W with at most 320 pixels along the longer side: a frame is found at any size, and at this one quickly."""
-    longest = max(pixels.shape)
-    if longest <= _FRAME_SIDE:
-        return pixels
-    rows, columns = (max(1, round(side * _FRAME_SIDE / longest)) for side in pixels.shape)
-    return shrink(pixels, rows, columns)
-
-
-def _signature(pixels: NDArray[np.float32]) -> str:
-    small = shrink(pixels, _STATISTICS_SIDE, _STATISTICS_SIDE)
-    levels = np.rint(shrink(small, SIGNATURE_SIDE, SIGNATURE_SIDE) * 255).astype(np.uint8)
-    return b64encode(levels.tobytes()).decode("ascii")
