@@ -6,7 +6,7 @@ import hashlib
 from functools import cache
 from importlib.metadata import version
 
-_VERSION = 8
+_VERSION = 9
 """Raise when the same file gives another reading."""
 _READERS = ("imagecodecs", "numpy", "pillow", "pydicom", "python-gdcm", "scipy")
 """Packages whose next version may give other pixels."""

@@ -29,10 +29,11 @@ def main(arguments: list[str] | None = None) -> int:
             "aggregation",
             "joint_sum",
             "look_alikes",
+            "near_pairs",
         ),
         help="the attend-and-compare operation, a training step, where the time of a step goes, reading films, a "
-        "private training step, a model's messages, a round at the server, the rules of aggregation, the joint sum, or "
-        "how well films that are there twice are found",
+        "private training step, a model's messages, a round at the server, the rules of aggregation, the joint sum, "
+        "how well films that are there twice are found, or how long that takes among many",
     )
     parser.add_argument(
         "--films", type=Path, help="folder of sites with a labels.csv and films each, for `look_alikes`"
@@ -83,6 +84,11 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error("expected --films, the folder of sites to measure on")
         document = look_alikes.run(options.films)
         text = look_alikes.table(document)
+    elif options.benchmark == "near_pairs":
+        from simulations.benchmark import near_pairs
+
+        document = near_pairs.run()
+        text = near_pairs.table(document)
     elif options.benchmark == "privacy":
         from simulations.benchmark import privacy
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from acm_core.data.film import Film, read_film
+from acm_core.data.film import read_film
 from acm_core.data.intake.duplicates import look_alikes
-from acm_core.data.intake.reading import SIGNATURE_SIDE, reading_of
-from acm_core.data.intake.same_film import FULL_SIDE, PROVED, local_contrast, similarity
+from acm_core.data.intake.same_film import FULL_SIDE, PROVED, similarity
+from acm_core.data.intake.signature import signature_of
 from acm_core.data.shrink import square_film
 from acm_core.randomness import stream
 
@@ -71,19 +70,11 @@ def _found(film: Floats, copy: Floats) -> bool:
 
 
 def _pairs(films: list[Floats]) -> list[tuple[int, int]]:
-    readings = [reading_of("", Film(film), b"") for film in films]
-    whole, inside = (
-        np.stack([np.frombuffer(b64decode(text), np.uint8).reshape(SIGNATURE_SIDE, -1) for text in texts])
-        for texts in (
-            [reading.signature for reading in readings],
-            [reading.inner_signature for reading in readings],
-        )
-    )
-    return look_alikes(whole, inside)
+    return look_alikes(np.stack([signature_of(film) for film in films]), range(len(films)))
 
 
-def _seen(film: Floats) -> Floats:
-    return local_contrast(square_film(film, FULL_SIDE))
+def _seen(film: Floats) -> NDArray[np.float16]:
+    return square_film(film, FULL_SIDE)
 
 
 def _films(folder: Path) -> tuple[list[Floats], list[str]]:

@@ -34,7 +34,7 @@ from acm_core.data.terms import Accepted
 from acm_core.files import write_text_atomically
 from acm_core.processes import usable_cores
 
-_VERSION = 6
+_VERSION = 7
 """Raise when the same readings and labels give another manifest."""
 
 Progress = Callable[[int, int], None]

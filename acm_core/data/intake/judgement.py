@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from base64 import b64decode
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -14,7 +16,8 @@ from numpy.typing import NDArray
 from acm_core.config.site import SplitShares
 from acm_core.data.intake.duplicates import Groups, first_of_each, join_by_identity, look_alikes
 from acm_core.data.intake.manifest import Row
-from acm_core.data.intake.reading import SIGNATURE_SIDE, Reading, hashed
+from acm_core.data.intake.reading import Reading, hashed
+from acm_core.data.intake.signature import SIGNATURE_BYTES, SIGNATURE_SIDE
 from acm_core.data.set_aside import SetAside
 from acm_core.data.splits import Split, split_of
 
@@ -24,7 +27,7 @@ OLDEST_AGE = 90.0
 """Ages above are written as this one: so few are older that the age would name them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Listed:
     """What the label file says beside the labels of one film."""
 
@@ -32,6 +35,9 @@ class Listed:
     view: str | None = None
     sex: str | None = None
     age: float | None = None
+
+
+_UNLISTED = Listed("")
 
 
 @dataclass
@@ -50,21 +56,32 @@ class Judgement:
     shared: int = 0
 
 
-@dataclass
+@dataclass(slots=True)
 class _File:
+    """What judging needs of a reading, and no more: a site has many files.
+
+    Attributes:
+        number: of its signature.
+        known: whether anything says whose film it is.
+        shown: digest that is the same for one film in two encodings.
+    """
+
     path: str
-    reading: Reading
-    listed: Listed | None
+    number: int
+    listed: bool
+    known: bool
     reason: SetAside | None
     patient: str
-    signatures: tuple[bytes, bytes]
+    header_patient: str | None
+    person: str | None
+    shown: bytes
+    content: str | None
+    view: str | None
+    sex: str | None
+    age: float | None
+    size: tuple[int | None, int | None, int | None]
     duplicate_of: str | None = None
     own_reason: SetAside | None = None
-
-    @property
-    def known(self) -> bool:
-        """Whether anything says whose film it is."""
-        return self.listed is not None or self.reading.patient is not None
 
 
 Prove = Callable[[Sequence[tuple[str, str]]], Sequence[bool]]
@@ -98,18 +115,23 @@ def judge(
         shares: of the patients in each split.
         prove: whether films that look alike are one; by no more than the two films.
     """
-    files = [_file(path, reading, listed.get(path), salt, unknown_view) for path, reading in readings]
-    files.sort(key=lambda file: file.path)
-    _judge_apart(files, prove)
+    files, signatures = _files(readings, listed, salt, unknown_view)
+    _judge_apart(files, signatures, prove)
     groups = Groups()
-    placeholders = join_by_identity(groups, ((file.reading.patient, file.patient) for file in files))
-    placeholders += join_by_identity(groups, ((file.reading.person, file.patient) for file in files))
-    shared = _set_duplicates_aside(files, groups, salt, prove)
-    raw = {hashed(f"patient\0{entry.patient}", salt): entry.patient for entry in listed.values()}
-    rows = sorted(_row(file, groups, raw, salt, shares) for file in files)
+    placeholders = join_by_identity(groups, ((file.header_patient, file.patient) for file in files))
+    placeholders += join_by_identity(groups, ((file.person, file.patient) for file in files))
+    for file in files:
+        file.header_patient = file.person = None
+    shared = _set_duplicates_aside(files, signatures, groups, salt, prove)
+    del signatures
     patients = {file.patient for file in files if file.known}
-    persons = {groups.representative(patient) for patient in patients}
-    return Judgement(rows, len(patients) - len(persons), placeholders, shared)
+    linked = len(patients) - len({groups.representative(patient) for patient in patients})
+    raw = {hashed(f"patient\0{entry.patient}", salt): entry.patient for entry in listed.values()}
+    rows = []
+    while files:  # each makes room for its row
+        rows.append(_row(files.pop(), groups, raw, salt, shares))
+    rows.sort()
+    return Judgement(rows, linked, placeholders, shared)
 
 
 def film_id(path: str, salt: bytes) -> str:
@@ -124,21 +146,48 @@ def unusable_view(view: str | None, unknown_view: str) -> SetAside | None:
     return None if view in ("AP", "PA") else SetAside.NOT_FRONTAL
 
 
-def _file(path: str, reading: Reading, listed: Listed | None, salt: bytes, unknown_view: str) -> _File:
+def _files(
+    readings: Iterable[tuple[str, Reading]], listed: Mapping[str, Listed], salt: bytes, unknown_view: str
+) -> tuple[list[_File], NDArray[np.int8]]:
+    """The files by path, and signatures N×2×S×S by the files' numbers."""
+    files: list[_File] = []
+    signatures = bytearray()
+    for path, reading in readings:
+        signatures += b64decode(reading.signature) or bytes(SIGNATURE_BYTES)
+        files.append(_file(len(files), path, reading, listed.get(path), salt, unknown_view))
+    files.sort(key=lambda file: file.path)
+    return files, np.frombuffer(signatures, np.int8).reshape(-1, 2, SIGNATURE_SIDE, SIGNATURE_SIDE)
+
+
+def _file(
+    number: int, path: str, reading: Reading, listed: Listed | None, salt: bytes, unknown_view: str
+) -> _File:
+    said = listed or _UNLISTED
     if listed is not None:
         patient = hashed(f"patient\0{listed.patient}", salt)
     else:
         patient = reading.patient or hashed(f"patient of\0{path}", salt)
-    reason = reading.reason
-    if reason is None:
-        reason = unusable_view(reading.view or (listed.view if listed is not None else None), unknown_view)
-    # Only what judging needs: a site has many films.
-    slim = replace(reading, known_as={}, histogram=(), appearance=(), signature="", inner_signature="")
-    signatures = b64decode(reading.signature), b64decode(reading.inner_signature)
-    return _File(path, slim, listed, reason, patient, signatures)
+    view, sex = reading.view or said.view, reading.sex or said.sex
+    age = reading.age if reading.age is not None else said.age
+    return _File(
+        path=path,
+        number=number,
+        listed=listed is not None,
+        known=listed is not None or reading.patient is not None,
+        reason=unusable_view(view, unknown_view) if reading.reason is None else reading.reason,
+        patient=patient,
+        header_patient=reading.patient,
+        person=reading.person,
+        shown=hashlib.blake2b((reading.pixels or "").encode(), digest_size=16).digest(),
+        content=None if reading.content is None else hashed(f"content\0{reading.content}", salt),
+        view=sys.intern(view) if view in ("AP", "PA") else None,
+        sex=None if sex is None else sys.intern(sex),
+        age=None if age is None else min(age, OLDEST_AGE),
+        size=(reading.rows, reading.columns, reading.bits),
+    )
 
 
-def _judge_apart(files: Iterable[_File], prove: Prove) -> None:
+def _judge_apart(files: Iterable[_File], signatures: NDArray[np.int8], prove: Prove) -> None:
     """Set `own_reason`: of the films of one patient alone."""
     of_patient: defaultdict[str, list[_File]] = defaultdict(list)
     for file in files:
@@ -146,14 +195,17 @@ def _judge_apart(files: Iterable[_File], prove: Prove) -> None:
         if file.reason is None:
             of_patient[file.patient].append(file)
     for films in of_patient.values():
-        for film, _, reason in _duplicates(films, prove):
+        for film, _, reason in _duplicates(films, signatures, prove):
             film.own_reason = reason
 
 
-def _set_duplicates_aside(files: Sequence[_File], groups: Groups, salt: bytes, prove: Prove) -> int:
+def _set_duplicates_aside(
+    files: Sequence[_File], signatures: NDArray[np.int8], groups: Groups, salt: bytes, prove: Prove
+) -> int:
     """Returns how many of them lie under two patients."""
     shared = 0
-    for film, kept, reason in _duplicates([file for file in files if file.reason is None], prove):
+    usable = [file for file in files if file.reason is None]
+    for film, kept, reason in _duplicates(usable, signatures, prove):
         film.reason, film.duplicate_of = reason, film_id(kept.path, salt)
         if film.known and kept.known:
             shared += groups.representative(film.patient) != groups.representative(kept.patient)
@@ -161,18 +213,20 @@ def _set_duplicates_aside(files: Sequence[_File], groups: Groups, salt: bytes, p
     return shared
 
 
-def _duplicates(films: Sequence[_File], prove: Prove) -> Iterator[tuple[_File, _File, SetAside]]:
+def _duplicates(
+    films: Sequence[_File], signatures: NDArray[np.int8], prove: Prove
+) -> Iterator[tuple[_File, _File, SetAside]]:
     """Each film that is there twice, and the one that is kept."""
     if len(films) < 2:
         return
-    films = sorted(films, key=lambda file: (file.listed is None, file.path))
+    films = sorted(films, key=lambda file: (not file.listed, file.path))
     different = []
-    for film, first in zip(films, first_of_each([film.reading.pixels or "" for film in films]), strict=True):
+    for film, first in zip(films, first_of_each([film.shown for film in films]), strict=True):
         if films[first] is film:
             different.append(film)
         else:
             yield film, films[first], SetAside.DUPLICATE
-    pairs = look_alikes(*(_signatures(different, which) for which in range(2)))
+    pairs = look_alikes(signatures, [film.number for film in different])
     gone: set[int] = set()
     proved = prove([(different[one].path, different[other].path) for one, other in pairs])
     for (one, other), same in zip(pairs, proved, strict=True):
@@ -181,33 +235,23 @@ def _duplicates(films: Sequence[_File], prove: Prove) -> Iterator[tuple[_File, _
             yield different[other], different[one], SetAside.NEAR_DUPLICATE
 
 
-def _signatures(films: Sequence[_File], which: int) -> NDArray[np.uint8]:
-    signatures = np.zeros((len(films), SIGNATURE_SIDE, SIGNATURE_SIDE), np.uint8)
-    for signature, film in zip(signatures, films, strict=True):
-        levels = np.frombuffer(film.signatures[which], np.uint8)
-        signature[:] = levels.reshape(signature.shape) if levels.size else 0
-    return signatures
-
-
 def _row(file: _File, groups: Groups, raw: Mapping[str, str], salt: bytes, shares: SplitShares) -> Row:
-    reading, listed = file.reading, file.listed
     person = groups.representative(file.patient)
-    age = reading.age if reading.age is not None else (listed.age if listed is not None else None)
-    view = reading.view or (listed.view if listed is not None else None)
+    rows, columns, bits = file.size
     return Row(
         film=film_id(file.path, salt),
-        content=None if reading.content is None else hashed(f"content\0{reading.content}", salt),
+        content=file.content,
         reason=file.reason,
         duplicate_of=file.duplicate_of,
         patient=person,
         split=split_of(raw.get(person, person), salt, shares),
-        listed=listed is not None,
-        view=view if view in ("AP", "PA") else None,
-        sex=reading.sex or (listed.sex if listed is not None else None),
-        age=None if age is None else min(age, OLDEST_AGE),
-        rows=reading.rows,
-        columns=reading.columns,
-        bits=reading.bits,
+        listed=file.listed,
+        view=file.view,
+        sex=file.sex,
+        age=file.age,
+        rows=rows,
+        columns=columns,
+        bits=bits,
         own_patient=file.patient,
         own_split=split_of(raw.get(file.patient, file.patient), salt, shares),
         own_reason=file.own_reason,

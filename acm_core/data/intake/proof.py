@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from acm_core.data.intake.journal import Journal
 from acm_core.data.intake.readers import read_files
-from acm_core.data.intake.same_film import FULL_SIDE, PROVED, local_contrast, similarity
+from acm_core.data.intake.same_film import FULL_SIDE, PROVED, similarity
 from acm_core.data.source.film_source import FilmSource
 from acm_core.data.terms import Accepted
 
-_PAIRS_AT_ONCE = 64
-"""Films of so many pairs are held in memory, 144 KiB each."""
+_PAIRS_AT_ONCE = 16
+"""Films of so many pairs are held in memory, 512 KiB each."""
 
 
 class Prover:
@@ -52,10 +52,8 @@ class Prover:
                     self._journal.keep_likeness(tuple(sorted((contents[one], contents[other]))), alike)
         return [(self._journal.likeness(content) or 0.0) >= PROVED for content in by_content]
 
-    def _seen(self, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    def _seen(self, names: Sequence[str]) -> dict[str, NDArray[np.float16]]:
         answers = read_files(
             self._source, names, self._salt, FULL_SIDE, workers=self._workers, accepted=self._accepted
         )
-        return {
-            names[answer.index]: local_contrast(answer.film) for answer in answers if answer.film is not None
-        }
+        return {names[answer.index]: answer.film for answer in answers if answer.film is not None}

@@ -15,19 +15,17 @@ from numpy.typing import NDArray
 
 from acm_core.data.appearance import appearance
 from acm_core.data.film import Film, decode_film, film_identifiers
-from acm_core.data.intake.same_film import NEARLY_EVEN, without_frame
+from acm_core.data.intake.signature import signature_of
 from acm_core.data.set_aside import FilmSetAside, SetAside
 from acm_core.data.shrink import shrink, square_film
 from acm_core.data.source.film_source import FilmSource
 from acm_core.data.terms import NOTHING, Accepted
 
 HISTOGRAM_BINS = 32
-SIGNATURE_SIDE = 32
 _STATISTICS_SIDE = 64
-_FRAME_SIDE = 320
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reading:
     """A file's verdict and facts. Nothing in it names a patient: ids are hashed under the site's salt.
 
@@ -53,8 +51,7 @@ class Reading:
         device: hash of manufacturer and model.
         year: of the acquisition.
         appearance: the film's mean grey and its border's, see `appearance`, in units of 1/65535.
-        signature: 32×32 grey levels of 255, row by row, in base64, for finding films that look the same.
-        inner_signature: as `signature`, of what is inside the film's frame.
+        signature: in base64, for finding films that look the same, see `acm_core.data.intake.signature`.
     """
 
     content: str | None
@@ -79,7 +76,6 @@ class Reading:
     histogram: tuple[int, ...] = field(default=(), repr=False)
     appearance: tuple[int, ...] = field(default=(), repr=False)
     signature: str = field(default="", repr=False)
-    inner_signature: str = field(default="", repr=False)
 
     def to_json(self) -> str:
         """One line that `from_json` reads back."""
@@ -150,7 +146,6 @@ def reading_of(digest: str, film: Film, salt: bytes) -> Reading:
         np.minimum(small * HISTOGRAM_BINS, HISTOGRAM_BINS - 1).astype(np.int64).ravel(),
         minlength=HISTOGRAM_BINS,
     )
-    reduced = _reduced(film.pixels)
     return Reading(
         content=digest,
         pixels=hashlib.sha256(np.array(film.pixels.shape, np.int64).tobytes() + small.tobytes()).hexdigest(),
@@ -170,22 +165,6 @@ def reading_of(digest: str, film: Film, salt: bytes) -> Reading:
         device=None if header.device is None else hashed(f"device\0{header.device}", salt),
         year=header.year,
         histogram=tuple(np.rint(levels / levels.sum() * 65535).astype(int).tolist()),
-        appearance=tuple(np.rint(np.clip(appearance(reduced), 0, 1) * 65535).astype(int).tolist()),
-        signature=_signature(small),
-        inner_signature=_signature(without_frame(reduced, NEARLY_EVEN)),
+        appearance=tuple(np.rint(np.clip(appearance(film.pixels), 0, 1) * 65535).astype(int).tolist()),
+        signature=b64encode(signature_of(film.pixels).tobytes()).decode("ascii"),
     )
-
-
-def _reduced(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """H×W with at most 320 pixels along the longer side: a frame is found at any size, and at this one quickly."""
-    longest = max(pixels.shape)
-    if longest <= _FRAME_SIDE:
-        return pixels
-    rows, columns = (max(1, round(side * _FRAME_SIDE / longest)) for side in pixels.shape)
-    return shrink(pixels, rows, columns)
-
-
-def _signature(pixels: NDArray[np.float32]) -> str:
-    small = shrink(pixels, _STATISTICS_SIDE, _STATISTICS_SIDE)
-    levels = np.rint(shrink(small, SIGNATURE_SIDE, SIGNATURE_SIDE) * 255).astype(np.uint8)
-    return b64encode(levels.tobytes()).decode("ascii")

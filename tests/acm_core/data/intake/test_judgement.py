@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from acm_core.data.intake.judgement import Listed, film_id, judge
 from acm_core.data.intake.manifest import Row
-from acm_core.data.intake.reading import SIGNATURE_SIDE, Reading
+from acm_core.data.intake.reading import Reading
+from acm_core.data.intake.signature import SIGNATURE_BYTES
 from acm_core.data.set_aside import SetAside
 
 SALT = bytes(32)
@@ -45,8 +46,8 @@ films = st.lists(
 
 
 def signature(picture: int) -> str:
-    levels = np.random.default_rng(picture).integers(0, 256, (SIGNATURE_SIDE, SIGNATURE_SIDE))
-    return b64encode(levels.astype(np.uint8).tobytes()).decode()
+    contrast = np.random.default_rng(picture).integers(-127, 128, SIGNATURE_BYTES)
+    return b64encode(contrast.astype(np.int8).tobytes()).decode()
 
 
 def judged(site: dict[str, Film]) -> dict[str, Row]:
@@ -61,7 +62,6 @@ def judged(site: dict[str, Film]) -> dict[str, Row]:
                 patient=None if film.header_id is None else f"id {film.header_id}",
                 person=None if film.person is None else f"person {film.person}",
                 signature=signature(film.picture),
-                inner_signature=signature(film.picture),
             ),
         )
         for path, film in site.items()
