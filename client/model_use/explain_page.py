@@ -97,14 +97,14 @@ def training_doubt(deployment: Deployment, site: SiteConfig, fingerprint: str) -
     if fingerprint in [cohort.fingerprint for cohort in of_site]:
         return ""
     if not cohorts:
-        why = f"the model does not say which sites took part in run {deployment.run}"
+        why = f"The model does not say which sites took part in run {deployment.run}."
     elif not of_site:
-        why = f"site {site.site} took no part in run {deployment.run}"
+        why = f"Site {site.site} took no part in run {deployment.run}, as far as the model says."
     else:
-        why = f"films, labels or split of site {site.site} are not those of run {deployment.run}"
+        why = f"The films, labels or split of site {site.site} are not those of run {deployment.run}."
     return (
-        f"These may be training films: {why}, by the state folder of this site's file. Then the model shows what it "
-        "remembers, not what it can. Give the site file that took part in the run."
+        f"These may be training films. {why} A model remembers films that it was trained on. Use the site file, with "
+        "its state folder, that took part in the run."
     )
 
 

@@ -189,13 +189,15 @@ def test_films_that_may_be_training_films_are_not_shown_as_test_films(
     now = load_site(site(given, "A"), FINDINGS, 32).fingerprint
     assert '<p class="bad">' not in shown(given, capsys, Cohort(site="A", fingerprint=now))
     doubts = {
-        "films, labels or split of site A are not those": [Cohort(site="A", fingerprint="0b" * 32)],
-        "site A took no part in run test": [Cohort(site="B", fingerprint=now)],
+        "films, labels or split of site A are not those of run test.": [
+            Cohort(site="A", fingerprint="0b" * 32)
+        ],
+        "Site A took no part in run test, as": [Cohort(site="B", fingerprint=now)],
         "does not say which sites took part": [],
     }
     for doubt, cohorts in doubts.items():
         text = shown(given, capsys, *cohorts)
-        assert doubt in re.findall('<p class="bad">(These may be training films: .*)</p>', text)[0]
+        assert doubt in re.findall('<p class="bad">(These may be training films. .*)</p>', text)[0]
 
 
 def test_a_site_that_withholds_its_fingerprint_knows_its_own(
@@ -224,7 +226,7 @@ def test_a_model_of_invented_films_says_so_above_a_film(
     path = Path(capsys.readouterr().out.strip())
     text = path.read_text(encoding="utf-8")
     assert '<p class="bad">Trained on invented films.' in text
-    assert "training films:" not in text
+    assert "may be training films" not in text
     with chromium() as browser:
         for size in SIZES:
             with opened(browser, address_of(path), size) as (page, complaints):
