@@ -15,6 +15,6 @@ Import the packages and modules: this loads nothing. Each knows those that stand
 - `config`: the settings of a federation and of a site.
 - `arrays`, `figures`, `groups`, `histograms`, `shortcuts`, `hash_chain`: what several of these speak of.
 - `command`: how a command runs as a program; `checks`: what has to be right before it can.
-- `bundle`, `files`, `fleet`, `installation`, `processes`, `proxies`, `randomness`, `vocabulary`: what knows nothing of
-  the others.
+- `bundle`, `fleet`, `installation`, `processes`, `proxies`, `randomness`, `vocabulary`: what knows nothing of the
+  others but `files`.
 """

@@ -6,10 +6,12 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+_MOST_LOG_BYTES = 2**25
 _SEAL = hashlib.sha256().digest_size
 
 
@@ -94,6 +96,20 @@ def remove_unfinished(folder: Path) -> None:
         temporary.unlink()
 
 
+def bound_log(path: Path) -> None:
+    """Keep a log that other processes append to below 32 MiB: what is older goes to `NAME.1`, over what was there.
+
+    Lines that are written meanwhile may be lost. Who has the file open for appending goes on.
+    """
+    with contextlib.suppress(OSError):
+        if path.stat().st_size < _MOST_LOG_BYTES:
+            return
+        before = path.with_name(f"{path.name}.1")
+        shutil.copyfile(path, before)
+        before.chmod(path.stat().st_mode & 0o777)
+        os.truncate(path, 0)
+
+
 class LineTail:
     """Reads the lines appended to a file since the last call; a line that is still being written waits.
 
@@ -111,6 +127,8 @@ class LineTail:
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size < self._offset:
+                self._offset = 0  # `bound_log`
             file.seek(self._offset)
             for line in file:
                 if not line.endswith(b"\n"):

@@ -15,6 +15,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+from acm_core.files import bound_log
+
 _GRACE_SECONDS = 10.0
 _SHORT_LIFE_SECONDS, _LONGEST_PAUSE_SECONDS = 20.0, 30.0
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15  # prctl(2)
@@ -48,6 +50,7 @@ class Child:
         files: Sequence[int] = (),
     ) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
+        self._log = log
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         with log.open("ab") as output, contextlib.ExitStack() as held:
             hidden = [] if secret is None else [held.enter_context(secret_file(secret))]
@@ -66,6 +69,10 @@ class Child:
     def exit_code(self) -> int | None:
         """The exit code, or None while the program runs."""
         return self._process.poll()
+
+    def bound_log(self) -> None:
+        """Keep what it prints within bounds; to be called now and then."""
+        bound_log(self._log)
 
     def stop(self) -> None:
         """End the program and everything it started: politely, then by force after ten seconds."""
@@ -112,6 +119,7 @@ class KeptChild:
             self._child, self._started = self._start(), time.monotonic()
             return False
         if self._child.exit_code is None:
+            self._child.bound_log()
             return False
         if self._again is None:
             short = time.monotonic() - self._started < _SHORT_LIFE_SECONDS

@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     from acm_core.deployment import DeploymentError
     from acm_core.processes import interruptible
     from acm_core.training.weights import ModelMismatchError
-    from client.round.adaptation import AdaptationError, TooFewFilmsError, adapt
+    from client.model_use.adaptation import AdaptationError, TooFewFilmsError, adapt
     from client.site.site_file import SiteFileError, load_site_file
 
     try:

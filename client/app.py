@@ -6,20 +6,16 @@ It imports neither torch nor MONAI: the worker has films, labels and kernels at 
 from __future__ import annotations
 
 import logging
-import os
-from pathlib import Path
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from acm_core.config.loading import load_config
-from acm_core.config.site import SiteConfig
 from acm_core.federated.envelope import ReplyEnvelope, TaskEnvelope
 from acm_core.federated.messages import MessageError, Refusal
 from acm_core.trust import keys
 from acm_core.trust.signatures import sign_reply
 from client.link.depot import Depot, DepotError, TaskOverError
-from client.link.worker_call import SITE_FILE_VARIABLE, ask_worker, link_folder, reply_payload
+from client.link.worker_call import ThisSite, ask_worker, link_folder, reply_payload
 from client.round.audited import refuse_unread
 from client.site.membership import Membership
 from client.site.site_log import open_site_log
@@ -31,7 +27,7 @@ app = ClientApp()
 
 def answer(message: Message, context: Context) -> Message:  # noqa: ARG001  # Flower calls it with both
     """Have the site's task done, and say where its reply is and that it is this site's."""
-    site = load_config(Path(os.environ[SITE_FILE_VARIABLE]), SiteConfig)
+    site = ThisSite.of_environment()
     open_site_log(site.state)
     membership = Membership.load(site)
     depot = Depot(site.site, membership)
@@ -43,7 +39,7 @@ def answer(message: Message, context: Context) -> Message:  # noqa: ARG001  # Fl
     return Message(RecordDict({"reply": ConfigRecord(dict(signed.fields()))}), reply_to=message)
 
 
-def _reply(message: Message, site: SiteConfig, depot: Depot) -> ReplyEnvelope:
+def _reply(message: Message, site: ThisSite, depot: Depot) -> ReplyEnvelope:
     """What came of the task; one that cannot be fetched, and a message that is none, are refused without the worker."""
     try:
         task = _task(message)

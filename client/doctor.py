@@ -14,6 +14,7 @@ from client.site.site_arguments import add_site_arguments
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from acm_core.config.archive import Archive
     from acm_core.config.sections import FederationConfig
     from acm_core.config.site import SiteConfig
     from client.site.membership import Membership
@@ -83,7 +84,7 @@ def _films(site: SiteConfig) -> Iterator[Check]:
     from acm_core.data.intake.intake import intake_folder
     from acm_core.data.intake.manifest import fingerprint, read_rows
 
-    if not site.films.is_dir():
+    if isinstance(site.films, Path) and not site.films.is_dir():
         yield Check(
             "films", f"no folder at {site.films}", "films: in the site file names the folder of the films"
         )
@@ -93,6 +94,8 @@ def _films(site: SiteConfig) -> Iterator[Check]:
             "labels", f"no file at {site.labels}", "labels: in the site file names the CSV of the labels"
         )
         return
+    if not isinstance(site.films, Path):
+        yield _archive(site, site.films)
     manifest = intake_folder(site) / "manifest.sqlite"
     if not manifest.is_file():
         fix = f"run python -m client.preflight --site={site.site}, and look at its page before training"
@@ -105,6 +108,32 @@ def _films(site: SiteConfig) -> Iterator[Check]:
         yield Check("films", f"expected a manifest in {manifest}, got a damaged file", fix)
         return
     yield Check("films", f"{rows:,} files in the manifest, dataset {fingerprint(manifest)[:12]}")
+
+
+def _archive(site: SiteConfig, archive: Archive) -> Check:
+    from acm_core.data.label_file import LabelError
+    from acm_core.data.source.choice import dicomweb_source
+    from acm_core.data.source.dicomweb_link import ArchiveError
+
+    if archive.token_file is not None and archive.token_file.is_file():
+        mode = archive.token_file.stat().st_mode & 0o777
+        if mode & 0o077:
+            fix = f"chmod 600 {archive.token_file}: others on this machine can read the credential"
+            return Check("archive", f"the token file has mode {mode:03o}", fix)
+    try:
+        films, searches = dicomweb_source(site, archive).first_page()
+    except ArchiveError as error:
+        return Check("archive", error.found, error.fix)
+    except LabelError as error:
+        return Check("archive", "not asked, since the label file cannot be read", str(error))
+    if not searches:
+        return Check(
+            "archive", f"{archive}: nothing to ask for", "the label file lists no film by label_map: image_is"
+        )
+    found = f"{archive} answers: {films:,} films on the first page of the first of {searches:,} searches"
+    if not films and searches == 1:
+        return Check("archive", found, "look at films: query in the site file")
+    return Check("archive", found)
 
 
 def _device(site: SiteConfig) -> Check:

@@ -10,8 +10,9 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ OK, ACT, WRONG, NO_FILMS, INTERRUPTED = 0, 1, 2, 3, 130
 FORMAT = "acm-fed.preflight/1"
 """Name and version of the JSON envelope."""
 _LINE_SECONDS = 5.0
+_SEARCHING, _READING = "asking the archive", "reading films"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,7 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
         "page to look at. Nothing is deleted or moved and nothing leaves the site. A run that is stopped goes on the "
         "next time.",
         epilog="exit codes: 0 nothing to do; 1 films can be used, and something should be done; 2 the site file or "
-        "the label file is wrong; 3 no film can be used; 130 interrupted",
+        "the label file is wrong; 3 no film can be used; 130 interrupted. With --propose: 0 a site file is written; 1 "
+        "something in it has to be decided; 2 nothing is written",
     )
     add_site_arguments(parser)
     parser.add_argument(
@@ -47,6 +50,13 @@ def main(arguments: list[str] | None = None) -> int:
         "the first round need not",
     )
     parser.add_argument("--workers", type=int, help="processes that read films; default: one a core")
+    parser.add_argument(
+        "--propose",
+        action="store_true",
+        help="look at the label file and some films, and write a site file to look over; nothing is overwritten",
+    )
+    parser.add_argument("--films", type=Path, help="with --propose: the folder of films")
+    parser.add_argument("--labels", type=Path, help="with --propose: the label file")
     parser.add_argument(
         "--format",
         choices=("text", "json"),
@@ -58,12 +68,17 @@ def main(arguments: list[str] | None = None) -> int:
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')}: expected 1 or more, got {getattr(options, name)}")
 
+    if not options.propose and (options.films or options.labels):
+        parser.error("--films and --labels go with --propose; otherwise the site file has them")
+
     from acm_core.config.loading import ConfigError
     from acm_core.data.label_file import LabelError
     from acm_core.processes import interruptible
     from client.site.site_file import SiteFileError, load_site_file
 
     as_json = options.format == "json"
+    if options.propose:
+        return _propose(options.sites, options.site, options.films, options.labels, as_json)
     try:
         site = load_site_file(options.sites, options.site)
         with interruptible():
@@ -89,8 +104,10 @@ def _look_through(site: SiteConfig, image_size: int | None, workers: int | None,
 
     own_folder(site.state)
     folder = intake_folder(site)
-    with _progress(quiet=as_json) as progress:
-        taken = take_in(site, image_size=image_size, workers=workers, progress=progress)
+    with _progress(quiet=as_json) as (searching, reading):
+        taken = take_in(
+            site, image_size=image_size, workers=workers, progress=reading, anew=True, searching=searching
+        )
     with Journal(folder / "journal.sqlite") as journal:
         comparison = Comparison(taken.listed(), load_or_create_salt(site.state))
         summary = summarise(site, taken, journal.readings(), comparison)
@@ -105,6 +122,27 @@ def _look_through(site: SiteConfig, image_size: int | None, workers: int | None,
         print(json.dumps(document, ensure_ascii=False))  # noqa: T201  # the command's own output
     else:
         _print(summary, taken.manifest, page)
+    return code
+
+
+def _propose(sites: Path, name: str, films: Path | None, labels: Path | None, as_json: bool) -> int:
+    from acm_core.config.loading import ConfigError
+    from acm_core.data.label_file import LabelError
+    from client.proposal.proposal import ProposalError, propose
+
+    try:
+        proposal = propose(sites, name, films, labels)
+    except (ProposalError, ConfigError, LabelError) as error:
+        return _fail(str(error), WRONG, as_json)
+    except OSError as error:
+        return _fail(f"expected readable films and a folder of site files: {error}", WRONG, as_json)
+    code = ACT if proposal.left else OK
+    if as_json:
+        document = {"format": FORMAT, "exit_code": code, **asdict(proposal), "path": str(proposal.path)}
+        print(json.dumps(document, ensure_ascii=False))  # noqa: T201  # the command's own output
+    else:
+        to_decide = [f"to decide: {text}" for text in proposal.left]
+        print("\n".join([*proposal.told, *to_decide, f"written: {proposal.path}"]))  # noqa: T201
     return code
 
 
@@ -151,33 +189,43 @@ def _fail(text: str, code: int, as_json: bool) -> int:
 
 
 @contextmanager
-def _progress(*, quiet: bool) -> Iterator[Progress | None]:
-    """A bar with a rate in a terminal, a line now and then elsewhere; on standard error."""
+def _progress(*, quiet: bool) -> Iterator[tuple[Progress | None, Progress | None]]:
+    """Of the archive's searches and of the films: a bar with a rate in a terminal, else a line now and then.
+
+    On standard error.
+    """
     if quiet:
-        yield None
+        yield None, None
     elif sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
-            TextColumn("reading films"),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            rate = _Rate()
-            task = bar.add_task("", total=None, rate="")
-            yield lambda done, total: bar.update(task, completed=done, total=total, rate=rate.text(done))
+
+            def told(what: str, unit: str) -> Callable[[int, int], None]:
+                rate = _Rate(unit)
+                task = bar.add_task(what, total=None, rate="", visible=False)
+                return lambda done, total: bar.update(
+                    task, completed=done, total=total, rate=rate.text(done), visible=True
+                )
+
+            yield told(_SEARCHING, "searches"), told(_READING, "files")
     else:
-        yield _Lines().tell
+        yield _Lines(_SEARCHING, "searches").tell, _Lines(_READING, "files").tell
 
 
 class _Rate:
-    """Files a second since the first call."""
+    """Files or searches a second since the first call."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
         self._start: tuple[float, int] | None = None
 
     def text(self, done: int) -> str:
@@ -185,18 +233,20 @@ class _Rate:
         if self._start is None:
             self._start = now, done
         seconds, first = now - self._start[0], self._start[1]
-        return f"{(done - first) / seconds:,.0f} files/s" if seconds > 1 else ""
+        each = (done - first) / seconds if seconds > 1 else 0.0
+        return f"{each:,.{0 if each >= 10 else 1}f} {self._unit}/s" if each else ""
 
 
 class _Lines:
-    def __init__(self) -> None:
-        self._rate, self._told = _Rate(), time.monotonic()
+    def __init__(self, what: str, unit: str) -> None:
+        self._what = what
+        self._rate, self._told = _Rate(unit), time.monotonic()
 
     def tell(self, done: int, total: int) -> None:
         rate = self._rate.text(done)
         if done == total or time.monotonic() - self._told > _LINE_SECONDS:
             self._told = time.monotonic()
-            print(f"reading films: {done:,} of {total:,}  {rate}", file=sys.stderr, flush=True)  # noqa: T201
+            print(f"{self._what}: {done:,} of {total:,}  {rate}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

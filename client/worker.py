@@ -9,7 +9,7 @@ import logging
 import sys
 from pathlib import Path
 
-from acm_core.config.loading import load_config
+from acm_core.config.loading import ConfigError, load_config
 from acm_core.config.site import SiteConfig
 from acm_core.federated.envelope import ReplyEnvelope, TaskEnvelope
 from acm_core.federated.messages import MessageError, Refusal, Reply, Task
@@ -62,7 +62,11 @@ class Worker:
             give_freed_memory_back()
 
     def _do(self, task: TaskEnvelope) -> ReplyEnvelope:
-        site = load_config(self._path, SiteConfig)
+        try:
+            site = load_config(self._path, SiteConfig)
+        except ConfigError as error:
+            log.error("the site's file cannot be used; until it is mended tasks are refused: %s", error)  # noqa: TRY400
+            return ReplyEnvelope(refusal=Refusal.INTERNAL)
         open_site_log(site.state)
         folder = link_folder(site.state)
         try:
@@ -99,7 +103,9 @@ def main() -> None:
     keep_freed_memory()
     name_process("acm-fed-worker")
     path = Path(sys.argv[1])
-    serve_orders(load_config(path, SiteConfig).state, Worker(path).do)
+    state = load_config(path, SiteConfig).state
+    open_site_log(state)
+    serve_orders(state, Worker(path).do)
 
 
 if __name__ == "__main__":

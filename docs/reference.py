@@ -12,7 +12,7 @@ import json
 from collections.abc import Collection, Iterator
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import MinLen
 from pydantic import BaseModel
@@ -229,7 +229,8 @@ def _rows(kind: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, s
             annotation = Annotated[(annotation, *field.metadata)]
         yield key, _cell(expected(annotation)), _default(field), _cell(field.description or "")
         if section is not None:
-            yield from _rows(section, f"{key}[].")
+            alone = get_origin(_without_none(field.annotation)) is Union  # one of several things
+            yield from _rows(section, f"{key}." if alone else f"{key}[].")
 
 
 def _section_text(section: type[BaseModel]) -> str:

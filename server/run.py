@@ -17,14 +17,15 @@ from acm_core.command import run_command
 from server.console.command import add_run_options, add_state_option, load_run, open_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from rich.console import Console
 
     from acm_core.config.sections import FederationConfig, ServerSection
+    from server.console.terminal import Terminal
     from server.consortium.authority import ServerState
-    from server.round.events import Event
+    from server.round.event_log import EventReader
+    from server.round.events import RunFailed, RunFinished
     from server.round.run_folder import RunFolder
 
 _POLL_SECONDS = 0.3
@@ -87,7 +88,8 @@ def _supervise(server: ServerSection, state: ServerState, folder: RunFolder) -> 
 
     from acm_core.processes import OFFLINE
     from server.console.terminal import Terminal, print_results
-    from server.round.events import EventReader
+    from server.round.event_log import EventReader
+    from server.round.events import RunFailed
 
     os.environ.update(OFFLINE)
     from acm_core.audit_events import ServerStarted, ServerStopped
@@ -100,30 +102,28 @@ def _supervise(server: ServerSection, state: ServerState, folder: RunFolder) -> 
 
     console, audit = Console(), AuditLog(state.audit)
     link: SuperLink | None = None
-    ended = None
     try:
         link = SuperLink(server, state, folder.folder, folder.logs)
         certificate = fingerprint(state.certificate.read_bytes())
         digest = hashlib.sha256(bundle()).hexdigest()
         audit.append(ServerStarted(version=version("acm-fed"), bundle=digest, certificate=certificate))
-        events = EventReader(folder.events, from_end=True)
         with Terminal(console) as terminal:
+            follower = _Follower(EventReader(folder.events, from_end=True), terminal)
             link.wait_until_healthy()
             link.start_run()
             _say(console, f"server on {server.host}:{server.port}; run folder {folder.folder}")
             for warning in state.warnings():
                 _say(console, warning)
-            starts = _Starts()
-            while ended is None:
+            while follower.ended is None:
                 _expect_room(folder.folder, state.folder)
                 if link.tend():
                     _say(console, "Flower's SuperLink ended and was started again")
                 _show_sites(console, *link.register())
-                ended = terminal.show(starts.seen(events.read()))
-                if ended is None and (code := link.ended()) is not None:
-                    ended = terminal.show(starts.seen(events.read()))
-                    if ended is None:
-                        starts.expect_another(code, folder.logs)
+                follower.follow()
+                if follower.ended is None and (code := link.ended()) is not None:
+                    follower.follow()
+                    if follower.ended is None:
+                        follower.expect_another_start(code, folder.logs)
                         link.wait_until_healthy()
                         _say(
                             console,
@@ -139,7 +139,7 @@ def _supervise(server: ServerSection, state: ServerState, folder: RunFolder) -> 
             link.stop()
             with contextlib.suppress(AuditError):
                 audit.append(ServerStopped())
-    if ended["event"] == "run_failed":
+    if isinstance(follower.ended, RunFailed):
         return 1
     try:
         write_report(folder, state)
@@ -173,20 +173,30 @@ def _expect_room(*folders: Path) -> None:
             raise OSError(f"{folder}: expected room on its disk, got {free / 2**20:.0f} MiB: make some")
 
 
-class _Starts:
-    """How often the server application may be started without a round in between."""
+class _Follower:
+    """Follows the run's events: how it ended, and how often the server application may yet be started.
 
-    def __init__(self) -> None:
-        self._left = _STARTS
+    Attributes:
+        ended: the event that ended the run, None until then.
+    """
 
-    def seen(self, events: Iterable[Event]) -> Iterator[Event]:
-        """The events as they come; a finished round is progress."""
-        for event in events:
-            if event["event"] == "round_finished":
-                self._left = _STARTS
-            yield event
+    def __init__(self, events: EventReader, terminal: Terminal) -> None:
+        self._events, self._terminal = events, terminal
+        self._starts_left = _STARTS
+        self.ended: RunFinished | RunFailed | None = None
 
-    def expect_another(self, code: int, logs: Path) -> None:
+    def follow(self) -> None:
+        """Show the events since the last call; a finished round is progress."""
+        from server.round.events import RoundFinished, RunFailed, RunFinished
+
+        for event in self._events.read():
+            self._terminal.take(event)
+            if isinstance(event, RoundFinished):
+                self._starts_left = _STARTS
+            elif isinstance(event, RunFinished | RunFailed):
+                self.ended = event
+
+    def expect_another_start(self, code: int, logs: Path) -> None:
         """Count a start.
 
         Raises:
@@ -194,8 +204,8 @@ class _Starts:
         """
         from server.link.superlink import SuperLinkError
 
-        self._left -= 1
-        if self._left < 0:
+        self._starts_left -= 1
+        if self._starts_left < 0:
             raise SuperLinkError(
                 f"the server application ended {_STARTS + 1} times without a round in between (last: {code}): see "
                 f"{logs}"

@@ -58,7 +58,8 @@ def run(config: SimulationConfig, folder: RunFolder, *, resume: bool) -> int:
     from acm_core.processes import keep_freed_memory, usable_cores
     from server.console.terminal import print_results
     from server.report.writing import write_report
-    from server.round.events import EventLog
+    from server.round.event_log import EventLog
+    from server.round.events import SimulationFinished
     from server.round.loop import RunFailedError
     from server.round.run_folder import ResumeError
     from simulations.sites import MissingFilmsError, prepare_sites
@@ -70,7 +71,7 @@ def run(config: SimulationConfig, folder: RunFolder, *, resume: bool) -> int:
         sites = prepare_sites(config, processes, _films_progress(console), resume=resume)
         with _Following(folder, console):
             metrics = _train(config, sites, folder, processes, resume=resume)
-            EventLog(folder.events).write("simulation_finished")
+            EventLog(folder.events).tell(SimulationFinished())
     except (MissingFilmsError, RunFailedError, ResumeError) as error:
         console.print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
         return 1
@@ -86,7 +87,8 @@ def run(config: SimulationConfig, folder: RunFolder, *, resume: bool) -> int:
 def _train(
     config: SimulationConfig, sites: dict[str, SiteConfig], folder: RunFolder, processes: int, *, resume: bool
 ) -> dict[str, Any]:
-    from server.round.events import EventLog
+    from server.round.event_log import EventLog
+    from server.round.events import Note
     from server.round.model_card import write_model_card
     from server.round.results import add_pooled
     from simulations.engine import simulate
@@ -97,7 +99,7 @@ def _train(
     if config.simulation.pooled:
         from simulations.pooled import evaluate_pooled
 
-        EventLog(folder.events).write("note", text="one model on all films together, for comparison")
+        EventLog(folder.events).tell(Note(text="one model on all films together, for comparison"))
         metrics = add_pooled(metrics, evaluate_pooled(federation, sites))
     if config.evaluation.local_only:
         from simulations.crosswise import evaluate_crosswise
@@ -115,7 +117,7 @@ class _Following:
     """Shows the run's events while the simulation occupies the main thread."""
 
     def __init__(self, folder: RunFolder, console: Console) -> None:
-        from server.round.events import EventReader
+        from server.round.event_log import EventReader
 
         self._reader = EventReader(folder.events, from_end=True)
         self._console = console
@@ -133,10 +135,11 @@ class _Following:
         from server.console.terminal import Terminal
 
         with Terminal(self._console) as terminal:
-            while not self._stop.is_set():
-                terminal.show(self._reader.read())
-                time.sleep(_POLL_SECONDS)
-            terminal.show(self._reader.read())
+            ending = False
+            while not ending:
+                ending = self._stop.wait(_POLL_SECONDS)
+                for event in self._reader.read():
+                    terminal.take(event)
 
 
 def _films_progress(console: Console) -> Any:

@@ -49,6 +49,8 @@ def _at_site(
     if kept is None:
         return {}
     columns = [config.findings.index(finding) for finding in findings]
+    if not isinstance(site.films, Path):
+        raise TypeError("expected a synthetic hospital's folder, got an archive")
     truth = _truth(site.films / TRUTH_FILE, films.test_names, findings)
     figures: dict[str, dict[str, dict[str, Any]]] = {finding: {} for finding in findings}
     for model, scores in kept.models.items():

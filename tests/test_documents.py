@@ -27,6 +27,7 @@ OURS = re.compile(r"python3? (?:-W ignore )?-m ((?:server|client|simulations)[.\
 ELSEWHERE = {
     "make test": ".ci/run",
     "make soak": "tests/server/test_soak.py",
+    "python -m pytest -m soak -s tests/client/test_archive_soak.py": "tests/client/test_archive_soak.py",
     "make results": "tests/simulations/tables/test_tables.py",
     "docker": "tests/docker/test_compose.py",
     "systemctl": "tests/docker/test_units.py",

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from acm_core.config.yaml_lines import Location
@@ -30,7 +30,7 @@ def explain(error: ValidationError, kind: type[BaseModel]) -> list[tuple[Locatio
     """Location and message of each problem."""
     details = error.errors(include_url=False)
     return [
-        (detail["loc"], _message(detail, kind))
+        (_found(kind, detail["loc"])[0], _message(detail, kind))
         for detail in details
         if not _follows_from_another(detail, details)
     ]
@@ -75,11 +75,24 @@ def _message(detail: ErrorDetails, kind: type[BaseModel]) -> str:
 
 def _annotation(kind: type[BaseModel], location: Location) -> Any:
     """The annotation of the value at `location`, its constraints included."""
+    return _found(kind, location)[1]
+
+
+def _found(kind: type[BaseModel], location: Location) -> tuple[Location, Any]:
+    """A location as the file has it, without pydantic's tags of a union's options, and the annotation there."""
     annotation: Any = kind
+    steps: list[str | int] = []
     for step in location:
+        if (option := _tagged(annotation, step)) is not None:
+            annotation = option
+            continue
+        steps.append(step)
         bare = _bare(annotation)
         if isinstance(bare, type) and issubclass(bare, BaseModel):
-            field = bare.model_fields[str(step)]
+            field = bare.model_fields.get(str(step))
+            if field is None:  # an unknown key
+                annotation = None
+                continue
             annotation = field.annotation
             if field.metadata:
                 annotation = Annotated[(annotation, *field.metadata)]
@@ -87,7 +100,19 @@ def _annotation(kind: type[BaseModel], location: Location) -> Any:
             annotation = get_args(bare)[0]
         elif get_origin(bare) is dict:
             annotation = get_args(bare)[1]
-    return annotation
+    return tuple(steps), annotation
+
+
+def _tagged(annotation: Any, tag: str | int) -> Any:
+    """The option of a union that has this tag, or None."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) not in (Union, types.UnionType):
+        return None
+    for option in get_args(annotation):
+        if get_origin(option) is Annotated and Tag(str(tag)) in get_args(option)[1:]:
+            return get_args(option)[0]
+    return None
 
 
 def _bare(annotation: Any) -> Any:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
 
+from acm_core.config.archive import Archive
 from acm_core.config.section import Section
 from acm_core.config.sections import Architecture, Delta, PrivacyUnit, SiteName
 
+ImageIs = Literal["path", "instance", "series", "study", "accession"]
 About = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,300}$")]
 """One line of a site's own words about its films."""
 
@@ -26,6 +29,12 @@ class LabelMap(Section):
     )
     image: str = Field(
         "image", description="column of the film: path in the films folder, or file name alone"
+    )
+    image_is: ImageIs = Field(
+        "path",
+        description="what that column holds: path, or what DICOM headers have: instance (SOP Instance UID), series or "
+        "study (their Instance UID), accession (Accession Number); a row of the last three stands for each of its "
+        "frontal films",
     )
     image_suffix: str = Field(
         "",
@@ -82,6 +91,10 @@ class LabelMap(Section):
             raise ValueError(f"expected each value in one list, got in two: {', '.join(map(repr, twice))}")
         if bool(self.list_column) != bool(self.list_findings):
             raise ValueError("expected list_column and list_findings together, or neither")
+        if self.image_suffix and self.image_is != "path":
+            raise ValueError(
+                f"expected image_suffix beside image_is: path only, got image_is: {self.image_is}"
+            )
         if self.list_names and not self.list_column:
             raise ValueError("expected list_column beside list_names")
         if self.patient == self.image and self.patient_pattern is None:
@@ -203,11 +216,20 @@ class Accept(Section):
     )
 
 
+def _where(films: object) -> str:
+    return "archive" if isinstance(films, Archive | Mapping) else "folder"
+
+
+Films = Annotated[Annotated[Path, Tag("folder")] | Annotated[Archive, Tag("archive")], Discriminator(_where)]
+
+
 class SiteConfig(Section):
     """A site's own file: paths and what the site does with its films. The file never leaves the site."""
 
     site: SiteName = Field(description="the site's name, which the file is named after")
-    films: Path = Field(description="folder of the films, at any depth")
+    films: Films = Field(
+        description="folder of the films, at any depth; or an archive that is asked for them, see films.dicomweb"
+    )
     labels: Path = Field(description="CSV with a row a film; label_map says how it is read")
     state: Path = Field(
         description="folder for the salt, manifest, prepared films and models that stay at the site"
@@ -233,3 +255,12 @@ class SiteConfig(Section):
     workers: int = Field(
         0, ge=0, description="processes that make batches ahead of training; 0: made in between"
     )
+
+    @model_validator(mode="after")
+    def _listed_by_name(self) -> SiteConfig:
+        if isinstance(self.films, Archive) and self.films.query.listed and self.label_map.image_is == "path":
+            raise ValueError(
+                "expected label_map: image_is as accession, study, series or instance where films: query: listed is "
+                "true, got path"
+            )
+        return self

@@ -26,10 +26,10 @@ from pydicom.uid import (
 )
 
 from acm_core.data.code_stream import code_stream_size
-from acm_core.data.gates import check_header
+from acm_core.data.gates import check_header, words_against_codes
 from acm_core.data.geometry import square_pixels, upright
 from acm_core.data.grey_levels import displayed_grey
-from acm_core.data.header import FilmHeader
+from acm_core.data.header import IDENTIFIERS, FilmHeader, identifiers
 from acm_core.data.picture import MAX_PIXELS
 from acm_core.data.set_aside import FilmSetAside, SetAside
 from acm_core.data.terms import NOTHING, Accepted
@@ -71,7 +71,21 @@ def decode_dicom(content: bytes, accepted: Accepted = NOTHING) -> tuple[NDArray[
     grey = displayed_grey(stored, header)
     if np.ptp(grey) < _MIN_RANGE and np.ptp(stored) > 0:
         raise FilmSetAside(SetAside.CONTRADICTION, "a window that the pixels do not fill")
-    return upright(square_pixels(grey, header), header), FilmHeader.of(header, view)
+    facts = FilmHeader.of(header, view, words_against_codes(header, accepted))
+    return upright(square_pixels(grey, header), header), facts
+
+
+def read_identifiers(content: bytes) -> dict[str, str]:
+    """What tells a film apart from others in an archive, see `IDENTIFIERS`; of any file, whatever else it is.
+
+    Raises:
+        FilmSetAside: it inflates to more than a film. Any other exception means that the file is damaged.
+    """
+    _bound_inflation(content)
+    keywords = list(IDENTIFIERS.values())
+    return identifiers(
+        pydicom.dcmread(BytesIO(content), force=True, stop_before_pixels=True, specific_tags=keywords)
+    )
 
 
 def _icons(header: Dataset) -> int:

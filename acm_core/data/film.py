@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from acm_core.data.dicom import decode_dicom
+from acm_core.data.dicom import decode_dicom, read_identifiers
 from acm_core.data.gates import check_pixels
 from acm_core.data.header import FilmHeader
 from acm_core.data.picture import decode_picture
@@ -19,7 +20,7 @@ from acm_core.data.terms import NOTHING, Accepted
 MAX_FILE_BYTES = 256 * 2**20
 """Larger files are set aside unread; an uncompressed radiograph of the largest detectors takes about 35 MB."""
 
-_PICTURE_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+_PICTURES = ((b"\x89PNG\r\n\x1a\n", "PNG"), (b"\xff\xd8\xff", "JPEG"))
 
 _OTHER_KINDS = (
     (b"version https://git-lfs", "Git LFS pointer"),
@@ -42,7 +43,7 @@ class Film:
 
     Attributes:
         pixels: float32 H×W in [0, 1], dense tissue bright (the sense of MONOCHROME2), rows from top to bottom.
-        header: what the file says of it; a picture says nothing.
+        header: what the file says of it; a picture says nothing but what it is.
     """
 
     pixels: NDArray[np.float32] = field(repr=False)
@@ -99,9 +100,21 @@ def decode_film(content: bytes, accepted: Accepted = NOTHING) -> Film:
     raise FilmSetAside(reason, value)
 
 
+def film_identifiers(content: bytes) -> Mapping[str, str]:
+    """What tells the film of a file apart in an archive, see `IDENTIFIERS`; nothing where the file does not say."""
+    if not _is_dicom(content):
+        return {}
+    try:
+        with without_warnings():
+            return read_identifiers(content)
+    except Exception:  # a reader may raise anything on a damaged file
+        return {}
+
+
 def _decode(content: bytes, accepted: Accepted) -> Film:
-    if content.startswith(_PICTURE_SIGNATURES):
-        film = Film(decode_picture(content))
+    picture = next((kind for signature, kind in _PICTURES if content.startswith(signature)), None)
+    if picture is not None:
+        film = Film(decode_picture(content), FilmHeader(kind=picture))
     elif _is_dicom(content):
         film = Film(*decode_dicom(content, accepted))
     else:

@@ -36,8 +36,8 @@ MIN_GREY = 0.02
 _BLACK = 1 / 255
 
 _HUMAN = re.compile(r"HUMAN|HOMO")
-_HUMAN_CODES = {"L-85B00", "337915000"}
-"""Homo sapiens in SNOMED RT and CT (PS3.16 CID 7454)."""
+_HUMAN_CODES = {"L-85B00", "337915000", "30996001"}
+"""Homo sapiens in SRT and in SNOMED CT (PS3.16 CID 7454), and the concept that pydicom translates the first to."""
 
 _PHANTOM = re.compile(
     r"(?<![A-Z])(?:(?:PHANTOM|FANTOM)[A-Z]*|QUALITY (?:CONTROL|ASSURANCE)|QC|QA|FLAT[ _-]?FIELD|TEST[ _-]?PATTERN|"
@@ -81,10 +81,12 @@ def check_header(header: Dataset, accepted: Accepted = NOTHING) -> str | None:
     if _names_animal(header):
         raise FilmSetAside(SetAside.NOT_HUMAN)
     if (part := _other_part(header, accepted)) is not None:
-        raise FilmSetAside(SetAside.BODY_PART, _quotable(header, part))
+        raise FilmSetAside(SetAside.BODY_PART, _against_its_word(header, part, _chest_word(header, accepted)))
     view = _view(header, accepted)
     if view is not None and view not in ("AP", "PA"):
-        raise FilmSetAside(SetAside.NOT_FRONTAL, _quotable(header, view))
+        words = _view_words(header, accepted) if _coded_view(header) is not None else ()
+        word = next((word for word in words if word in ("AP", "PA")), None)
+        raise FilmSetAside(SetAside.NOT_FRONTAL, _against_its_word(header, view, word))
     frames = int(max(header_numbers(header, "NumberOfFrames"), default=1))
     if frames > 1:
         raise FilmSetAside(SetAside.MULTI_FRAME, f"{frames} frames")
@@ -94,6 +96,23 @@ def check_header(header: Dataset, accepted: Accepted = NOTHING) -> str | None:
     if photometric not in ("MONOCHROME1", "MONOCHROME2") or (header.get("SamplesPerPixel") or 1) != 1:
         raise FilmSetAside(SetAside.COLOUR, _quotable(header, photometric))
     return view
+
+
+def words_against_codes(header: Dataset, accepted: Accepted = NOTHING) -> tuple[str, ...]:
+    """What words of an accepted film's header say against its codes, a text each; the codes count."""
+    found = []
+    coded = _coded_view(header)
+    if coded is not None:
+        words = (word for word in _view_words(header, accepted) if word != coded)
+        found += [
+            f"view {coded} by its code, {_quotable(header, word) or 'another'} by its word" for word in words
+        ]
+    if any(is_chest(code, accepted) for code, _ in _codes(header, "AnatomicRegionSequence")):
+        meanings = (meaning for _, meaning in _codes(header, "AnatomicRegionSequence"))
+        for text in (header_text(header, "BodyPartExamined"), *meanings):
+            if is_chest(text, accepted) is False and (other := _OTHER_PARTS.search(folded(text))) is not None:
+                found.append(f"chest by its code, {other[0]} by its word")
+    return tuple(dict.fromkeys(found))
 
 
 def check_pixels(pixels: NDArray[np.float32]) -> None:
@@ -192,19 +211,44 @@ def _other_part(header: Dataset, accepted: Accepted) -> str | None:
 
 def _view(header: Dataset, accepted: Accepted) -> str | None:
     """ "AP", "PA", another view, or None where the header does not say."""
-    codes = list(_codes(header, "ViewCodeSequence"))
-    for code, _ in codes:
-        if code in VIEW_CODES:
-            return VIEW_CODES[code]
-    for text in (header_text(header, "ViewPosition"), *(meaning for _, meaning in codes)):
-        if (view := named_view(text, accepted)) is not None:
-            return view
+    if (coded := _coded_view(header)) is not None:
+        return coded
+    if (word := next(_view_words(header, accepted), None)) is not None:
+        return word
     # Patient Orientation (C.7.6.1.1.1): rows of a lateral film run to anterior or posterior.
     if header_text(header, "PatientOrientation")[:1] in ("A", "P"):
         return "LATERAL"
     # The study's own description is left out: "chest PA and lateral" stands on both films of a pair.
     words = re.findall("[A-Z]+", folded(_image_text(header)))
     return "LATERAL" if is_side_view(words, "lateral") and {"AP", "PA"}.isdisjoint(words) else None
+
+
+def _coded_view(header: Dataset) -> str | None:
+    return next(
+        (VIEW_CODES[code] for code, _ in _codes(header, "ViewCodeSequence") if code in VIEW_CODES), None
+    )
+
+
+def _view_words(header: Dataset, accepted: Accepted) -> Iterator[str]:
+    """The views that View Position and the meanings of the view's codes name."""
+    meanings = (meaning for _, meaning in _codes(header, "ViewCodeSequence"))
+    for text in (header_text(header, "ViewPosition"), *meanings):
+        if (view := named_view(text, accepted)) is not None:
+            yield view
+
+
+def _chest_word(header: Dataset, accepted: Accepted) -> str | None:
+    """Body Part Examined, where it names the chest."""
+    part = header_text(header, "BodyPartExamined")
+    return part if is_chest(part, accepted) else None
+
+
+def _against_its_word(header: Dataset, told: str, word: str | None) -> str | None:
+    """What refuses a film, with the word that would have taken it."""
+    told_safely = _quotable(header, told)
+    if told_safely is None or word is None or (word_safely := _quotable(header, word)) is None:
+        return told_safely
+    return f"{told_safely} by its code, {word_safely} by its word"
 
 
 def _codes(header: Dataset, keyword: str) -> Iterator[tuple[str, str]]:

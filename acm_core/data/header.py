@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -45,8 +46,18 @@ IDENTIFYING = (
 )
 """Attributes of the Basic Application Level Confidentiality Profile (PS3.15 Annex E) that name a person or a place."""
 
+IDENTIFIERS: Mapping[str, str] = {
+    "instance": "SOPInstanceUID",
+    "series": "SeriesInstanceUID",
+    "study": "StudyInstanceUID",
+    "accession": "AccessionNumber",
+}
+"""What tells films apart in an archive → its keyword."""
+
 _YEARS_A_UNIT = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 _OLDEST = 130.0
+_FIRST_YEAR = 1896
+"""Of radiographs; dates before it stand for none."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,11 @@ class FilmHeader:
         identifying: keywords, never values, of attributes that say who the patient is and are not empty.
         patient_id: as the hospital writes it; it never leaves the site.
         person: name, birth date and sex together, where name and birth date are there; it never leaves the site.
+        contradictions: what words of the header say against its codes, a text each; see `words_against_codes`.
+        kind: how the film is stored: "PNG", "JPEG", or "DICOM" and its transfer syntax.
+        device: manufacturer and model; an engineer may have written anything there, so it never leaves the site.
+        year: of the acquisition.
+        identifiers: those of `IDENTIFIERS` that are there; they never leave the site.
     """
 
     view: str | None = None
@@ -72,13 +88,19 @@ class FilmHeader:
     identifying: tuple[str, ...] = ()
     patient_id: str | None = field(default=None, repr=False)
     person: str | None = field(default=None, repr=False)
+    contradictions: tuple[str, ...] = field(default=(), repr=False)
+    kind: str | None = field(default=None, repr=False)
+    device: str | None = field(default=None, repr=False)
+    year: int | None = field(default=None, repr=False)
+    identifiers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, header: Dataset, view: str | None) -> Self:
+    def of(cls, header: Dataset, view: str | None, contradictions: tuple[str, ...] = ()) -> Self:
         """Read the attributes; an irregular value counts as none.
 
         Args:
             view: as `check_header` found it.
+            contradictions: as `words_against_codes` found them.
         """
         sex = header_text(header, "PatientSex")
         name, birth = header_text(header, "PatientName"), header_text(header, "PatientBirthDate")
@@ -94,7 +116,21 @@ class FilmHeader:
             identifying=tuple(keyword for keyword in IDENTIFYING if header_text(header, keyword)),
             patient_id=header_text(header, "PatientID") or None,
             person=person,
+            contradictions=contradictions,
+            kind=f"DICOM {header.file_meta.TransferSyntaxUID}",
+            device=" ".join(
+                header_text(header, name) for name in ("Manufacturer", "ManufacturerModelName")
+            ).strip()
+            or None,
+            year=_year(header),
+            identifiers=identifiers(header),
         )
+
+
+def identifiers(header: Dataset) -> dict[str, str]:
+    """Those of `IDENTIFIERS` that are there, as they are written."""
+    values = {kind: str(header.get(keyword) or "").strip(" \0") for kind, keyword in IDENTIFIERS.items()}
+    return {kind: value for kind, value in values.items() if value}
 
 
 def header_text(header: Dataset, keyword: str) -> str:
@@ -144,6 +180,15 @@ def header_numbers(header: Dataset, keyword: str) -> tuple[float, ...]:
 def _number(part: object) -> float:
     text = str(part).strip(" \0")
     return float(text.replace(",", ".") if text.count(",") == 1 and "." not in text else text)
+
+
+def _year(header: Dataset) -> int | None:
+    """Of the acquisition (C.7.6.1), else of the pixels, the series or the study (PS3.5 6.2: DA, DT)."""
+    for keyword in ("AcquisitionDate", "AcquisitionDateTime", "ContentDate", "SeriesDate", "StudyDate"):
+        year = header_text(header, keyword)[:4]
+        if len(year) == 4 and year.isascii() and year.isdecimal() and int(year) >= _FIRST_YEAR:
+            return int(year)
+    return None
 
 
 def _age(text: str) -> float | None:

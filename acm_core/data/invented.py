@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from acm_core.config.site import SiteConfig
 
 RECORD_FILE = "phantom.json"
@@ -10,4 +12,5 @@ RECORD_FILE = "phantom.json"
 
 def are_invented(site: SiteConfig) -> bool:
     """Whether a generator's record lies in the site's folder of films, or beside its label file."""
-    return any((folder / RECORD_FILE).is_file() for folder in (site.films, site.labels.parent))
+    folders = [site.labels.parent, *([site.films] if isinstance(site.films, Path) else [])]
+    return any((folder / RECORD_FILE).is_file() for folder in folders)

@@ -6,10 +6,9 @@ import csv
 import re
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import NamedTuple, TextIO
+from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,7 @@ from acm_core.data.label_columns import (
 )
 from acm_core.data.label_file import LabelError, Written, opened
 from acm_core.data.label_rows import Problems
+from acm_core.data.label_table import Conflict, LabelTable
 from acm_core.data.terms import NOTHING, Accepted, named_view
 from acm_core.vocabulary import NO_FINDING, REMARKS, is_device, plain, stated
 
@@ -33,53 +33,6 @@ _NOT_LABELLED = float("nan")
 _POLICIES = {"positive": 1.0, "negative": 0.0, "ignore": _NOT_LABELLED}
 _SEXES = {"F": "F", "FEMALE": "F", "M": "M", "MALE": "M"}
 _OLDEST = 130.0
-
-
-class Conflict(NamedTuple):
-    """A film that is labelled No Finding and something.
-
-    Attributes:
-        row: index in the table.
-        findings: labelled present beside No Finding.
-    """
-
-    row: int
-    findings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class LabelTable:
-    """One row a film, in the file's order.
-
-    Attributes:
-        patients: N patient ids as the hospital writes them; they never leave the site.
-        images: N paths relative to the films folder, or file names.
-        findings: F names, the columns of `labels`.
-        labels: float32 N×F; 1 present, 0 absent, NaN not labelled.
-        views: N, "AP", "PA", another view in capitals, or None where the file does not say which.
-        sexes: N, "F", "M" or None.
-        ages: N, years or None.
-        conflicts: films labelled No Finding together with a finding; their labels stand as they are.
-        uncertain: finding → number of uncertain labels.
-        unknown_names: name in the list column that neither the vocabulary nor the map knows → number of films.
-        written: how the file is written.
-        by_name: view, sex or age → the column that is read for it because it is called so.
-        misspelt: column that is not read → the finding that its name is nearly that of.
-    """
-
-    patients: tuple[str, ...] = field(repr=False)
-    images: tuple[str, ...] = field(repr=False)
-    findings: tuple[str, ...]
-    labels: NDArray[np.float32] = field(repr=False)
-    views: tuple[str | None, ...] = field(repr=False)
-    sexes: tuple[str | None, ...] = field(repr=False)
-    ages: tuple[float | None, ...] = field(repr=False)
-    conflicts: tuple[Conflict, ...]
-    uncertain: Mapping[str, int]
-    unknown_names: Mapping[str, int] = field(repr=False)
-    written: Written = field(default_factory=Written)
-    by_name: Mapping[str, str] = field(default_factory=dict)
-    misspelt: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_labels(
@@ -259,6 +212,8 @@ class _Reader:
                     f"line {line}, column '{self._map.patient}': expected text with what the site file's "
                     "patient_pattern describes"
                 )
+        if self._map.image_is != "path":
+            return patient, image
         _expect_inside(image, line, self._map.image)
         return patient, str(PurePosixPath(image))  # "a.png" and "./a.png" are one film
 

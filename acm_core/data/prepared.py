@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from acm_core.data.intake.journal import readers_version
+from acm_core.data.readers_version import readers_version
 
 _VERSION = 2
 """Raise when the same film is resized to other pixels."""

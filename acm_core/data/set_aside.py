@@ -22,6 +22,8 @@ class SetAside(StrEnum):
     """The label file names a film behind a link to a folder; such links are not followed."""
     CANNOT_OPEN = "cannot_open"
     """The file system refuses to open it."""
+    NOT_SENT = "not_sent"
+    """The archive lists it and does not send it."""
     NOT_AN_IMAGE = "not_an_image"
     """The content is neither DICOM, PNG nor JPEG, whatever the file is called."""
     UNREADABLE = "unreadable"

@@ -72,7 +72,7 @@ class SiteFilms:
 
     Attributes:
         facts: of the films of each split.
-        test_names: of the test films in the site's folder; they stay at the site.
+        test_names: of the test films in their source; they stay at the site.
         test_groups: attribute → each test film's group.
         set_aside: reason code → number of files that cannot be used.
         fingerprint: of the dataset: the hash of the site's manifest.
@@ -110,7 +110,9 @@ def load_site(
         OSError: the films, the label file or the state folder cannot be read or written.
     """
     taken = take_in(site, image_size=image_size, progress=progress)
-    table = read_labels(site.labels, findings, site.label_map, Accepted.of(site.accept))
+    table = read_labels(site.labels, findings, site.label_map, Accepted.of(site.accept)).take(
+        taken.label_rows
+    )
     by_film = {row.film: row.apart() if apart else row for row in taken.rows}
     wanted = ~np.isnan(table.labels).all(axis=1) if findings else np.ones(len(table.labels), np.bool_)
     labelled = np.flatnonzero(wanted).tolist()

@@ -1,7 +1,13 @@
 """How hospitals say body part, modality and view, in words and codes: one table for header and label file.
 
-Codes: SNOMED CT and its older forms (SRT), from PS3.16 CID 4, CID 4010 and CID 4031, and RadLex. Words are compared in
-capitals without accents. A word that stands for a blank ("UNKNOWN") is no statement.
+Words are compared in capitals without accents. A word that stands for a blank ("UNKNOWN") is no statement.
+
+Codes are SNOMED CT, its older forms (SRT, SNM3) and RadLex. Each stands in one of these sources:
+
+- PS3.16 CID 4, 4009, 4010 and 4031, and the SRT codes that it retired, as pydicom has them (`pydicom.sr`).
+- HL7 mCODE (entire thorax, entire lung) and IHE mPSC (right and left lung) for SNOMED CT that PS3.16 lacks.
+- HL7 Switzerland's CH RAD-Order (thorax, lung) and Stanford's ePAD (right and left lung) for RadLex.
+- dcm4ceph, a library of 2006, for R-10214, postero-anterior, which later editions write R-40888.
 """
 
 from __future__ import annotations
@@ -22,15 +28,10 @@ def _words(text: str) -> frozenset[str]:
 
 CHEST_CODES = frozenset(
     (
-        *(
-            "816094009",
-            "51185008",
-            "T-D3000",
-            "302551006",
-            "RID1243",
-        ),  # chest: now, before 2019, SRT, entire; RadLex
-        *("39607008", "T-28000", "181216001", "RID1301"),  # lung
-        *("3341006", "T-28100", "44029006", "T-28500", "RID1302", "RID1326"),  # right and left lung
+        *("816094009", "51185008", "T-D3000"),  # chest: now, before 2019, SRT
+        *("302551006", "RID1243"),  # entire thorax; RadLex
+        *("39607008", "T-28000", "181216001", "RID1301"),  # lung, entire lung
+        *("3341006", "44029006", "RID1302", "RID1326"),  # right and left lung
         *("416550000", "R-FAB55", "416775004", "R-FAB56"),  # with the abdomen, with abdomen and pelvis
         *("417437006", "R-FAB52", "416152001", "R-FAB53", "416319003", "R-FAB54"),  # with the neck and more
         *("43799004", "T-D3200"),  # thoracic cavity

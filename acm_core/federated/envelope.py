@@ -11,10 +11,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError
 
-from acm_core.federated.messages import MessageError, Refusal
+from acm_core.federated.messages import MessageError, Refusal, TaskKind
 from acm_core.federated.payload import MOST_BYTES
 from acm_core.hash_chain import Sha256, Strict
 
+MESSAGE_TYPES = {
+    TaskKind.TRAIN: "train",
+    TaskKind.LOCAL_ONLY: "train.local_only",
+    TaskKind.EVALUATE: "evaluate",
+}
+"""What Flower calls the messages that carry a task of a kind, and its reply."""
 PayloadBytes = Annotated[int, Field(ge=0, le=MOST_BYTES)]
 
 

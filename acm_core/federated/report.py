@@ -23,7 +23,7 @@ from acm_core.figures import (
 )
 from acm_core.groups import Attribute, GroupName
 from acm_core.histograms import BINS
-from acm_core.shortcuts import Shortcut
+from acm_core.shortcuts import ReportedShortcut
 
 MAX_BYTES = 4 * 2**20
 COUNT_STEP = 50
@@ -110,7 +110,7 @@ class SiteReport(_Declared):
     delivered: Delivered | None = None
     fingerprint: Sha256 | None = None
     smallest_group: Count | None = None
-    shortcuts: dict[Shortcut, dict[str, ShortcutFigures]] = Field(default_factory=dict)
+    shortcuts: dict[ReportedShortcut, dict[str, ShortcutFigures]] = Field(default_factory=dict)
     invented: bool = False
     about: About | None = None
 

@@ -80,7 +80,7 @@ def read_weight_file(path: Path, sha256: str | None = None) -> WeightFile:
         sha256: that the content must have; None: any.
 
     Raises:
-        WeightsError: the file is absent, another one, unreadable, or holds no state_dict.
+        WeightsError: the file is absent, another one, unreadable, holds no state_dict, or numbers that are not finite.
     """
     path = Path(path)
     try:
@@ -102,6 +102,12 @@ def read_weight_file(path: Path, sha256: str | None = None) -> WeightFile:
         tensors, origin = _safetensors(content, path.name)
     else:
         tensors, origin = _pickled(content, path.name), None
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise WeightsError(
+                f"expected finite numbers in {path.name}, got NaN or infinity in {name}: the training that made it "
+                "diverged; take another file"
+            )
     return WeightFile(path.name, actual, _without_prefix(tensors), origin)
 
 

@@ -99,6 +99,12 @@ ADVICE: Mapping[SetAside, Advice] = {
         "let the user that runs preflight read them; if it may, look after the disk",
         "act",
     ),
+    SetAside.NOT_SENT: Advice(
+        "films are listed by the archive and not sent",
+        "run preflight again; if they still do not come, ask who runs the archive",
+        "run preflight again; if they still do not come, ask who runs the archive",
+        "act",
+    ),
     SetAside.NOT_AN_IMAGE: Advice(
         "files are neither DICOM, PNG nor JPEG",
         "nothing, unless films were meant to be among them",

@@ -24,8 +24,11 @@ from acm_core.data.intake.journal import Journal
 from acm_core.data.intake.readers import read_files
 from acm_core.data.intake.reading import HISTOGRAM_BINS
 from acm_core.data.set_aside import SetAside
+from acm_core.data.source.choice import film_source
 from acm_core.data.splits import load_or_create_salt
 from acm_core.data.terms import Accepted
+from acm_core.shortcuts import NAMES
+from client.intake_page.shortcuts import interval
 from client.intake_page.summary import Summary, grey_levels, unlikeness
 
 _FILMS_SHOWN = 24
@@ -67,6 +70,7 @@ def render_page(
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
+    environment.filters["interval"] = interval
     return environment.get_template("preflight.html").render(
         site=site.site,
         summary=summary,
@@ -83,6 +87,11 @@ def render_page(
         unlike=[ShownFilm(shown[paths[i]], f"{paths[i]} · {unlike[i]:.3f}") for i in order],
         chosen=[ShownFilm(shown[paths[i]], paths[i]) for i in chosen],
         outline=_outline(shares),
+        shortcut_names={
+            name: text
+            for name, text in NAMES.items()
+            if any(name in alone for alone in summary.shortcuts.values())
+        },
         listed=_LISTED,
         side=_SIDE,
     )
@@ -114,8 +123,8 @@ def _films(site: SiteConfig, names: Iterable[str]) -> Mapping[str, str]:
     names = sorted(names)
     shown = dict.fromkeys(names, "")
     salt = load_or_create_salt(site.state)
-    paths, accepted = (site.films / name for name in names), Accepted.of(site.accept)
-    for answer in read_files(paths, salt, _SIDE, workers=2, accepted=accepted):
+    source, accepted = film_source(site), Accepted.of(site.accept)
+    for answer in read_files(source, names, salt, _SIDE, workers=2, accepted=accepted):
         if answer.film is not None:
             shown[names[answer.index]] = _png(answer.film)
     return shown

@@ -17,7 +17,11 @@ from acm_core.data.intake.judgement import by_reason, by_split
 from acm_core.data.intake.manifest import Row
 from acm_core.data.intake.reading import HISTOGRAM_BINS, Reading
 from acm_core.data.set_aside import SetAside
+from acm_core.data.shortcut_features import IntakeFeatures
+from acm_core.shortcuts import Shortcut
+from acm_core.training.shortcuts import Alone
 from client.intake_page.advice import ADVICE, REPEATED, VALUES_TOLD, Problem, Weight
+from client.intake_page.shortcuts import measure_shortcuts, shortcut_problems
 from client.intake_page.table import disagreement_problems, table_problems
 
 _AGE_BANDS = ((0, 18), (18, 40), (40, 60), (60, 80), (80, 200))
@@ -36,6 +40,7 @@ class Summary:
         findings: finding → positive, negative and not labelled among the films used.
         views, sexes, ages: of the films used.
         changes: since the run before; None at the first.
+        shortcuts: finding → shortcut → how well it alone tells the finding.
     """
 
     site: str
@@ -50,6 +55,7 @@ class Summary:
     ages: Mapping[str, int]
     identifying: Mapping[str, int]
     changes: Mapping[str, int] | None
+    shortcuts: Mapping[str, Mapping[Shortcut, Alone]] = field(default_factory=dict)
     problems: Sequence[Problem] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
@@ -69,13 +75,20 @@ def summarise(
     used = [row for row in taken.rows if row.reason is None and row.listed]
     burned_in, identifying = 0, Counter[str]()
     refused = dict(taken.absent)
+    by_path = {taken.names[row.film]: row for row in used}
+    films: list[str] = []
+    seen = IntakeFeatures()
     for path, reading in readings:
         comparison.add(path, reading)
+        if (row := by_path.get(path)) is not None:
+            films.append(row.film)
+            seen.add(path, row, reading)
         burned_in += bool(reading.burned_in)
         identifying.update(reading.identifying)
         if reading.refused is not None:
             refused[path] = reading.refused
     findings = _findings(taken)
+    shortcuts = measure_shortcuts(taken, films, seen.features())
     return Summary(
         site=site.site,
         fingerprint=taken.fingerprint,
@@ -94,10 +107,12 @@ def summarise(
         ages=_ages(used),
         identifying=dict(sorted(identifying.items())),
         changes=taken.changes,
+        shortcuts=shortcuts,
         problems=(
             *_problems(site, taken, findings, burned_in, identifying, refused),
             *table_problems(site, taken),
             *disagreement_problems(comparison.found()),
+            *shortcut_problems(shortcuts, findings),
         ),
     )
 
@@ -170,6 +185,13 @@ def _problems(
             behind,
             "links to folders are not followed",
             "nothing if no films are behind them; the page names them",
+        ),
+        (
+            "not_searchable",
+            taken.passed_over,
+            "act",
+            "films are in the archive, and it fails over them when it is searched",
+            "ask who runs the archive to look for damaged files in it",
         ),
         (
             "unlisted",

@@ -13,7 +13,7 @@ from acm_core.config.site import SiteConfig
 from acm_core.data.intake.disagreements import About, Disagreement
 from acm_core.data.intake.intake import Intake
 from acm_core.data.intake.judgement import by_split
-from acm_core.data.labels import LabelTable
+from acm_core.data.label_table import LabelTable
 from acm_core.data.splits import Split
 from client.intake_page.advice import VALUES_TOLD, Problem, Weight
 
@@ -38,6 +38,10 @@ _DISAGREEMENTS: Mapping[About, tuple[str, str]] = {
         "films have ages in header and label file that are more than two years apart",
         "find out whether the rows belong to these films; until then the header's age counts",
     ),
+    "header": (
+        "films have a header whose words say something else than its codes",
+        "find out which is right; until then the code counts",
+    ),
     "patient": (
         "films are of another patient by the header than by the label file",
         "find out whether the rows belong to these films",
@@ -54,6 +58,15 @@ def table_problems(site: SiteConfig, taken: Intake) -> Iterator[Problem]:
     yield from _patients(site, taken)
     yield from _columns(taken.table)
     yield from _findings(taken)
+    several = sum(count > 1 for count in Counter(taken.label_rows).values())
+    if several:
+        yield Problem(
+            "several_films_a_row",
+            several,
+            "note",
+            "rows of the label file stand for several films each",
+            f"nothing, if the labels of a row hold for each frontal film of its {site.label_map.image_is}",
+        )
     written = taken.table.written
     if (written.encoding, written.separator) != ("UTF-8", ","):
         separator = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}[written.separator]
@@ -67,11 +80,13 @@ def table_problems(site: SiteConfig, taken: Intake) -> Iterator[Problem]:
 
 
 def disagreement_problems(found: Sequence[Disagreement]) -> Iterator[Problem]:
-    """Films of which header and label file say different things, by what they disagree about."""
+    """Films of which header and label file, or two parts of the header, say different things, by what about."""
     counts = Counter(one.about for one in found)
     values: defaultdict[About, Counter[str]] = defaultdict(Counter)
     for one in found:
-        if one.about in ("view", "sex"):
+        if one.about == "header":
+            values[one.about][one.header] += 1
+        elif one.about in ("view", "sex"):
             values[one.about][f"{one.header} in the header, {one.table} in the label file"] += 1
     for about, (what, do) in _DISAGREEMENTS.items():
         if counts[about]:

@@ -21,12 +21,12 @@ from flwr.supercore.interceptors import SuperExecAuthHttpInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 
 from acm_core.bundle import bundle_files
+from acm_core.federated.envelope import MESSAGE_TYPES
 from acm_core.fleet import MOST_PARTS, WireError, parsed
 
 NOTHING_TO_DO: bytes = fleet_pb2.PullMessagesResponse().SerializeToString()
 _SERVER, _CLIENT_APP, _SERVER_APP = 1, "flwr-clientapp", "flwr-serverapp"
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
-_MESSAGE_TYPES = frozenset({"train", "train.local_only", "evaluate"})
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -77,9 +77,9 @@ def given_run(answer: bytes) -> int | None:
     if len(response.messages_list) != 1 or len(response.message_object_trees) != 1:
         raise WireError("expected one message, got more")
     about = response.messages_list[0].metadata
-    if about.src_node_id != _SERVER or about.message_type not in _MESSAGE_TYPES:
+    if about.src_node_id != _SERVER or about.message_type not in MESSAGE_TYPES.values():
         raise WireError(
-            f"expected one of {', '.join(sorted(_MESSAGE_TYPES))} from the server, got another kind"
+            f"expected one of {', '.join(sorted(MESSAGE_TYPES.values()))} from the server, got another kind"
         )
     waiting, parts = [response.message_object_trees[0]], 0
     while waiting:

@@ -16,14 +16,15 @@ from pathlib import Path
 from acm_core.audit_events import ClientStarted, ClientStopped
 from acm_core.audit_log import AuditError, AuditLog, audit_folder
 from acm_core.config.site import SiteConfig
-from acm_core.files import write_private
+from acm_core.files import bound_log, write_private
 from acm_core.processes import KeptChild, free_port
 from client.link.applications import Applications
 from client.link.flower_internals import Tasks, own_bundle
 from client.link.gateway import Gateway
-from client.link.worker_call import SITE_FILE_VARIABLE
+from client.link.worker_call import ThisSite
 from client.round.policy import permits_digest
 from client.site.membership import Membership, NotEnrolledError, read_joining
+from client.site.site_log import LOG_NAME
 
 log = logging.getLogger("acm_fed.client")
 
@@ -77,6 +78,7 @@ class SiteLink:
     def tend(self) -> list[str]:
         """Start what has ended again and the ClientApps that are wanted; returns what a person should know."""
         said = []
+        bound_log(self._site.state / LOG_NAME)
         if self._worker.tend():
             said.append("the process that does this site's tasks ended; started again")
         if self._node.tend():
@@ -144,7 +146,8 @@ class SiteLink:
 
     @property
     def _environment(self) -> dict[str, str]:
-        return {"FLWR_HOME": str(self._site.state / "flower"), SITE_FILE_VARIABLE: str(self._path)}
+        here = ThisSite(self._site.site, self._site.state.absolute())
+        return {"FLWR_HOME": str(here.state / "flower"), **here.environment()}
 
     def _disconnect(self) -> None:
         self._applications.end_all()

@@ -11,16 +11,31 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from acm_core.federated.envelope import ReplyEnvelope, TaskEnvelope
 from acm_core.federated.payload import Payload
 
-SITE_FILE_VARIABLE = "ACM_FED_SITE_FILE"
-"""In a ClientApp's environment: where the site's own file is."""
+_SITE, _STATE = "ACM_FED_SITE", "ACM_FED_STATE"
 SOCKET = "worker.sock"
 _START_SECONDS, _PAUSE = 60.0, 0.1
 _MOST_BYTES = 2**16
+
+
+class ThisSite(NamedTuple):
+    """A site as its ClientApps know it, by their environment."""
+
+    site: str
+    state: Path
+
+    def environment(self) -> dict[str, str]:
+        """What they are started with."""
+        return {_SITE: self.site, _STATE: str(self.state)}
+
+    @classmethod
+    def of_environment(cls) -> ThisSite:
+        """The site of this ClientApp."""
+        return cls(os.environ[_SITE], Path(os.environ[_STATE]))
 
 
 class WorkerLostError(RuntimeError):

@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from acm_core.config.site import SiteConfig
-from acm_core.data.intake.files import FoundFile, find_files
 from acm_core.data.intake.judgement import unusable_view
 from acm_core.data.intake.readers import read_files
 from acm_core.data.set_aside import SetAside
+from acm_core.data.source.film_source import FilmSource, FoundFile
+from acm_core.data.source.folder import FolderSource
 from acm_core.data.splits import load_or_create_salt
 from acm_core.data.terms import Accepted
 from acm_core.deployment import Deployment, OperatingPoint, load_model
@@ -60,7 +61,8 @@ def predict_folder(
     deployment, members = load_model(model)
     points = _operating_points(deployment, specificity)
     kept = _Kept(table)
-    files = find_files(films, without=[table, kept.path])
+    source = FolderSource(films, without=[table, kept.path])
+    files = source.every_file()
     if not files:
         raise PredictionError(f"{films}: expected films in the folder, found no file")
     device = use_device(site)
@@ -74,7 +76,7 @@ def predict_folder(
     with kept.opened(about):
         waiting = [file for file in files if not kept.has(file)]
         said = time.monotonic()
-        for file, reason, film in usable_films(site, waiting, deployment.model.image_size):
+        for file, reason, film in usable_films(site, source, waiting, deployment.model.image_size):
             scores = None if film is None else _probabilities(members, film, device)
             kept.add(file, _row(deployment, points, specificity, file, reason, scores))
             if time.monotonic() - said >= _PROGRESS_SECONDS:
@@ -103,12 +105,12 @@ def _operating_points(deployment: Deployment, specificity: float) -> dict[str, O
 
 
 def usable_films(
-    site: SiteConfig, files: Sequence[FoundFile], side: int
+    site: SiteConfig, source: FilmSource, files: Sequence[FoundFile], side: int
 ) -> Iterator[tuple[FoundFile, SetAside | None, NDArray[np.float16] | None]]:
     """Each file with its film, S×S in [0, 1], or with the reason why it is not used."""
     salt = load_or_create_salt(site.state)
-    paths, accepted = (file.path for file in files), Accepted.of(site.accept)
-    for answer in read_files(paths, salt, side, workers=usable_cores(), accepted=accepted):
+    names, accepted = (file.name for file in files), Accepted.of(site.accept)
+    for answer in read_files(source, names, salt, side, workers=usable_cores(), accepted=accepted):
         reason = answer.reading.reason
         if reason is None:
             reason = unusable_view(answer.reading.view, site.unknown_view)

@@ -16,6 +16,7 @@ from acm_core.config.sections import FederationConfig
 from acm_core.config.site import SiteConfig
 from acm_core.federated.messages import Refusal, Reply, Task
 from client.round.policy import permits_digest
+from client.site.membership import SitePlace
 
 log = logging.getLogger("acm_fed.client")
 
@@ -65,7 +66,7 @@ def _note_policy(audit: AuditLog, site: SiteConfig) -> None:
         audit.append(PolicyChanged(policy=policy))
 
 
-def refuse_unread(site: SiteConfig, error: Exception) -> Reply:
+def refuse_unread(site: SitePlace, error: Exception) -> Reply:
     """The reply to a message that is no task."""
     log.error("a message of the server is refused: %r", error)
     refused = TaskRefused(run=None, round=0, task=None, reason=Refusal.POLICY, policy=None)

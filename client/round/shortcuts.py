@@ -11,7 +11,7 @@ from acm_core.data.shortcut_features import shortcut_features
 from acm_core.data.site_films import SiteFilms
 from acm_core.data.splits import Split
 from acm_core.figures import ModelName, ShortcutFigures
-from acm_core.shortcuts import Shortcut
+from acm_core.shortcuts import ReportedShortcut
 from acm_core.training.shortcuts import evaluate_shortcuts, shortcut_scores
 from acm_core.training.subgroups import countable_findings
 
@@ -24,7 +24,7 @@ def measure_shortcuts(
     smallest: int,
     resamples: int,
     seed: int,
-) -> dict[Shortcut, dict[str, ShortcutFigures]]:
+) -> dict[ReportedShortcut, dict[str, ShortcutFigures]]:
     """Shortcuts fitted on the training films and measured on the test films, as they may leave.
 
     The AUROC of the view alone is a sum over the numbers of films with and without the finding by view: it is there

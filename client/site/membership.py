@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic import ValidationError
 
 from acm_core.audit_events import RunName
-from acm_core.config.site import SiteConfig
 from acm_core.files import write_atomically, write_text_atomically
 from acm_core.hash_chain import Sha256, Strict
 from acm_core.trust import TrustError, certificates, keys
@@ -40,6 +39,16 @@ class Joining(Strict):
     authority: Sha256 | None = None
 
 
+class SitePlace(Protocol):
+    """A site by its name and the folder of its state: a `SiteConfig` is one."""
+
+    @property
+    def site(self) -> str: ...
+
+    @property
+    def state(self) -> Path: ...
+
+
 @dataclass(frozen=True)
 class Membership:
     """A member's files and where its server is.
@@ -59,7 +68,7 @@ class Membership:
     federation: str
 
     @classmethod
-    def load(cls, site: SiteConfig) -> Membership:
+    def load(cls, site: SitePlace) -> Membership:
         """The membership of a site.
 
         Raises:
@@ -96,7 +105,7 @@ class Membership:
         return certificates.days_left(self.authority.read_bytes())
 
 
-def membership_folder(site: SiteConfig) -> Path:
+def membership_folder(site: SitePlace) -> Path:
     """Where a site keeps what makes it a member."""
     return site.state / "federation"
 

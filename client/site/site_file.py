@@ -23,7 +23,7 @@ def load_site_file(folder: Path, name: str) -> SiteConfig:
     site = load_config(path, SiteConfig)
     if site.site != name:
         raise SiteFileError(f"{path}: site: expected {name!r}, the name asked for, got {site.site!r}")
-    if not site.films.is_dir():
+    if isinstance(site.films, Path) and not site.films.is_dir():
         raise SiteFileError(f"{path}: films: expected a folder, found none at {site.films}")
     if not site.labels.is_file():
         raise SiteFileError(f"{path}: labels: expected a CSV file, found none at {site.labels}")

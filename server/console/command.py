@@ -67,12 +67,13 @@ def load_run_file(path: Path, kind: type[Config]) -> Config:
 
 def open_run(options: argparse.Namespace, config: FederationConfig) -> RunFolder | None:
     """The run's folder, made ready; None where that is impossible, which stderr then explains."""
+    from acm_core.config.loading import ConfigError
     from server.round.run_folder import ResumeError, RunExistsError, RunFolder
 
     folder = RunFolder((options.runs / config.name).resolve())
     try:
         folder.open(config, resume=options.resume)
-    except (ResumeError, RunExistsError) as error:
+    except (ResumeError, RunExistsError, ConfigError) as error:
         print(error, file=sys.stderr)  # noqa: T201  # the command's own output
         return None
     except OSError as error:

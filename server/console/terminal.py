@@ -21,7 +21,7 @@ from rich.text import Text
 
 from acm_core.figures import Estimate
 from server.console.time_left import in_words, seconds_left
-from server.round.events import Event
+from server.round import events
 from server.round.results import (
     DELIVERED,
     delivered,
@@ -62,82 +62,77 @@ class Terminal:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def show(self, events: Iterable[Event]) -> Event | None:
-        """Show events; the one that ended the run is returned, if it is among them."""
-        ended = None
-        for event in events:
-            if text := self._text(event):
-                self._console.print(text, highlight=False, markup=False, soft_wrap=True)
-            if event["event"] in ("run_finished", "run_failed"):
-                ended = event
-        return ended
+    def take(self, event: events.Event) -> None:
+        """Show an event."""
+        if text := self._text(event):
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def _text(self, event: Event) -> str | None:
-        kind = event["event"]
-        if kind in ("run_started", "run_resumed"):
-            self._rounds = event["rounds"]
-        if kind == "run_started":
-            self._progress.update(self._task, total=event["rounds"], completed=0)
-            return f"run started: {event['rounds']} rounds over {', '.join(event['sites'])}"
-        if kind == "run_resumed":
-            self._progress.update(self._task, total=event["rounds"], completed=event["round"])
-            return f"run resumed after round {event['round']} of {event['rounds']}"
-        if kind == "state_damaged":
-            return f"the saved state of round {event['round']} is damaged: going back to the one before"
-        if kind == "waiting":
-            sites = ", ".join(event["sites"]) or "a site that was asked again"
-            self._progress.update(self._task, description=f"waiting for {sites}")
-            return f"waiting for {sites} ({_TASKS[event['task']]}; {event['seconds']:.0f} s left)"
-        if kind == "round_started":
-            self._progress.update(self._task, total=event["rounds"], description=f"round {event['round']}")
-            return None
-        if kind == "site_answered":
-            self._progress.update(self._task, description=f"{event['site']} answered")
-            return _answered(event)
-        if kind == "site_refused":
-            detail = f" – {event['detail']}" if event["detail"] else ""
-            return f"  {event['site']:<12} {_TASKS[event['task']]}: refused, {event['reason']}{detail}"
-        if kind == "round_finished":
-            self._progress.update(self._task, completed=event["round"])
-            self._seconds.append(event["seconds"])
-            left = seconds_left(self._rounds, event["round"], self._seconds)
-            return _finished(event) + ("" if left is None else f"; about {in_words(left)} of rounds left")
-        if kind == "round_below_quorum":
-            return (
-                f"round {event['round']}, attempt {event['attempt']} of {event['attempts']}: "
-                f"{len(event['answered'])} of {event['quorum']} sites needed"
-            )
-        if kind == "local_only_started":
-            self._progress.update(self._task, description="local-only models")
-            return "each site trains alone, for comparison"
-        if kind == "evaluation_started":
-            self._progress.update(self._task, description="evaluation")
-            return "evaluation on the sites' test films"
-        if kind == "note":
-            return str(event["text"])
-        if kind == "weights_loaded":
-            return f"starting weights: {event['report']}"
-        if kind == "run_failed":
-            return f"run failed: {event['message']}"
+    def _text(self, event: events.Event) -> str | None:
+        match event:
+            case events.RunStarted():
+                self._rounds = event.rounds
+                self._progress.update(self._task, total=event.rounds, completed=0)
+                return f"run started: {event.rounds} rounds over {', '.join(event.sites)}"
+            case events.RunResumed():
+                self._rounds = event.rounds
+                self._progress.update(self._task, total=event.rounds, completed=event.round)
+                return f"run resumed after round {event.round} of {event.rounds}"
+            case events.StateDamaged():
+                return f"the saved state of round {event.round} is damaged: going back to the one before"
+            case events.Waiting():
+                sites = ", ".join(event.sites) or "a site that was asked again"
+                self._progress.update(self._task, description=f"waiting for {sites}")
+                return f"waiting for {sites} ({_TASKS[event.task]}; {event.seconds:.0f} s left)"
+            case events.RoundStarted():
+                self._progress.update(self._task, total=event.rounds, description=f"round {event.round}")
+            case events.SiteAnswered():
+                self._progress.update(self._task, description=f"{event.site} answered")
+                return _answered(event)
+            case events.SiteRefused():
+                detail = f" – {event.detail}" if event.detail else ""
+                return f"  {event.site:<12} {_TASKS[event.task]}: refused, {event.reason}{detail}"
+            case events.RoundFinished():
+                self._progress.update(self._task, completed=event.round)
+                self._seconds.append(event.seconds)
+                left = seconds_left(self._rounds, event.round, self._seconds)
+                more = "" if left is None else f"; about {in_words(left)} of rounds left"
+                return _finished(event) + more
+            case events.RoundBelowQuorum():
+                return (
+                    f"round {event.round}, attempt {event.attempt} of {event.attempts}: "
+                    f"{len(event.answered)} of {event.quorum} sites needed"
+                )
+            case events.LocalOnlyStarted():
+                self._progress.update(self._task, description="local-only models")
+                return "each site trains alone, for comparison"
+            case events.EvaluationStarted():
+                self._progress.update(self._task, description="evaluation")
+                return "evaluation on the sites' test films"
+            case events.Note():
+                return event.text
+            case events.WeightsLoaded():
+                return f"starting weights: {event.report}"
+            case events.RunFailed():
+                return f"run failed: {event.message}"
         return None
 
 
 _TASKS = {"join": "to join", "train": "training", "local_only": "local-only model", "evaluate": "evaluation"}
 
 
-def _answered(event: Event) -> str:
-    metrics = event["metrics"]
-    figures = "".join(f"  {name.replace('_', ' ')} {value:.3f}" for name, value in sorted(metrics.items()))
-    films = f"  {event['films']} films" if event["films"] else ""
-    return f"  {event['site']:<12} {_TASKS[event['task']]}: {event['seconds']:.1f} s{films}{figures}"
+def _answered(event: events.SiteAnswered) -> str:
+    metrics = sorted(event.metrics.items())
+    figures = "".join(f"  {name.replace('_', ' ')} {value:.3f}" for name, value in metrics)
+    films = f"  {event.films} films" if event.films else ""
+    return f"  {event.site:<12} {_TASKS[event.task]}: {event.seconds:.1f} s{films}{figures}"
 
 
-def _finished(event: Event) -> str:
-    megabytes = (event["bytes_sent"] + event["bytes_received"]) / 1e6
-    sites = len(event["answered"])
-    away = f", without {', '.join(event['missing'])}" if event["missing"] else ""
+def _finished(event: events.RoundFinished) -> str:
+    megabytes = (event.bytes_sent + event.bytes_received) / 1e6
+    sites = len(event.answered)
+    away = f", without {', '.join(event.missing)}" if event.missing else ""
     return (
-        f"round {event['round']} done in {event['seconds']:.1f} s: {sites} site{'' if sites == 1 else 's'}{away}, "
+        f"round {event.round} done in {event.seconds:.1f} s: {sites} site{'' if sites == 1 else 's'}{away}, "
         f"{megabytes:.1f} MB"
     )
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from acm_core.federated.messages import TaskKind
 from server.console.time_left import in_words, seconds_left
-from server.round.events import Event
+from server.round import events
 
 _SAID = 12
+_ASKED = {
+    TaskKind.TRAIN: "asked to train",
+    TaskKind.LOCAL_ONLY: "asked to train alone",
+    TaskKind.EVALUATE: "asked to evaluate",
+}
 
 
 @dataclass
@@ -50,11 +55,10 @@ class LiveRun:
     bytes: int = 0
     said: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=_SAID))
 
-    def take(self, events: Iterable[Event]) -> None:
-        """Events in the order in which they were written; those of a kind that shows nothing are passed over."""
-        for event in events:
-            if (take := getattr(self, f"_{event['event']}", None)) is not None:
-                take(event)
+    def take(self, event: events.Event) -> None:
+        """The next event; one of a kind that shows nothing is passed over."""
+        if (take := getattr(self, f"_{event.event}", None)) is not None:
+            take(event)
 
     @property
     def left(self) -> str:
@@ -62,83 +66,87 @@ class LiveRun:
         seconds = seconds_left(self.rounds, self.round, self.seconds)
         return "" if seconds is None else in_words(seconds)
 
-    def _say(self, event: Event, text: str) -> None:
-        self.said.appendleft((event["time"], text))
+    def _say(self, event: events.Event, text: str) -> None:
+        self.said.appendleft((event.time, text))
 
-    def _run_started(self, event: Event) -> None:
-        self.rounds, self.round, self.seconds, self.bytes = event["rounds"], 0, [], 0
-        self.sites = {site: LiveSite() for site in event["sites"]}
+    def _run_started(self, event: events.RunStarted) -> None:
+        self.rounds, self.round, self.seconds, self.bytes = event.rounds, 0, [], 0
+        self.sites = {site: LiveSite() for site in event.sites}
         self.said.clear()
 
-    def _run_resumed(self, event: Event) -> None:
-        self.round, self.rounds = event["round"], event["rounds"]
+    def _run_resumed(self, event: events.RunResumed) -> None:
+        self.round, self.rounds = event.round, event.rounds
         for site in self.sites.values():
             site.go_back(self.round)
-        self._say(event, f"run resumed after round {event['round']}")
+        self._say(event, f"run resumed after round {event.round}")
 
-    def _state_damaged(self, event: Event) -> None:
-        self._say(
-            event, f"the saved state of round {event['round']} is damaged: going back to the one before"
-        )
+    def _state_damaged(self, event: events.StateDamaged) -> None:
+        self._say(event, f"the saved state of round {event.round} is damaged: going back to the one before")
 
-    def _waiting(self, event: Event) -> None:
-        for site in event["sites"]:
-            if event["task"] == "join":
+    def _waiting(self, event: events.Waiting) -> None:
+        for site in event.sites:
+            if event.task == "join":
                 self._site(site, "not connected", trouble=True)
             else:
-                self._site(site, f"at work, {event['seconds']:.0f} s left")
+                self._site(site, f"at work, {event.seconds:.0f} s left")
 
-    def _round_started(self, event: Event) -> None:
-        attempt = f", attempt {event['attempt']}" if event["attempt"] > 1 else ""
-        self.stage = f"round {event['round']} of {event['rounds']}{attempt}"
-        for name in self.sites:
-            self._site(name, "asked to train")
+    def _round_started(self, event: events.RoundStarted) -> None:
+        attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
+        self.stage = f"round {event.round} of {event.rounds}{attempt}"
 
-    def _site_answered(self, event: Event) -> None:
-        site = self._site(event["site"], f"answered after {event['seconds']:.0f} s")
-        if event["task"] != "train":
+    def _site_connected(self, event: events.SiteConnected) -> None:
+        self._site(event.site, "connected")
+
+    def _site_disconnected(self, event: events.SiteDisconnected) -> None:
+        self._site(event.site, "not connected", trouble=True)
+
+    def _task_sent(self, event: events.TaskSent) -> None:
+        for name in event.sites:
+            self._site(name, _ASKED[event.task])
+
+    def _site_answered(self, event: events.SiteAnswered) -> None:
+        site = self._site(event.site, f"answered after {event.seconds:.0f} s")
+        if event.task != "train":
             return
-        for name, value in event["metrics"].items():
+        for name, value in event.metrics.items():
             if name == "epsilon":
                 site.epsilon = value
             elif name.endswith("_loss"):
-                site.losses.setdefault(name, {})[event["round"]] = value
+                site.losses.setdefault(name, {})[event.round] = value
 
-    def _site_refused(self, event: Event) -> None:
-        reason = event["reason"].replace("_", " ")
-        self._site(event["site"], f"refused: {reason}", trouble=True)
-        self._say(
-            event, f"{event['site']} refused in round {event['round']}: {reason} {event['detail']}".strip()
-        )
+    def _site_refused(self, event: events.SiteRefused) -> None:
+        reason = event.reason.replace("_", " ")
+        self._site(event.site, f"refused: {reason}", trouble=True)
+        self._say(event, f"{event.site} refused in round {event.round}: {reason} {event.detail}".strip())
 
-    def _round_finished(self, event: Event) -> None:
-        self.round = event["round"]
-        self.seconds.append(event["seconds"])
-        self.bytes += event["bytes_sent"] + event["bytes_received"]
-        for site in event["answered"]:
+    def _round_finished(self, event: events.RoundFinished) -> None:
+        self.round = event.round
+        self.seconds.append(event.seconds)
+        self.bytes += event.bytes_sent + event.bytes_received
+        for site in event.answered:
             self.sites.setdefault(site, LiveSite()).answered.add(self.round)
-        for site in event["missing"]:
-            self._site(site, f"did not answer in round {event['round']}", trouble=True)
-            self._say(event, f"round {event['round']} went without {site}")
+        for site in event.missing:
+            self._site(site, f"did not answer in round {event.round}", trouble=True)
+            self._say(event, f"round {event.round} went without {site}")
 
-    def _round_below_quorum(self, event: Event) -> None:
-        self.bytes += event["bytes_sent"] + event["bytes_received"]
-        answered, quorum = len(event["answered"]), event["quorum"]
-        self._say(event, f"round {event['round']}: {answered} of {quorum} sites that are needed; tried again")
+    def _round_below_quorum(self, event: events.RoundBelowQuorum) -> None:
+        self.bytes += event.bytes_sent + event.bytes_received
+        answered, quorum = len(event.answered), event.quorum
+        self._say(event, f"round {event.round}: {answered} of {quorum} sites that are needed; tried again")
 
-    def _local_only_started(self, _: Event) -> None:
+    def _local_only_started(self, _: events.LocalOnlyStarted) -> None:
         self.stage = "each site trains alone, for comparison"
 
-    def _evaluation_started(self, _: Event) -> None:
+    def _evaluation_started(self, _: events.EvaluationStarted) -> None:
         self.stage = "evaluation on the sites' test films"
 
-    def _run_finished(self, event: Event) -> None:
+    def _run_finished(self, event: events.RunFinished) -> None:
         self.stage = "finished"
         self._say(event, "run finished")
 
-    def _run_failed(self, event: Event) -> None:
+    def _run_failed(self, event: events.RunFailed) -> None:
         self.stage = "failed"
-        self._say(event, f"run failed: {event['message']}")
+        self._say(event, f"run failed: {event.message}")
 
     def _site(self, name: str, state: str, *, trouble: bool = False) -> LiveSite:
         site = self.sites.setdefault(name, LiveSite())

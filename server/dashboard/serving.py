@@ -14,7 +14,7 @@ from acm_core.config.sections import FederationConfig
 from server.dashboard.live import LiveRun, curves, settings
 from server.pages import pages
 from server.report import charts
-from server.round.events import EventReader
+from server.round.event_log import EventReader
 
 _LOOPBACK = "127.0.0.1"
 _HOSTS = frozenset((_LOOPBACK, "localhost"))
@@ -60,7 +60,8 @@ class Dashboard:
     def page(self, template: str) -> str:
         """A template with where the run stands now."""
         with self._lock:
-            self._run.take(self._reader.read())
+            for event in self._reader.read():
+                self._run.take(event)
             kinds = charts.kinds_of(self._run.sites or self._sites)
             drawings = {
                 title: charts.over_rounds(found, kinds)

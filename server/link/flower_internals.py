@@ -25,6 +25,7 @@ from flwr.superlink.main import create_app
 from google.protobuf.message import Message
 
 from acm_core.bundle import bundle_files
+from acm_core.federated.envelope import MESSAGE_TYPES
 from acm_core.fleet import MEDIA_TYPE, MOST_PARTS, WireError, parsed
 
 KEY_HEADER = b"flwr-public-key"
@@ -48,7 +49,7 @@ class Announcement:
     Attributes:
         node, source: who announces it, and whose it says it is.
         answers: the message that it answers; "" for one that answers none.
-        sound: whether it is one message whose root it announces, of few parts.
+        sound: whether it is one message of a kind that the server asks for, whose root it announces, of few parts.
     """
 
     node: int
@@ -162,7 +163,7 @@ def announcement(body: bytes) -> Announcement:
         node=request.node.node_id,
         source=about.src_node_id,
         answers=about.reply_to_message_id,
-        sound=few and tree.object_id == about.message_id,
+        sound=few and tree.object_id == about.message_id and about.message_type in MESSAGE_TYPES.values(),
     )
 
 

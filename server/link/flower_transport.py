@@ -13,8 +13,8 @@ import httpx
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from acm_core.federated.envelope import ReplyEnvelope, TaskEnvelope
-from acm_core.federated.messages import MessageError, Refusal, Reply, Task, TaskKind
+from acm_core.federated.envelope import MESSAGE_TYPES, ReplyEnvelope, TaskEnvelope
+from acm_core.federated.messages import MessageError, Refusal, Reply, Task
 from acm_core.federated.payload import Payload, read_reply
 from acm_core.trust.signatures import is_signed_reply
 from server.link.depot import Depot
@@ -23,11 +23,6 @@ from server.round.transport import Answer, Connection, Ticket
 
 log = logging.getLogger("acm_fed.server")
 
-_MESSAGE_TYPES = {
-    TaskKind.TRAIN: "train",
-    TaskKind.LOCAL_ONLY: "train.local_only",
-    TaskKind.EVALUATE: "evaluate",
-}
 _CONNECTED_SECONDS = 1.0
 _SURE_SECONDS = 1.0  # behind which an empty answer to a site is not one from before its task was there
 _AGAIN_SECONDS, _TRIES = 5.0, 10
@@ -118,7 +113,7 @@ class FlowerTransport:
         message = Message(
             RecordDict({"task": ConfigRecord(dict(envelope.fields()))}),
             dst_node_id=sent.connection.node,
-            message_type=_MESSAGE_TYPES[sent.task.kind],
+            message_type=MESSAGE_TYPES[sent.task.kind],
             ttl=sent.lifetime,
             group_id=str(sent.task.round),
         )

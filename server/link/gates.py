@@ -22,6 +22,7 @@ from acm_core.fleet import (
     ACTIVATE,
     CONFIRM,
     INSTANCE_HEADER,
+    MEDIA_TYPE,
     PULL_MESSAGES,
     PUSH_MESSAGES,
     PUSH_OBJECT,
@@ -158,6 +159,8 @@ class PublicGate:
         site = self._keys.site(_flower_key(scope))
         if site is None:
             raise RefusedCallError(401, "not_registered")
+        if dict(scope["headers"]).get(b"content-type", b"") != MEDIA_TYPE.encode():
+            raise RefusedCallError(415, "not_protobuf")  # Flower would log whatever stands there
         instance = dict(scope["headers"]).get(INSTANCE_HEADER.encode(), b"").decode("latin-1")
         body = await read_whole(scope, receive, _MOST_BYTES)
         if not self._leases.take(site, instance):

@@ -127,6 +127,8 @@ class SuperLink:
             raise SuperLinkError(
                 f"Flower's SuperLink ends as soon as it is started: is the port taken? Its log: {self._superlink.log}"
             )
+        if self._application is not None:
+            self._application.bound_log()
         if self._run is not None and self._application is None:
             with contextlib.suppress(httpx.HTTPError):
                 if (token := self._steering.acquire()) is not None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
 from acm_core.arrays import Arrays, fingerprint
-from acm_core.audit_events import AnyEvent, RunFailed, RunFailure, RunFinished, RunResumed, RunStarted
+from acm_core.audit_events import RunFailure
 from acm_core.audit_log import AuditLog
 from acm_core.config.sections import FederationConfig
 from acm_core.federated.cohort import cohorts_of, run_in_short
@@ -17,13 +16,14 @@ from acm_core.federated.report import SiteReport, read_report
 from acm_core.nn import Origin, build_classifier, finding_rows, trained_names
 from acm_core.randomness import stream_seed
 from acm_core.training.weights import get_arrays, save_arrays
-from server.round.curves import Curves
-from server.round.events import EventLog
-from server.round.loop import Outcome, RoundLoop, RunFailedError
-from server.round.mlflow_run import track
+from server.round import events
+from server.round.event_log import EventLog
+from server.round.loop import RoundLoop, RunFailedError
 from server.round.model_card import write_model_card
 from server.round.results import summarise
 from server.round.run_folder import ResumeError, RunFolder
+from server.round.sinks import Run, open_sinks
+from server.round.sites import Outcome, Sites
 from server.round.starts import described, load_start
 from server.round.state import RoundState, StateStore
 from server.round.transport import Transport
@@ -46,17 +46,17 @@ class FederatedRun:
         folder: RunFolder,
         audit: AuditLog | None = None,
     ) -> None:
-        self._config, self._audit = config, audit
-        self._folder = folder
-        self._events = EventLog(folder.events)
+        self._config, self._folder = config, folder
+        self._events = EventLog(folder.events, open_sinks(Run(config, folder, audit)))
         model = build_classifier(config.model, len(config.findings), seed=stream_seed(config.seed, "model"))
         self._start_report = None if config.model.weights is None else load_start(model, config)
         if self._start_report is not None:
-            self._events.write("weights_loaded", report=self._start_report.summary)
+            self._events.tell(events.WeightsLoaded(report=self._start_report.summary))
         self._rounds_done = 0
         self._initial = get_arrays(model)
         self._trained = trained_names(model)
-        self._loop = RoundLoop(transport, config, finding_rows(model), self._events, audit)
+        self._sites = Sites(transport, config.federation.sites, self._events)
+        self._loop = RoundLoop(self._sites, config, finding_rows(model), self._events)
 
     def execute(self, *, resume: bool) -> dict[str, Any]:
         """Run or continue, and return what stands in `metrics.json`; how it ended is the last event.
@@ -66,34 +66,26 @@ class FederatedRun:
             ResumeError: the saved state is of a run with other settings.
         """
         try:
-            metrics = self._execute(resume)
+            return self._execute(resume)
         except Exception as error:
             message = str(error)
             if not isinstance(error, RunFailedError | ResumeError):
                 message += ". The rounds so far are saved: mend the cause and continue with --resume."
-            self._events.write("run_failed", message=message)
             reason = RunFailure.QUORUM if isinstance(error, RunFailedError) else RunFailure.INTERNAL
-            self._note(RunFailed(run=self._config.name, round=self._rounds_done, reason=reason))
+            self._events.tell(events.RunFailed(round=self._rounds_done, reason=reason, message=message))
             raise
-        self._events.write("run_finished")
-        return metrics
 
     def _execute(self, resume: bool) -> dict[str, Any]:
         store = StateStore(self._folder.state, self._config)
         state = self._start(store, resume)
-        curves = Curves(self._folder.tensorboard, state.round + 1)
-        tracked = track(self._config, self._folder, self._events)
 
         def save(state: RoundState) -> None:
             store.save(state)
             self._rounds_done = state.round
-            self._folder.write_rounds(state)
-            curves.add(state)
-            tracked.add(state)
+            self._folder.write_rounds(state.records)
 
         self._loop.wait_for_sites()
         final = self._loop.run(state, save)
-        curves.close()
         start = None if self._start_report is None else described(self._start_report)
         reports, moved = self._evaluate(final)
         metrics = summarise(self._config, final, reports, moved, start)
@@ -105,31 +97,20 @@ class FederatedRun:
         save_arrays(self._folder.model, final.final, origin.metadata())
         self._folder.write_metrics(metrics)
         write_model_card(self._folder.model_card, self._config, metrics)
-        tracked.end(metrics)
-        self._note(RunFinished(run=self._config.name, round=final.round, model=fingerprint(final.final)))
+        self._events.tell(events.RunFinished(round=final.round, model=fingerprint(final.final)))
         return metrics
 
-    def _note(self, event: AnyEvent) -> None:
-        if self._audit is not None:
-            self._audit.append(event)
-
     def _start(self, store: StateStore, resume: bool) -> RoundState:
-        name = self._config.name
-        config = hashlib.sha256(self._config.for_sites().encode()).hexdigest()
+        federation = self._config.federation
         if resume:
-            saved = store.load(lambda number: self._events.write("state_damaged", round=number))
+            saved = store.load(lambda number: self._events.tell(events.StateDamaged(round=number)))
             if saved is not None:
-                self._folder.write_rounds(saved)
-                self._events.write("run_resumed", round=saved.round, rounds=self._config.federation.rounds)
-                self._note(RunResumed(run=name, config=config, round=saved.round))
+                self._folder.write_rounds(saved.records)
                 self._rounds_done = saved.round
+                self._events.tell(events.RunResumed(round=saved.round, rounds=federation.rounds))
                 return saved
         store.clear()
-        self._events.write(
-            "run_started", rounds=self._config.federation.rounds, sites=self._config.federation.sites
-        )
-        federation = self._config.federation
-        self._note(RunStarted(run=name, config=config, sites=len(federation.sites), rounds=federation.rounds))
+        self._events.tell(events.RunStarted(rounds=federation.rounds, sites=federation.sites))
         trained = self._what_trains(self._initial)
         frozen = {name: array for name, array in self._initial.items() if name not in trained}
         return RoundState(0, trained, (), frozen=frozen)
@@ -147,7 +128,7 @@ class FederatedRun:
 
         def ask(kind: TaskKind, seconds: float, accept: Callable[[Reply], None], model: Arrays) -> Outcome:
             """Whoever took part in the last round has the frozen part."""
-            return self._loop.ask(
+            return self._sites.ask(
                 Task(kind, federation.rounds, config),
                 seconds,
                 accept,
@@ -157,7 +138,7 @@ class FederatedRun:
             )
 
         if self._config.evaluation.local_only:
-            self._events.write("local_only_started", sites=federation.sites)
+            self._events.tell(events.LocalOnlyStarted(sites=federation.sites))
             outcome = ask(
                 TaskKind.LOCAL_ONLY,
                 federation.round_deadline * federation.rounds,
@@ -165,7 +146,7 @@ class FederatedRun:
                 {**self._initial, **final.frozen},
             )
             moved["local_only"] = outcome.moved
-        self._events.write("evaluation_started", sites=federation.sites)
+        self._events.tell(events.EvaluationStarted(sites=federation.sites))
         reports: dict[str, SiteReport] = {}
 
         def accept(reply: Reply) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Iterator, Mapping
+import os
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -13,9 +16,6 @@ from acm_core.config.loading import dump_config, load_config
 from acm_core.config.sections import FederationConfig
 from acm_core.federated.report import SiteReport
 from acm_core.files import write_text_atomically
-
-if TYPE_CHECKING:
-    from server.round.state import RoundState
 
 MAY_CHANGE: dict[str, bool | set[str]] = {
     "server": True,
@@ -93,8 +93,8 @@ class RunFolder:
     """Paths and writers of one run's folder.
 
     `config.yaml` the resolved configuration; `rounds.jsonl` a line a round; `metrics.json`; `model.safetensors`;
-    `model_card.md`; `report.html` and `report.json`; `tensorboard/`; `events.jsonl` what the terminal shows; `state/`
-    for --resume; `logs/`.
+    `model_card.md`; `report.html` and `report.json`; `tensorboard/`; `events.jsonl` a line for all that happens;
+    `state/` for --resume; `logs/`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -110,13 +110,18 @@ class RunFolder:
         self.events = folder / "events.jsonl"
         self.state = folder / "state"
         self.logs = folder / "logs"
+        self._held = False
 
     def open(self, config: FederationConfig, *, resume: bool) -> None:
         """Make the folder ready.
 
+        As long as this object lives no other process opens it.
+
         Raises:
-            RunExistsError: it holds a run and `resume` is false, or holds none and `resume` is true.
+            RunExistsError: it holds a run and `resume` is false, or holds none and `resume` is true; or another
+                process is at work in it.
             ResumeError: the run it holds has other settings.
+            ConfigError: its `config.yaml` cannot be read.
         """
         if self.config.exists() and not resume:
             raise RunExistsError(
@@ -128,24 +133,50 @@ class RunFolder:
         if resume:
             expect_same_run(run_identity(load_config(self.config, type(config))), run_identity(config))
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._hold()
         write_text_atomically(self.config, dump_config(config))
 
-    def write_rounds(self, state: RoundState) -> None:
-        """Write `rounds.jsonl` as the state has it."""
-        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in state.records)
+    def _hold(self) -> None:
+        if self._held:
+            return
+        lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise RunExistsError(
+                f"another process is at work in {self.folder}: wait until it has ended, or give this run another name"
+            ) from None
+        weakref.finalize(self, os.close, lock)
+        self._held = True
+
+    def write_rounds(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Write `rounds.jsonl`: a record a round."""
+        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         write_text_atomically(self.rounds, "".join(lines))
 
     def finished(self) -> FinishedRun:
         """What a finished run left.
 
         Raises:
-            NoResultsError: the folder holds none, or that of an earlier version, whose sites reported less.
+            NoResultsError: the folder holds none, a damaged one, or that of an earlier version, whose sites reported
+                less.
         """
         if not self.metrics.exists():
             raise NoResultsError(
                 f"expected a finished run in {self.folder}, got no {self.metrics.name}, which is written when the last "
                 "round is evaluated: continue the run with --resume"
             )
+        try:
+            return self._read()
+        except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+            names = ", ".join(path.name for path in (self.metrics, self.config, self.rounds))
+            raise NoResultsError(
+                f"expected {names} in {self.folder} as the run wrote them, got something else: continue the run with "
+                "--resume, which writes them anew"
+            ) from None
+
+    def _read(self) -> FinishedRun:
         metrics = json.loads(self.metrics.read_text(encoding="utf-8"))
         if "software" not in metrics:
             raise NoResultsError(

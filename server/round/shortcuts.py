@@ -7,18 +7,14 @@ from typing import NamedTuple
 
 from acm_core.federated.report import SiteReport
 from acm_core.figures import Estimate, ShortcutFigures
-from acm_core.shortcuts import Shortcut
+from acm_core.shortcuts import NAMES as ALL_NAMES
+from acm_core.shortcuts import REPORTED, ReportedShortcut
 from server.round.results import delivered
 
-NAMES: dict[Shortcut, str] = {
-    "grey": "brightness",
-    "size": "film size",
-    "border": "border",
-    "view": "view",
-}
+NAMES: dict[ReportedShortcut, str] = {name: ALL_NAMES[name] for name in REPORTED}
 """Shortcut → its name, in the order in which they are shown."""
 
-_ALONE: dict[Shortcut, str] = {
+_ALONE: dict[ReportedShortcut, str] = {
     "grey": "film brightness alone",
     "size": "the film's size and shape alone",
     "border": "the film's border alone",
@@ -29,12 +25,12 @@ _ALONE: dict[Shortcut, str] = {
 class _Compared(NamedTuple):
     """A shortcut, its AUROC, and by how much the model that the site has is above it."""
 
-    shortcut: Shortcut
+    shortcut: ReportedShortcut
     auroc: float
     margin: Estimate
 
 
-def shortcuts_beside_model(report: SiteReport) -> Mapping[Shortcut, Mapping[str, ShortcutFigures]]:
+def shortcuts_beside_model(report: SiteReport) -> Mapping[ReportedShortcut, Mapping[str, ShortcutFigures]]:
     """A site's shortcuts; none where it does not report the model that they stand beside."""
     return report.shortcuts if delivered(report) in report.models else {}
 

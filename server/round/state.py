@@ -74,7 +74,7 @@ class StateStore:
             old.with_suffix(".safetensors").unlink(missing_ok=True)
             old.unlink()
 
-    def load(self, damaged: Callable[[int], None]) -> RoundState | None:
+    def load(self, damaged: Callable[[int], object]) -> RoundState | None:
         """The newest undamaged state, or None where there is none.
 
         Args:

@@ -20,6 +20,7 @@ from acm_core.config.site import SiteConfig
 from acm_core.data.batches import training_batches
 from acm_core.data.intake.reading import read_file
 from acm_core.data.site_films import FilmSet, load_site
+from acm_core.data.source.folder import FolderSource
 from simulations.benchmark.measurement import (
     Timing,
     machine,
@@ -103,7 +104,8 @@ def _reading(folder: Path, rounds: int) -> dict[str, Any]:
 
     for name in SCANNERS:
         _hospital(folder, name, _FILMS_A_SCANNER, _SIDE)
-    paths = sorted(folder.rglob("*.dcm"))
+    paths, source = sorted(folder.rglob("*.dcm")), FolderSource(folder)
+    names = [str(path.relative_to(folder)) for path in paths]
     load = Compose(
         [
             LoadImaged("image", reader="PydicomReader"),
@@ -116,7 +118,7 @@ def _reading(folder: Path, rounds: int) -> dict[str, Any]:
     try:
         works: dict[str, Callable[[], object]] = {
             "monai": lambda: [load({"image": path}) for path in paths],
-            "ours": lambda: [read_file(path, bytes(32), IMAGE_SIZE) for path in paths],
+            "ours": lambda: [read_file(source, name, bytes(32), IMAGE_SIZE) for name in names],
         }
         timings = take_turns(works, rounds, warm_up=1)
     finally:

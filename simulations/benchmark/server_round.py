@@ -19,8 +19,9 @@ from acm_core.federated.messages import Reply, Task
 from acm_core.federated.payload import Payload, read_reply, write_payload
 from acm_core.randomness import stream
 from server.link.depot import Depot
-from server.round.events import EventLog
+from server.round.event_log import EventLog
 from server.round.loop import RoundLoop
+from server.round.sites import Sites
 from server.round.state import RoundState, StateStore
 from server.round.transport import Answer, Connection, Ticket
 from simulations.benchmark.measurement import peak_resident_bytes
@@ -101,7 +102,9 @@ def _serve(folder: Path, reply: Payload, sites: int, weights: int, rounds: int) 
     )
     state = RoundState(0, _model(weights, 0), ())
     model_bytes = sum(array.nbytes for array in state.arrays.values())
-    loop = RoundLoop(_Answered(folder, reply, names), config, frozenset(), EventLog(folder / "events.jsonl"))
+    events = EventLog(folder / "events.jsonl")
+    sites_of_run = Sites(_Answered(folder, reply, names), names, events)
+    loop = RoundLoop(sites_of_run, config, frozenset(), events)
     idle = peak_resident_bytes()
     state = loop.run(state, StateStore(folder, config).save)
     return {

@@ -17,9 +17,9 @@ from simulations.comparing.experiment import (
     Figure,
 )
 from simulations.comparing.films import TASKS, Task
-from simulations.markdown import markdown_table
 from simulations.tables.forest import difference_text, drawing
 from simulations.tables.intervals import Combined, Interval, Measured, combine
+from simulations.tables.markdown import markdown_table
 from simulations.tables.results import Difference
 
 Cells = Mapping[Cell, CellFile]

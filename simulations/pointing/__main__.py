@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from acm_core.command import run_command
-from simulations.markdown import markdown_table
+from simulations.tables.markdown import markdown_table
 
 if TYPE_CHECKING:
     import numpy as np

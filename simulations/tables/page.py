@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from acm_core.files import write_text_atomically
-from simulations.markdown import markdown_table
 from simulations.tables.cells import CellFile, SiteFigures
 from simulations.tables.experiment import Experiment
 from simulations.tables.forest import difference_text, drawing
+from simulations.tables.markdown import markdown_table
 from simulations.tables.results import Difference, Results, Row, Unlabelled
 
 _SIDE_BY_SIDE = 3  # differences in one table, so that it is not too wide

@@ -12,7 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from acm_core.processes import give_freed_memory_back, keep_freed_memory
+from acm_core import files
+from acm_core.files import LineTail
+from acm_core.processes import KeptChild, give_freed_memory_back, keep_freed_memory
 
 MEASURE = """
 import resource, sys
@@ -69,7 +71,9 @@ def test_large_blocks_are_used_again_without_new_pages() -> None:
 
 KEEP = """
 import psutil
-from acm_core.processes import give_freed_memory_back, keep_freed_memory
+from acm_core import files
+from acm_core.files import LineTail
+from acm_core.processes import KeptChild, give_freed_memory_back, keep_freed_memory
 import numpy as np
 assert keep_freed_memory()
 np.ones(2**25).sum()  # 256 MiB
@@ -90,3 +94,24 @@ def test_an_allocator_without_the_setting_is_left_alone(monkeypatch: pytest.Monk
     monkeypatch.setattr("acm_core.processes.ctypes.CDLL", lambda name: object())
     assert keep_freed_memory() is False
     assert give_freed_memory_back() is False
+
+
+def test_a_log_that_a_process_writes_stays_within_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_MOST_LOG_BYTES", 10_000)
+    program = "import itertools, time\nfor n in itertools.count(): print(n, flush=True); time.sleep(0.0001)"
+    log = tmp_path / "program.log"
+    tail, seen = LineTail(log), list[int]()
+    kept = KeptChild("program", [sys.executable, "-c", program], log, {})
+    ends = time.monotonic() + 30
+    try:
+        while not seen or seen[-1] < 20_000:
+            kept.tend()
+            seen += map(int, tail.read())
+            assert log.stat().st_size < 100_000
+            assert time.monotonic() < ends
+    finally:
+        kept.stop()
+    assert seen == sorted(set(seen))
+    assert len((tmp_path / "program.log.1").read_text().splitlines()) > 100

@@ -136,12 +136,12 @@ def test_a_stopped_run_goes_on(given: Path, monkeypatch: pytest.MonkeyPatch) -> 
     unfinished = given / ".out.csv.unfinished"
     with unfinished.open("ab") as file:
         file.write(b'{"stamp": [1, 2')  # killed over a line
-    read: list[Path] = []
+    read: list[str] = []
     real = prediction.read_files
 
-    def counted(paths: list[Path], *arguments: object, **options: object) -> object:
-        read.extend(paths := list(paths))
-        return real(paths, *arguments, **options)  # type: ignore[arg-type]
+    def counted(source: object, names: list[str], *arguments: object, **options: object) -> object:
+        read.extend(names := list(names))
+        return real(source, names, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(prediction, "read_files", counted)
     predict_folder(settings, *where, lambda *_: None)

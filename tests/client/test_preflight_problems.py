@@ -13,6 +13,7 @@ import pytest
 import yaml
 from dicom_files import write_dicom
 from PIL import Image
+from pydicom import Dataset
 
 from client import preflight
 
@@ -169,7 +170,7 @@ def test_a_folder_that_may_not_be_entered_costs_what_is_in_it(
             raise PermissionError(13, "Permission denied")
         return scandir(folder)
 
-    monkeypatch.setattr("acm_core.data.intake.files.os.scandir", refuse)
+    monkeypatch.setattr("acm_core.data.source.folder.os.scandir", refuse)
     found = looked(["p0,0.png,1", "p1,1.png,0"])
     assert found["files"]["used"] == 2
     assert found["exit_code"] == preflight.OK
@@ -367,3 +368,22 @@ def test_a_sites_own_words_take_what_was_refused(tmp_path: Path, looked: Callabl
     taken = looked(rows, columns, accept=accept)
     assert taken["files"]["used"] == 3
     assert taken["views"] == {"AP": 1, "PA": 1, "unknown": 1}
+
+
+def test_a_word_of_the_header_that_its_code_contradicts_is_told(
+    tmp_path: Path, looked: Callable[..., Found]
+) -> None:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "272479007", "SCT", ""
+    for index in range(3):
+        stored = np.asarray(film(index)).astype(np.uint16) * 16
+        says = {} if index == 2 else {"ViewPosition": "AP", "ViewCodeSequence": [code]}
+        content = write_dicom(stored, PatientID=f"p{index}", PatientName="", PatientBirthDate="", **says)
+        (tmp_path / f"films/{index}.dcm").write_bytes(content)
+    found = looked([f"p{index},{index}.dcm,{index % 2}" for index in range(3)])
+    (problem,) = problems(found, "header_conflict")
+    assert (problem["weight"], problem["count"]) == ("act", 2)
+    assert problem["values"] == {"view PA by its code, AP by its word": 2}
+    assert found["views"] == {"PA": 3}
+    page = (tmp_path / "state/intake/preflight.html").read_text()
+    assert page.count("<td>view PA by its code, AP by its word</td>") == 2

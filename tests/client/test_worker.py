@@ -29,6 +29,7 @@ from client.link.worker_call import (
     reply_payload,
     serve_orders,
 )
+from client.site.site_log import LOG_NAME, open_site_log
 from client.worker import Worker
 
 HEAD = "a" * 64
@@ -134,6 +135,20 @@ def test_a_reply_that_cannot_be_written_is_a_refusal(
     order = given(settings, first_round())
     monkeypatch.setattr(worker_module, "write_payload", full)
     assert Worker(path).do(order) == ReplyEnvelope(refusal=Refusal.STORAGE)
+
+
+def test_a_mistake_in_the_sites_file_is_said_with_its_line_and_the_next_task_goes_by_the_mended_one(
+    member: tuple[Path, SiteConfig],
+) -> None:
+    path, settings = member
+    open_site_log(settings.state)
+    worker, order, right = Worker(path), given(settings, first_round()), path.read_text(encoding="utf-8")
+    path.write_text(f"{right}polcy: {{}}\n", encoding="utf-8")
+    assert worker.do(order) == ReplyEnvelope(refusal=Refusal.INTERNAL)
+    line = len(right.splitlines()) + 1
+    assert f"A.yaml:{line}: polcy: unknown key" in (settings.state / LOG_NAME).read_text(encoding="utf-8")
+    path.write_text(right, encoding="utf-8")
+    assert reply_of(settings, worker.do(order)).refusal == ""
 
 
 # The socket.

@@ -13,42 +13,76 @@ from hospitals import federation
 from hypothesis import given
 from hypothesis import strategies as st
 
+from acm_core.audit_events import RunFailure
+from acm_core.federated.messages import Refusal, TaskKind
+from acm_core.federated.update import RefusalReason
 from server.dashboard.live import LiveRun, curves
 from server.dashboard.serving import Dashboard
-from server.round.events import EventLog
+from server.round import events
+from server.round.event_log import EventLog
+from server.round.events import Event
 
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
-FINISHED: dict[str, Any] = {
-    "seconds": 30.0,
-    "answered": ["A"],
-    "missing": ["B"],
-    "bytes_sent": 4_000_000,
-    "bytes_received": 1_500_000,
-}
+RUN_STARTED = events.RunStarted(rounds=4, sites=("A", "B"))
 
 
-def answered(number: int, loss: float, **metrics: float) -> dict[str, Any]:
+def answered(number: int, loss: float, **metrics: float) -> Event:
+    return events.SiteAnswered(
+        task=TaskKind.TRAIN,
+        round=number,
+        site="A",
+        seconds=12.0,
+        films=30,
+        metrics={"train_loss": loss, "validation_loss": 0.6, **metrics},
+        sha256="0" * 64,
+        bytes=1000,
+        site_head=None,
+    )
+
+
+def refused(site: str, reason: events.Reason, number: int = 1, detail: str = "") -> Event:
+    return events.SiteRefused(task=TaskKind.TRAIN, round=number, site=site, reason=reason, detail=detail)
+
+
+def tried(number: int, missing: str = "B") -> dict[str, Any]:
     return {
-        "task": "train",
         "round": number,
-        "site": "A",
-        "seconds": 12.0,
-        "films": 30,
-        "metrics": {"train_loss": loss, "validation_loss": 0.6, **metrics},
+        "attempt": 1,
+        "started": 1.7e9,
+        "seconds": 30.0,
+        "asked": ["A", "B"],
+        "answered": ["A"],
+        "refused": {},
+        "missing": list(missing),
+        "films": {"A": 30},
+        "metrics": {"A": {}},
+        "bytes_sent": 4_000_000,
+        "bytes_received": 1_500_000,
     }
+
+
+def finished(number: int, missing: str = "B") -> Event:
+    return events.RoundFinished(**tried(number, missing), earlier_attempts=())
+
+
+def below_quorum(number: int) -> Event:
+    return events.RoundBelowQuorum(**tried(number), quorum=2, attempts=3)
 
 
 @pytest.fixture
 def log(tmp_path: Path) -> EventLog:
     """A run of four rounds of which the first is over."""
-    events = EventLog(tmp_path / "events.jsonl")
-    events.write("run_started", rounds=4, sites=["A", "B"])
-    events.write("round_started", round=1, rounds=4, attempt=1)
-    events.write("site_answered", **answered(1, 0.7))
-    events.write("site_refused", task="train", round=1, site="B", reason="policy.hours", detail="")
-    events.write("round_finished", round=1, **{**FINISHED, "missing": []})
-    events.write("round_started", round=2, rounds=4, attempt=1)
-    return events
+    log = EventLog(tmp_path / "events.jsonl")
+    for event in (
+        RUN_STARTED,
+        events.RoundStarted(round=1, rounds=4, attempt=1),
+        answered(1, 0.7),
+        refused("B", Refusal.POLICY_HOURS),
+        finished(1, missing=""),
+        events.RoundStarted(round=2, rounds=4, attempt=1),
+    ):
+        log.tell(event)
+    return log
 
 
 @pytest.fixture
@@ -57,54 +91,61 @@ def dashboard(log: EventLog, tmp_path: Path) -> Iterator[Dashboard]:
         yield serving
 
 
-def live(*events: tuple[str, dict[str, Any]]) -> LiveRun:
+def live(*told: Event) -> LiveRun:
     run = LiveRun("test", {}, 4)
-    run.take({"event": kind, "time": 0.0, **fields} for kind, fields in events)
+    for event in told:
+        run.take(event)
     return run
 
 
 def test_where_a_run_stands() -> None:
-    start = ("run_started", {"rounds": 4, "sites": ["A", "B"]})
     run = live(
-        start,
-        ("waiting", {"task": "join", "round": 0, "sites": ["B"], "seconds": 60.0}),
-        ("round_started", {"round": 1, "rounds": 4, "attempt": 1}),
-        ("site_answered", answered(1, 0.7, epsilon=0.4)),
-        ("waiting", {"task": "train", "round": 1, "sites": ["B"], "seconds": 90.0}),
+        RUN_STARTED,
+        events.Waiting(task="join", round=0, sites=("B",), seconds=60.0),
+        events.RoundStarted(round=1, rounds=4, attempt=1),
+        answered(1, 0.7, epsilon=0.4),
+        events.Waiting(task=TaskKind.TRAIN, round=1, sites=("B",), seconds=90.0),
     )
     assert (run.stage, run.round, run.left) == ("round 1 of 4", 0, "")
     assert (run.sites["A"].state, run.sites["A"].epsilon) == ("answered after 12 s", 0.4)
     assert run.sites["A"].losses == {"train_loss": {1: 0.7}, "validation_loss": {1: 0.6}}
     assert (run.sites["B"].state, run.sites["B"].trouble) == ("at work, 90 s left", False)
-    run.take([{"event": "round_finished", "time": 0.0, "round": 1, **FINISHED}])
+    run.take(finished(1))
     assert (run.round, run.left, run.bytes) == (1, "90 s", 5_500_000)
     assert run.sites["B"].state == "did not answer in round 1"
     assert [text for _, text in run.said] == ["round 1 went without B"]
-    run.take([{"event": "run_failed", "time": 0.0, "message": "no quorum"}])
+    run.take(events.RunFailed(round=1, reason=RunFailure.QUORUM, message="no quorum"))
     assert (run.stage, run.said[0][1]) == ("failed", "run failed: no quorum")
-    run.take([{"event": start[0], "time": 0.0, **start[1]}])
+    run.take(RUN_STARTED)
     assert (run.round, list(run.said), run.bytes) == (0, [], 0)
+
+
+def test_a_site_is_asked_when_its_task_is_sent_and_away_when_it_is_gone() -> None:
+    run = live(
+        RUN_STARTED,
+        events.SiteConnected(site="A"),
+        events.RoundStarted(round=1, rounds=4, attempt=1),
+        events.TaskSent(task=TaskKind.TRAIN, round=1, sites=("A",), model="0" * 64, bytes=1000),
+    )
+    assert [run.sites[site].state for site in "AB"] == ["asked to train", "not asked yet"]
+    run.take(events.SiteDisconnected(site="A"))
+    assert (run.sites["A"].state, run.sites["A"].trouble) == ("not connected", True)
 
 
 def test_a_round_counts_once_however_often_it_is_tried() -> None:
     run = live(
-        ("run_started", {"rounds": 4, "sites": ["A", "B"]}),
-        ("site_answered", answered(1, 0.9)),
-        ("round_finished", {"round": 1, **FINISHED}),
-        ("site_answered", answered(2, 0.7)),
-        ("round_below_quorum", {"round": 2, **FINISHED, "quorum": 2}),
-        ("site_answered", answered(2, 0.8)),
-        ("round_finished", {"round": 2, **FINISHED}),
+        RUN_STARTED,
+        answered(1, 0.9),
+        finished(1),
+        answered(2, 0.7),
+        below_quorum(2),
+        answered(2, 0.8),
+        finished(2),
     )
     assert run.sites["A"].answered == {1, 2}
     assert curves(run, "train_loss") == {"A": [(1, 0.9), (2, 0.8)]}
-    run.take(
-        {"event": kind, "time": 0.0, **fields}
-        for kind, fields in (
-            ("run_resumed", {"round": 1, "rounds": 4}),
-            ("site_answered", answered(2, 0.6)),
-        )
-    )
+    run.take(events.RunResumed(round=1, rounds=4))
+    run.take(answered(2, 0.6))
     assert run.sites["A"].answered == {1}
     assert curves(run, "train_loss") == {"A": [(1, 0.9), (2, 0.6)]}
 
@@ -113,25 +154,27 @@ def test_a_round_counts_once_however_often_it_is_tried() -> None:
     st.lists(
         st.sampled_from(
             [
-                ("run_resumed", {"round": 2, "rounds": 4}),
-                ("round_started", {"round": 3, "rounds": 4, "attempt": 2}),
-                ("site_answered", answered(3, 0.5)),
-                ("site_refused", {"task": "train", "round": 3, "site": "Z", "reason": "lost", "detail": ""}),
-                ("waiting", {"task": "train", "round": 3, "sites": [], "seconds": 5.0}),
-                ("round_finished", {"round": 3, **FINISHED}),
-                ("round_below_quorum", {"round": 3, **FINISHED, "quorum": 2}),
-                ("evaluation_started", {"sites": ["A"]}),
-                ("an_event_of_a_later_version", {}),
+                events.RunResumed(round=2, rounds=4),
+                events.RoundStarted(round=3, rounds=4, attempt=2),
+                events.SiteConnected(site="A"),
+                events.SiteDisconnected(site="Z"),
+                events.TaskSent(task=TaskKind.EVALUATE, round=3, sites=("A", "Z"), model=None, bytes=0),
+                answered(3, 0.5),
+                refused("Z", Refusal.LOST, 3),
+                events.SiteMissing(task=TaskKind.TRAIN, round=3, site="Z"),
+                events.Waiting(task=TaskKind.TRAIN, round=3, sites=(), seconds=5.0),
+                finished(3),
+                below_quorum(3),
+                events.EvaluationStarted(sites=("A",)),
+                events.Note(text="one more thing"),
             ]
         ),
         max_size=40,
     )
 )
-def test_any_order_of_events_can_be_shown(events: list[tuple[str, dict[str, Any]]]) -> None:
-    run = live(*events)
-    assert run.bytes == 5_500_000 * sum(
-        kind in ("round_finished", "round_below_quorum") for kind, _ in events
-    )
+def test_any_order_of_events_can_be_shown(told: list[Event]) -> None:
+    run = live(*told)
+    assert run.bytes == 5_500_000 * sum(isinstance(event, events.RoundTried) for event in told)
     assert len(run.said) <= 12
     assert "-" not in run.left
 
@@ -149,7 +192,7 @@ def test_only_this_machine_and_only_to_look_at(dashboard: Dashboard) -> None:
 
 
 def test_what_sites_say_cannot_write_the_page(dashboard: Dashboard, log: EventLog) -> None:
-    log.write("site_refused", task="train", round=2, site="A", reason="<script>", detail="<b>")
+    log.tell(refused("<script>", RefusalReason.LAYOUT, 2, detail="<b>"))
     text = httpx.get(f"{dashboard.address}now").text
     assert "&lt;script&gt;" in text
     assert "<script>" not in text
@@ -167,8 +210,8 @@ def test_the_page_follows_the_run(dashboard: Dashboard, log: EventLog, size: str
     with chromium() as browser, opened(browser, dashboard.address, size) as (page, complaints):
         assert "1 of 4 rounds done" in page.inner_text("main")
         assert page.locator("figure circle").count() == 2  # one round is a point, not a line
-        log.write("site_answered", **answered(2, 0.5, epsilon=1.25))
-        log.write("round_finished", round=2, **FINISHED)
+        log.tell(answered(2, 0.5, epsilon=1.25))
+        log.tell(finished(2))
         page.get_by_text("2 of 4 rounds done").wait_for(timeout=10_000)
         assert "1.250" in page.inner_text("table")
         assert page.locator("figure polyline").count() == 2

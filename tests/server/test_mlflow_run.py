@@ -15,29 +15,30 @@ from reports import estimate, model, report
 from runs import finished_run
 
 from acm_core.processes import free_port
-from server.round import mlflow_run
-from server.round.events import EventLog
 from server.round.run_folder import RunFolder
+from server.round.sinks import Run, mlflow
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLLOW = """
-import json, sys
+import sys
 from pathlib import Path
-from server.round.events import EventLog
-from server.round.mlflow_run import track
+from server.round.events import RoundFinished, RunFinished, RunResumed, RunStarted
 from server.round.run_folder import RunFolder
-from server.round.state import RoundState
+from server.round.sinks import Run
+from server.round.sinks.mlflow import open_sink
 
 folder, first, last = RunFolder(Path(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
 done = folder.finished()
-tracked = track(done.config, folder, EventLog(folder.events))
-for number in range(first, last + 1):
-    tracked.add(RoundState(number, {}, tuple(done.records[:number])))
-if last == len(done.records):
-    tracked.end(done.metrics)
+rounds, sites = len(done.records), done.config.federation.sites
+sink = open_sink(Run(done.config, folder, None))
+begun = first == 1
+sink.take(RunStarted(rounds=rounds, sites=sites) if begun else RunResumed(round=first - 1, rounds=rounds))
+for record in done.records[first - 1:last]:
+    sink.take(RoundFinished(**record, earlier_attempts=()))
+if last == rounds:
+    sink.take(RunFinished(round=done.metrics["rounds"], model="0" * 64))
 else:
-    tracked._work.put(None)
-    tracked._thread.join(30)
+    sink._end()
 """
 READ = """
 import json
@@ -114,12 +115,11 @@ def test_a_store_that_is_away_is_said_once_without_its_address(run: RunFolder) -
 def test_a_store_without_mlflow_is_said_and_no_store_is_nothing(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events = EventLog(run.events)
-    monkeypatch.delenv(mlflow_run.STORE, raising=False)
-    assert isinstance(mlflow_run.track(federation(), run, events), mlflow_run.Nowhere)
+    monkeypatch.delenv(mlflow.STORE, raising=False)
+    assert mlflow.open_sink(Run(federation(), run, None)) is None
     assert notes(run) == []
-    monkeypatch.setenv(mlflow_run.STORE, "http://somewhere")
-    monkeypatch.setattr(mlflow_run, "find_spec", lambda name: None)
-    assert isinstance(mlflow_run.track(federation(), run, events), mlflow_run.Nowhere)
+    monkeypatch.setenv(mlflow.STORE, "http://somewhere")
+    monkeypatch.setattr(mlflow, "find_spec", lambda name: None)
+    assert mlflow.open_sink(Run(federation(), run, None)) is None
     (note,) = notes(run)
     assert "pip install 'acm-fed[mlflow]'" in note

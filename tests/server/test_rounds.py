@@ -19,9 +19,11 @@ from acm_core.config.sections import FederationConfig
 from acm_core.federated import encoding
 from acm_core.federated.encoding import BaseMismatchError, decode, encode
 from acm_core.federated.messages import Refusal, Reply, Task, TaskKind
-from server.round.events import EventLog, EventReader
+from server.round.event_log import EventLog, EventReader
+from server.round.events import Event, RoundFinished, SiteRefused, Waiting
 from server.round.loop import RoundLoop, RunFailedError
 from server.round.run_folder import RunFolder
+from server.round.sites import Sites
 from server.round.state import RoundState, StateStore
 
 GLOBAL = {
@@ -68,15 +70,14 @@ def loop(
     transport: InProcessTransport, folder: Path, settings: FederationConfig
 ) -> tuple[RoundLoop, EventReader]:
     path = folder / "events.jsonl"
-    return (
-        RoundLoop(transport, settings, frozenset({"head.weight"}), EventLog(path)),
-        EventReader(path),
-    )
+    events = EventLog(path)
+    sites = Sites(transport, settings.federation.sites, events)
+    return RoundLoop(sites, settings, frozenset({"head.weight"}), events), EventReader(path)
 
 
 def run(
     transport: InProcessTransport, folder: Path, settings: FederationConfig
-) -> tuple[RoundState, list[Any]]:
+) -> tuple[RoundState, list[Event]]:
     rounds, events = loop(transport, folder, settings)
     state = rounds.run(RoundState(0, GLOBAL, ()), lambda _: None)
     return state, list(events.read())
@@ -191,8 +192,8 @@ def test_a_bad_update_is_refused_by_name_and_the_round_goes_on(
     state, events = run(transport, tmp_path, config(quorum=2))
     assert state.arrays["weight"] == pytest.approx([2.0, 2.0, 2.0])
     assert state.records[0]["refused"] == {"B": reason}
-    refused = [event for event in events if event["event"] == "site_refused"]
-    assert [(event["site"], event["reason"]) for event in refused] == [("B", reason)]
+    refused = [event for event in events if isinstance(event, SiteRefused)]
+    assert [(event.site, event.reason) for event in refused] == [("B", reason)]
 
 
 def test_sites_that_have_the_last_model_get_the_difference_and_others_the_whole(tmp_path: Path) -> None:
@@ -224,7 +225,7 @@ def test_sites_that_have_the_last_model_get_the_difference_and_others_the_whole(
     state, events = run(transport, tmp_path, settings)
     assert state.arrays["weight"] == pytest.approx([3.0, 3.0, 3.0])
     assert got == {"A": [1, 2, 3], "B": [1, 2, 3, 3]}
-    assert [event["reason"] for event in events if event["event"] == "site_refused"] == ["base"]
+    assert [event.reason for event in events if isinstance(event, SiteRefused)] == ["base"]
 
 
 @pytest.mark.parametrize("encoding", ["float16", "int8"])
@@ -260,9 +261,7 @@ def test_a_resumed_run_gives_the_same_model_in_every_encoding(tmp_path: Path, en
             changed = settings.model_copy(
                 update={"federation": settings.federation.model_copy(update={"rounds": stop})}
             )
-            rounds = RoundLoop(
-                transport, changed, frozenset({"head.weight"}), EventLog(folder / "events.jsonl")
-            )
+            rounds, _ = loop(transport, folder, changed)
             state = rounds.run(state, StateStore(folder / "state", settings).save)
             loaded = StateStore(folder / "state", settings).load(lambda _: None)
             assert loaded is not None
@@ -293,7 +292,7 @@ def test_a_run_killed_at_any_change_to_the_disk_goes_on_to_the_same_model(
 
         def save(state: RoundState) -> None:
             store.save(state)
-            folder.write_rounds(state)
+            folder.write_rounds(state.records)
 
         sites = {"A": trained("A", 1.0), "B": trained("B", 3.0)}
         rounds, _ = loop(InProcessTransport(sites), folder.folder, settings)
@@ -319,7 +318,7 @@ def test_a_site_whose_process_died_is_asked_again_in_the_same_round(tmp_path: Pa
     state, events = run(transport, tmp_path, config(quorum=3))
     assert state.records[0]["answered"] == ["A", "B", "C"]
     assert state.records[0]["refused"] == {}
-    assert [e["reason"] for e in events if e["event"] == "site_refused"] == ["lost"] * 3
+    assert [event.reason for event in events if isinstance(event, SiteRefused)] == ["lost"] * 3
 
 
 def test_a_site_whose_process_dies_again_and_again_is_left_out(tmp_path: Path) -> None:
@@ -382,7 +381,7 @@ def test_waiting_names_the_absent_sites_and_ends(tmp_path: Path) -> None:
     rounds, events = loop(transport, tmp_path, config(quorum=2, join_deadline=0.5))
     with pytest.raises(RunFailedError, match="Not connected: B, C"):
         rounds.wait_for_sites()
-    assert next(event["sites"] for event in events.read() if event["event"] == "waiting") == ["B", "C"]
+    assert next(event.sites for event in events.read() if isinstance(event, Waiting)) == ("B", "C")
 
 
 def test_the_run_starts_without_a_site_when_the_join_deadline_has_passed_with_a_quorum(
@@ -425,7 +424,7 @@ def test_every_round_is_saved_before_the_next_starts(tmp_path: Path) -> None:
     rounds, events = loop(transport, tmp_path, settings)
 
     def save(state: RoundState) -> None:
-        said.extend(event["round"] for event in events.read() if event["event"] == "round_finished")
+        said.extend(event.round for event in events.read() if isinstance(event, RoundFinished))
         assert said == saved  # a round is called done only when it is saved
         saved.append(state.round)
 
@@ -438,9 +437,9 @@ def test_other_tasks_end_when_all_have_answered(tmp_path: Path) -> None:
     transport = InProcessTransport(
         {name: (lambda task, n=name: Reply(n, task.round, report="{}")) for name in "ABC"}
     )
-    rounds, _ = loop(transport, tmp_path, config())
+    sites = Sites(transport, config().federation.sites, EventLog(tmp_path / "events.jsonl"))
     taken: list[str] = []
-    outcome = rounds.ask(Task(TaskKind.EVALUATE, 1), 5, lambda reply: taken.append(reply.site), quorum=3)
+    outcome = sites.ask(Task(TaskKind.EVALUATE, 1), 5, lambda reply: taken.append(reply.site), quorum=3)
     assert sorted(taken) == sorted(outcome.answered) == ["A", "B", "C"]
 
 

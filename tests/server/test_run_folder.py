@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-import numpy as np
 import pytest
 import yaml
 from hospitals import federation
+from processes import REPOSITORY
 from pydantic import BaseModel
 
-from acm_core.config import FederationConfig, load_config
-from server.round.run_folder import ResumeError, RunExistsError, RunFolder, expect_same_run, run_identity
-from server.round.state import RoundState
+from acm_core.config import FederationConfig, dump_config, load_config
+from server.round.run_folder import (
+    NoResultsError,
+    ResumeError,
+    RunExistsError,
+    RunFolder,
+    expect_same_run,
+    run_identity,
+)
 from simulations.settings import SimulationConfig
 
 MAY_CHANGE = {
@@ -147,13 +155,12 @@ def test_a_resumed_run_takes_the_new_waiting_times_and_keeps_its_files(tmp_path:
 def test_rounds_are_lines_and_those_of_an_older_state_replace_them(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     records = tuple({"round": number, "refused": {"Köln": "memory"}} for number in (1, 2, 3))
-    arrays = {"weight": np.zeros(1, np.float32)}
-    folder.write_rounds(RoundState(3, arrays, records))
-    folder.write_rounds(RoundState(2, arrays, records[:2]))
+    folder.write_rounds(records)
+    folder.write_rounds(records[:2])
     lines = folder.rounds.read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == list(records[:2])
     assert "Köln" in lines[0]
-    folder.write_rounds(RoundState(0, arrays, ()))
+    folder.write_rounds(())
     assert folder.rounds.read_bytes() == b""
 
 
@@ -165,6 +172,56 @@ def test_metrics_come_back(tmp_path: Path) -> None:
 
 
 def test_all_paths_lie_in_the_folder_and_differ(tmp_path: Path) -> None:
-    paths = [value for name, value in vars(RunFolder(tmp_path)).items() if name != "folder"]
+    values = vars(RunFolder(tmp_path)).items()
+    paths = [value for name, value in values if isinstance(value, Path) and name != "folder"]
     assert len(set(paths)) == len(paths)
     assert all(path.parent == tmp_path for path in paths)
+
+
+OPENED = """
+import sys, time
+from pathlib import Path
+from acm_core.config.loading import load_config
+from acm_core.config.sections import FederationConfig
+from server.round.run_folder import RunFolder
+folder = RunFolder(Path(sys.argv[1]))
+folder.open(load_config(sys.argv[2], FederationConfig), resume=False)
+print("open", flush=True)
+time.sleep(60)
+"""
+
+
+def test_two_processes_are_not_at_work_in_one_folder_and_one_that_was_killed_leaves_none_behind(
+    tmp_path: Path,
+) -> None:
+    config = federation()
+    (tmp_path / "federation.yaml").write_text(dump_config(config), encoding="utf-8")
+    command = [sys.executable, "-c", OPENED, str(tmp_path / "run"), str(tmp_path / "federation.yaml")]
+    folder = RunFolder(tmp_path / "run")
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "open\n"
+        before = folder.config.read_bytes()
+        with pytest.raises(RunExistsError, match="another process is at work in"):
+            folder.open(config, resume=True)
+        assert folder.config.read_bytes() == before
+        other.kill()
+    folder.open(config, resume=True)
+    folder.open(config, resume=True)  # its own
+
+
+@pytest.mark.parametrize("name", ["metrics", "config", "rounds"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "\x00", "a: b: c"])
+def test_a_damaged_run_is_no_finished_one(tmp_path: Path, name: str, content: str) -> None:
+    folder = RunFolder(tmp_path)
+    folder.open(federation(), resume=False)
+    folder.write_metrics({"software": {}, "sites": {}})
+    folder.write_rounds([{"round": 1}])
+    assert folder.finished().sites == {}
+    path = getattr(folder, name)
+    path.write_text(content, encoding="utf-8")
+    if name == "rounds" and content in {"", "[]", "null"}:
+        content = "{"  # the others are no lines, or lines of JSON
+        path.write_text(content, encoding="utf-8")
+    with pytest.raises(NoResultsError, match="expected"):
+        folder.finished()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,117 +13,120 @@ from hospitals import federation
 from reports import coarsened, estimate, metrics, model, report, shortcuts
 from rich.console import Console
 
-from acm_core.federated.messages import TaskKind
+from acm_core.audit_events import ReplyFault, RunFailure
+from acm_core.federated.messages import Refusal, TaskKind
 from server.console.terminal import Terminal, print_results, results_table
+from server.round import events
 from server.round.events import Event
 from server.round.results import Metrics
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-ROUND: Event = {
+ROUND: dict[str, Any] = {
     "round": 2,
     "attempt": 1,
+    "started": 1.7e9,
     "seconds": 12.34,
+    "asked": ["A", "B"],
     "answered": ["A"],
+    "refused": {},
     "missing": ["B"],
+    "films": {"A": 40},
+    "metrics": {"A": {"train_loss": 0.25}},
     "bytes_sent": 1_500_000,
     "bytes_received": 500_000,
 }
+ANSWERED: dict[str, Any] = {"sha256": "0" * 64, "bytes": 1000, "site_head": None}
+FAILED = events.RunFailed(round=2, reason=RunFailure.QUORUM, message="too few sites")
 RENDERED: list[tuple[Event, str]] = [
-    ({"event": "run_started", "rounds": 4, "sites": ["A", "B"]}, "run started: 4 rounds over A, B"),
-    ({"event": "run_resumed", "round": 3, "rounds": 4}, "run resumed after round 3 of 4"),
+    (events.RunStarted(rounds=4, sites=("A", "B")), "run started: 4 rounds over A, B"),
+    (events.RunResumed(round=3, rounds=4), "run resumed after round 3 of 4"),
+    (events.StateDamaged(round=3), "the saved state of round 3 is damaged: going back to the one before"),
     (
-        {"event": "state_damaged", "round": 3},
-        "the saved state of round 3 is damaged: going back to the one before",
-    ),
-    (
-        {"event": "waiting", "task": "join", "round": 0, "sites": ["B", "C"], "seconds": 29.6},
+        events.Waiting(task="join", round=0, sites=("B", "C"), seconds=29.6),
         "waiting for B, C (to join; 30 s left)",
     ),
     (
-        {
-            "event": "site_answered",
-            "task": "train",
-            "round": 1,
-            "site": "A",
-            "seconds": 3.25,
-            "films": 40,
-            "metrics": {"validation_loss": 0.5, "train_loss": 0.25},
-        },
+        events.SiteAnswered(
+            task=TaskKind.TRAIN,
+            round=1,
+            site="A",
+            seconds=3.25,
+            films=40,
+            metrics={"validation_loss": 0.5, "train_loss": 0.25},
+            **ANSWERED,
+        ),
         "  A            training: 3.2 s  40 films  train loss 0.250  validation loss 0.500",
     ),
     (
-        {
-            "event": "site_answered",
-            "task": "evaluate",
-            "round": 1,
-            "site": "NIH_PA",
-            "seconds": 0.1,
-            "films": 0,
-            "metrics": {},
-        },
+        events.SiteAnswered(
+            task=TaskKind.EVALUATE, round=1, site="NIH_PA", seconds=0.1, films=0, metrics={}, **ANSWERED
+        ),
         "  NIH_PA       evaluation: 0.1 s",
     ),
     (
-        {"event": "site_refused", "task": "train", "round": 1, "site": "B", "reason": "memory", "detail": ""},
+        events.SiteRefused(task=TaskKind.TRAIN, round=1, site="B", reason=Refusal.MEMORY),
         "  B            training: refused, memory",
     ),
     (
-        {
-            "event": "site_refused",
-            "task": "local_only",
-            "round": 1,
-            "site": "B",
-            "reason": "wrong_round",
-            "detail": "expected round 2, got 1",
-        },
+        events.SiteRefused(
+            task=TaskKind.LOCAL_ONLY,
+            round=1,
+            site="B",
+            reason=ReplyFault.WRONG_ROUND,
+            detail="expected round 2, got 1",
+        ),
         "  B            local-only model: refused, wrong_round – expected round 2, got 1",
     ),
     (
-        {"event": "round_finished", **ROUND},
+        events.RoundFinished(**ROUND, earlier_attempts=()),
         "round 2 done in 12.3 s: 1 site, without B, 2.0 MB",
     ),
     (
-        {"event": "round_finished", **ROUND, "answered": ["A", "B"], "missing": []},
+        events.RoundFinished(**{**ROUND, "answered": ["A", "B"], "missing": []}, earlier_attempts=()),
         "round 2 done in 12.3 s: 2 sites, 2.0 MB",
     ),
     (
-        {"event": "round_below_quorum", **ROUND, "quorum": 2, "attempts": 3},
+        events.RoundBelowQuorum(**ROUND, quorum=2, attempts=3),
         "round 2, attempt 1 of 3: 1 of 2 sites needed",
     ),
-    ({"event": "local_only_started", "sites": ["A"]}, "each site trains alone, for comparison"),
-    ({"event": "evaluation_started", "sites": ["A"]}, "evaluation on the sites' test films"),
-    ({"event": "note", "text": "one more thing"}, "one more thing"),
-    ({"event": "weights_loaded", "report": "60 of 62 arrays"}, "starting weights: 60 of 62 arrays"),
-    ({"event": "run_failed", "message": "too few sites"}, "run failed: too few sites"),
+    (events.LocalOnlyStarted(sites=("A",)), "each site trains alone, for comparison"),
+    (events.EvaluationStarted(sites=("A",)), "evaluation on the sites' test films"),
+    (events.Note(text="one more thing"), "one more thing"),
+    (events.WeightsLoaded(report="60 of 62 arrays"), "starting weights: 60 of 62 arrays"),
+    (FAILED, "run failed: too few sites"),
 ]
 SILENT: list[Event] = [
-    {"event": "round_started", "round": 1, "rounds": 4, "attempt": 1},  # the progress bar says it
-    {"event": "run_finished"},  # the table follows
-    {"event": "simulation_finished"},
+    events.RoundStarted(round=1, rounds=4, attempt=1),  # the progress bar says it
+    events.SiteConnected(site="A"),
+    events.SiteDisconnected(site="A"),
+    events.TaskSent(task=TaskKind.TRAIN, round=1, sites=("A", "B"), model="0" * 64, bytes=1000),
+    events.SiteMissing(task=TaskKind.TRAIN, round=1, site="B"),  # the round says without whom
+    events.RunFinished(round=4, model="0" * 64),  # the table follows
+    events.SimulationFinished(),
 ]
 
 
-def shown(events: list[Event], **options: Any) -> tuple[str, Event | None]:
+def shown(told: Iterable[Event], **options: Any) -> str:
     output = io.StringIO()
     with Terminal(Console(file=output, width=80, **options)) as terminal:
-        ended = terminal.show(events)
-    return output.getvalue(), ended
+        for event in told:
+            terminal.take(event)
+    return output.getvalue()
 
 
-def test_every_kind_of_event_that_is_written_is_shown_or_knowingly_silent() -> None:
-    written: set[str] = set()
-    for folder in ("server", "simulations"):
-        for path in (REPOSITORY / folder).rglob("*.py"):
-            written |= set(re.findall(r'\.write\(\s*"(\w+)"', path.read_text(encoding="utf-8")))
-    assert len(written) > 10
-    assert written == {event["event"] for event, _ in RENDERED} | {event["event"] for event in SILENT}
+def test_every_kind_of_event_is_shown_or_knowingly_silent() -> None:
+    assert {type(event) for event, _ in RENDERED} | set(map(type, SILENT)) == set(events.KINDS.values())
+
+
+@pytest.mark.parametrize("event", [*(event for event, _ in RENDERED), *SILENT], ids=lambda event: event.event)
+def test_every_event_comes_back_from_its_line(event: Event) -> None:
+    assert events.read_event(event.model_dump_json()) == event
 
 
 @pytest.mark.parametrize(
-    ("event", "line"), RENDERED, ids=lambda value: value["event"] if isinstance(value, dict) else ""
+    ("event", "line"), RENDERED, ids=lambda value: "" if isinstance(value, str) else value.event
 )
 def test_an_event_is_one_plain_line_where_there_is_no_terminal(event: Event, line: str) -> None:
-    assert shown([event])[0].splitlines() == [line]
+    assert shown([event]).splitlines() == [line]
 
 
 @pytest.mark.parametrize(
@@ -134,49 +138,44 @@ def test_an_event_is_one_plain_line_where_there_is_no_terminal(event: Event, lin
     ],
 )
 def test_plain_lines_say_how_much_longer_the_rounds_take(seconds: float, left: str) -> None:
-    begun: Event = {"event": "run_started", "rounds": 4, "sites": ["A"]}
-    first: Event = {**ROUND, "event": "round_finished", "round": 1, "seconds": seconds}
-    assert shown([begun, first])[0].rstrip().endswith(left)
-    text = shown([begun, {**first, "round": 4}])[0]
-    assert "left" not in text
+    begun = events.RunStarted(rounds=4, sites=("A",))
+
+    def finished(number: int) -> Event:
+        return events.RoundFinished(**{**ROUND, "round": number, "seconds": seconds}, earlier_attempts=())
+
+    assert shown([begun, finished(1)]).rstrip().endswith(left)
+    assert "left" not in shown([begun, finished(4)])
 
 
-@pytest.mark.parametrize("event", SILENT, ids=lambda event: event["event"])
+@pytest.mark.parametrize("event", SILENT, ids=lambda event: event.event)
 def test_a_silent_event_prints_nothing(event: Event) -> None:
-    assert shown([event])[0] == ""
+    assert shown([event]) == ""
 
 
 @pytest.mark.parametrize("kind", list(TaskKind))
 def test_every_task_has_a_name(kind: TaskKind) -> None:
-    event = {"event": "waiting", "task": kind.value, "round": 1, "sites": ["A"], "seconds": 5.0}
-    assert re.fullmatch(r"waiting for A \(\w.*; 5 s left\)\n", shown([event])[0])
-
-
-def test_the_event_that_ended_the_run_is_returned() -> None:
-    assert shown([SILENT[0], {"event": "run_finished"}])[1] == {"event": "run_finished"}
-    assert shown([RENDERED[-1][0]])[1] == RENDERED[-1][0]
-    assert shown([event for event, _ in RENDERED[:-1]])[1] is None
+    event = events.Waiting(task=kind, round=1, sites=("A",), seconds=5.0)
+    assert re.fullmatch(r"waiting for A \(\w.*; 5 s left\)\n", shown([event]))
 
 
 def test_all_events_go_on_a_terminal_too() -> None:
-    text, _ = shown([*(event for event, _ in RENDERED), *SILENT], force_terminal=True)
+    text = shown([*(event for event, _ in RENDERED), *SILENT], force_terminal=True)
     assert "\x1b[" in text
     assert "waiting for B, C (to join; 30 s left)" in text
 
 
 @pytest.mark.parametrize("options", [{}, {"force_terminal": True, "color_system": None}])
 def test_markup_in_a_sites_text_is_not_interpreted(options: dict[str, Any]) -> None:
-    refused = {
-        "event": "site_refused",
-        "task": "train",
-        "round": 1,
-        "site": "[bold]B[/bold]",
-        "reason": "[red]",
-        "detail": "[link=https://example.org]x[/link] [/]",
-    }
-    answered = {**RENDERED[4][0], "site": "[/nothing]", "metrics": {"[blink]": 1.0}}
-    text, _ = shown([refused, answered], **options)
-    assert "[bold]B[/bold] training: refused, [red] – [link=https://example.org]x[/link] [/]" in text
+    refused = events.SiteRefused(
+        task=TaskKind.TRAIN,
+        round=1,
+        site="[bold]B[/bold]",
+        reason=Refusal.MEMORY,
+        detail="[link=https://example.org]x[/link] [/]",
+    )
+    answered = RENDERED[4][0].model_copy(update={"site": "[/nothing]", "metrics": {"[blink]": 1.0}})
+    text = shown([refused, answered], **options)
+    assert "[bold]B[/bold] training: refused, memory – [link=https://example.org]x[/link] [/]" in text
     assert "[/nothing]" in text
     assert "[blink] 1.000" in text
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from client.site.expected_accuracy import ExpectedAccuracy
-from simulations import expected_accuracy
+from simulations.expected_accuracy import __main__ as expected_accuracy
 
 
 def cell(

@@ -15,8 +15,8 @@ from acm_core.config.sections import ModelConfig
 from acm_core.files import file_sha256
 from acm_core.nn import build_classifier, load_weights
 from acm_core.nn.weight_file import read_weight_file
-from simulations.pretrain import main
-from simulations.pretraining import Learner
+from simulations.pretrain.__main__ import main
+from simulations.pretrain.learning import Learner
 
 SMALL = ("--image-size", "32", "--epochs", "2", "--seed", "4")
 
@@ -153,7 +153,7 @@ def test_a_damaged_checkpoint_costs_the_epochs_and_nothing_else(
     output = tmp_path / "start.safetensors"
     with monkeypatch.context() as patched:
         patched.setattr(
-            "simulations.pretraining.write_start", lambda *_: (_ for _ in ()).throw(OSError("full"))
+            "simulations.pretrain.learning.write_start", lambda *_: (_ for _ in ()).throw(OSError("full"))
         )
         assert pretrain(public, output, "--epochs", "1", "--findings", "Lung Opacity") == 1
     checkpoint = tmp_path / "start.work" / "checkpoint.pt"

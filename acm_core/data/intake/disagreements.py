@@ -1,4 +1,4 @@
-"""Where a film's header and the label file say different things of it: one of them is wrong."""
+"""Where a film's header and the label file, or two parts of the header, say different things: one of them is wrong."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from acm_core.data.intake.judgement import Listed
 from acm_core.data.intake.reading import Reading, hashed
 from acm_core.data.set_aside import SetAside
 
-About = Literal["view", "sex", "age", "patient", "leading_zeros"]
+About = Literal["view", "sex", "age", "patient", "leading_zeros", "header"]
 
 _AGE_TOLERANCE = 2.0
 """Years: the age at the film and the age at another time of the same stay."""
@@ -23,7 +23,8 @@ class Disagreement(NamedTuple):
 
     Attributes:
         path: of the film, for the site's own eyes.
-        about: what they disagree about; leading_zeros: the ids are one, but for zeros before it.
+        about: what they disagree about; leading_zeros: the ids are one, but for zeros before it; header: its codes and
+            its words, and the label file is not asked.
         header, table: what each says; of a patient nothing.
     """
 
@@ -34,7 +35,7 @@ class Disagreement(NamedTuple):
 
 
 class Comparison:
-    """What header and label file say of each film, film by film; silence is no statement.
+    """What header and label file say of each listed film, film by film; silence is no statement.
 
     Patients are compared where most films have the header's Patient ID in the label file: elsewhere it writes
     pseudonyms.
@@ -51,6 +52,7 @@ class Comparison:
         said = self._listed.get(path)
         if said is None:
             return
+        self._facts.extend(Disagreement(path, "header", text) for text in reading.contradictions)
         self._facts.extend(Disagreement(path, *facts) for facts in _facts(reading, said))
         if reading.patient is not None:
             about = self._patient(reading.patient, said.patient.upper())

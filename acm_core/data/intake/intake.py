@@ -1,4 +1,4 @@
-"""A site's folder and label file to its manifest: read what is new, judge all together, keep what was found."""
+"""A site's films and label file to its manifest: read what is new, judge all together, keep what was found."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ import sqlite3
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from acm_core.config.site import SiteConfig
-from acm_core.data.intake.files import Folder, FoundFile, look_through
-from acm_core.data.intake.journal import Journal, readers_version
+from acm_core.data.intake.films_meant import films_meant
+from acm_core.data.intake.journal import Journal
 from acm_core.data.intake.judgement import Listed, film_id, judge
 from acm_core.data.intake.manifest import Label, Row, changed, fingerprint, read_rows, write_manifest
-from acm_core.data.intake.names import Match, match
+from acm_core.data.intake.names import Match
 from acm_core.data.intake.proof import Prover
 from acm_core.data.intake.readers import read_files
-from acm_core.data.intake.reading import Reading
+from acm_core.data.intake.reading import Reading, identifier_hashes
 from acm_core.data.label_file import LabelError
-from acm_core.data.labels import LabelTable, read_labels
+from acm_core.data.label_table import LabelTable
+from acm_core.data.labels import read_labels
 from acm_core.data.prepared import Adder, PreparedFilms
+from acm_core.data.readers_version import readers_version
+from acm_core.data.source.choice import film_source
+from acm_core.data.source.film_source import FilmSource, FoundFile, Listing
 from acm_core.data.splits import load_or_create_salt
 from acm_core.data.terms import Accepted
 from acm_core.files import write_text_atomically
@@ -44,14 +48,16 @@ class Intake:
         manifest: path of the manifest.
         fingerprint: SHA-256 of the manifest: the dataset.
         rows: of the manifest.
-        names: film → path in the films folder, for the site's own eyes.
-        table: the label file as it was read.
+        names: film → its name in the source, for the site's own eyes.
+        table: the label file as it was read, with a row a film.
+        label_rows: for each of the table's rows which of the label file's it is.
         images: for each of the table's rows the film that it means.
         read: files that were read in this run; the others were known.
         absent: image of the label file that means no file → what more is to be said of why, if anything.
         respelled: images of the label file that mean a file whose name is spelt otherwise.
         closed: folders below the films folder that may not be entered, for the site's own eyes.
         links: links to folders, which are not followed, for the site's own eyes.
+        passed_over: films that the archive has and cannot list.
         linked, placeholders, shared: see `Judgement`.
         changes: against the manifest before, or None where there was none.
     """
@@ -61,11 +67,13 @@ class Intake:
     rows: Sequence[Row] = field(repr=False)
     names: dict[str, str] = field(repr=False)
     table: LabelTable = field(repr=False)
+    label_rows: Sequence[int] = field(repr=False)
     images: Sequence[str] = field(repr=False)
     absent: Mapping[str, str] = field(repr=False)
     respelled: int
     closed: Sequence[str] = field(repr=False)
     links: Sequence[str] = field(repr=False)
+    passed_over: int
     read: int
     linked: int
     placeholders: int
@@ -73,7 +81,7 @@ class Intake:
     changes: dict[str, int] | None
 
     def listed(self) -> dict[str, Listed]:
-        """Path in the films folder → what the label file says of the film, for the site's own eyes."""
+        """Name in the source → what the label file says of the film, for the site's own eyes."""
         return _listed([self.names[film] for film in self.images], self.table)
 
 
@@ -88,6 +96,8 @@ def take_in(
     image_size: int | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    anew: bool = False,
+    searching: Progress | None = None,
 ) -> Intake:
     """Bring the site's manifest up to date and return what it says.
 
@@ -98,23 +108,29 @@ def take_in(
         image_size: S to also prepare films for training while they are read.
         workers: processes; default: one a core.
         progress: called with (files done, files in all) while files are read.
+        anew: ask an archive for its list again, and for the films that it did not send.
+        searching: called with (searches done, searches in all) while an archive is asked for its list.
 
     Raises:
         LabelError: the label file is malformed.
-        OSError: the films, the label file or the state folder cannot be read or written.
+        OSError: the films, the label file or the state folder cannot be read or written; ArchiveError: the archive does
+            not answer; what was read is kept.
     """
     folder = intake_folder(site)
     with _alone(folder):
         salt = load_or_create_salt(site.state)
         accepted = Accepted.of(site.accept)
         table = read_labels(site.labels, None, site.label_map, accepted)
-        films = look_through(site.films, (site.labels, site.state))
+        source = film_source(site)
+        films = source.look(anew=anew, progress=searching)
         with Journal(folder / "journal.sqlite") as journal:
             journal.keep_only_of(str(accepted))
+            if anew:
+                journal.forget(source.passing)
             workers = workers or usable_cores()
-            read = _read_new(films.files, journal, salt, site, image_size, workers, progress)
+            read = _read_new(source, films.files, journal, salt, site, image_size, workers, progress)
             journal.keep_only(file.name for file in films.files)
-            return _judged(site, folder, films, table, journal, salt, workers, read)
+            return _judged(site, source, films, table, journal, salt, workers, read)
 
 
 def prepare(
@@ -133,11 +149,16 @@ def prepare(
         index for index, content in enumerate(contents) if content is not None and content not in films
     ]
     salt = load_or_create_salt(site.state)
-    paths = (site.films / names[index] for index in missing)
+    answers = read_files(
+        film_source(site),
+        (names[index] for index in missing),
+        salt,
+        image_size,
+        workers=usable_cores(),
+        accepted=Accepted.of(site.accept),
+    )
     with films.adder() as adder:
-        for done, answer in enumerate(
-            read_files(paths, salt, image_size, workers=usable_cores(), accepted=Accepted.of(site.accept)), 1
-        ):
+        for done, answer in enumerate(answers, 1):
             index = missing[answer.index]
             content = answer.reading.content
             if answer.film is not None and content is not None and content == contents[index]:
@@ -151,6 +172,7 @@ def prepare(
 
 
 def _read_new(
+    source: FilmSource,
     files: Sequence[FoundFile],
     journal: Journal,
     salt: bytes,
@@ -169,7 +191,8 @@ def _read_new(
         now = time.time_ns()
         for done, answer in enumerate(
             read_files(
-                (file.path for file in new),
+                source,
+                (file.name for file in new),
                 salt,
                 image_size,
                 workers=workers,
@@ -177,7 +200,11 @@ def _read_new(
             ),
             1,
         ):
-            file, content = new[answer.index], answer.reading.content
+            file, reading = new[answer.index], answer.reading
+            if not reading.known_as:
+                known_as = identifier_hashes(source.identifiers(file.name), salt)
+                reading = replace(reading, known_as=known_as)
+            content = reading.content
             if (
                 adder is not None
                 and answer.film is not None
@@ -185,7 +212,7 @@ def _read_new(
                 and content not in prepared
             ):
                 adder.add(content, answer.film)
-            journal.record(file.name, file.stamp, answer.reading, now)
+            journal.record(file.name, file.stamp, reading, now)
             if progress is not None:
                 progress(len(files) - len(new) + done, len(files))
     return len(new)
@@ -193,29 +220,24 @@ def _read_new(
 
 def _judged(
     site: SiteConfig,
-    folder: Path,
-    films_folder: Folder,
+    source: FilmSource,
+    found: Listing,
     table: LabelTable,
     journal: Journal,
     salt: bytes,
     workers: int,
     read: int,
 ) -> Intake:
-    names = [file.name for file in films_folder.files]
-    matches = match(
-        names,
-        table.images,
-        suffix=site.label_map.image_suffix,
-        no_films=journal.no_films(),
-        closed=films_folder.closed,
-        linked=films_folder.linked,
-    )
+    names = [file.name for file in found.files]
+    matches, label_rows = films_meant(table.images, site.label_map, found, journal, salt)
+    table = table.take(label_rows)
     images = [one.name for one in matches]
-    _expect_each_once(images)
+    _expect_each_once(images, label_rows)
     listed = _listed(images, table)
     absent = {one.name: one for one in matches if one.reason is not None}
     films = {film_id(name, salt): name for name in (*names, *absent)}
     ids = {name: film for film, name in films.items()}
+    folder = intake_folder(site)
     manifest, summary = folder / "manifest.sqlite", folder / "manifest.json"
     state = _inputs(site, journal, salt, absent)
     about = _summary(summary)
@@ -223,13 +245,7 @@ def _judged(
         rows: Sequence[Row] = list(read_rows(manifest))
         about["changes"] = changed(rows, rows)
     else:
-        prover = Prover(
-            {file.name: file.path for file in films_folder.files},
-            journal,
-            salt,
-            Accepted.of(site.accept),
-            workers,
-        )
+        prover = Prover(source, journal, salt, Accepted.of(site.accept), workers)
         judgement = judge(_with_absent(journal, absent), listed, salt, site.unknown_view, site.splits, prover)
         labels = (
             Label(ids[name], finding, float(value))
@@ -255,11 +271,13 @@ def _judged(
         rows,
         films,
         table,
+        label_rows,
         [ids[name] for name in images],
         {name: one.value for name, one in absent.items() if one.value is not None},
         sum(one.respelled for one in matches),
-        films_folder.closed,
-        films_folder.linked,
+        found.closed,
+        found.linked,
+        found.passed_over,
         read,
         about["linked"],
         about["placeholders"],
@@ -273,9 +291,9 @@ def _listed(images: Sequence[str], table: LabelTable) -> dict[str, Listed]:
     return {name: Listed(patient, view, sex, age) for name, patient, view, sex, age in facts}
 
 
-def _expect_each_once(images: Sequence[str]) -> None:
+def _expect_each_once(images: Sequence[str], label_rows: Sequence[int]) -> None:
     seen: dict[str, int] = {}
-    for row, image in enumerate(images):
+    for image, row in zip(images, label_rows, strict=True):
         if image in seen:
             raise LabelError(
                 f"expected each film once in the label file, got rows {seen[image] + 1} and {row + 1} (without the "

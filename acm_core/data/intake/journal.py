@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 from acm_core.data.intake.reading import Reading
+from acm_core.data.readers_version import readers_version
 from acm_core.data.set_aside import SetAside
+from acm_core.data.source.film_source import Stamp
 
-_VERSION = 6
-"""Raise when the same file gives another reading."""
-_READERS = ("imagecodecs", "numpy", "pillow", "pydicom", "python-gdcm", "scipy")
-"""Packages whose next version may give other pixels."""
 _COMMIT_SECONDS = 1.0
 _RACY_NANOSECONDS = 2 * 10**9
 """A file changed this shortly before it was read may change again without its times telling."""
@@ -37,33 +31,13 @@ CREATE TABLE IF NOT EXISTS likeness (
 """
 
 
-class Stamp(NamedTuple):
-    """What the file system says of a file; the same stamp stands for the same content."""
-
-    size: int
-    modified: int
-    changed: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Self:
-        """Size in bytes, and times of the last change of content and of anything, in nanoseconds."""
-        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
 def _expect_sound(database: sqlite3.Connection) -> None:
     if database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
         raise sqlite3.DatabaseError("expected a sound journal")
 
 
-@cache
-def readers_version() -> str:
-    """Changes when the same file may give another reading."""
-    made_by = [str(_VERSION), *(f"{name} {version(name)}" for name in _READERS)]
-    return hashlib.sha256("\n".join(made_by).encode()).hexdigest()[:16]
-
-
 class Journal:
-    """Readings by path relative to the films folder. It never leaves the site: paths may name patients."""
+    """Readings by the film's name in its source. It never leaves the site: paths may name patients."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,6 +115,13 @@ class Journal:
         self._database.execute("UPDATE about SET accepted = ?", (accepted,))
         self._database.execute("COMMIT")
 
+    def forget(self, reasons: Collection[SetAside]) -> None:
+        """Forget every file that was set aside for one of these."""
+        self._database.executemany(
+            "DELETE FROM file WHERE json_extract(reading, '$.reason') = ?",
+            [(reason.value,) for reason in reasons],
+        )
+
     def keep_only(self, paths: Iterable[str]) -> None:
         """Forget every file that is not among `paths`."""
         if self._database.in_transaction:
@@ -188,6 +169,16 @@ class Journal:
             (SetAside.NOT_AN_IMAGE.value,),
         )
         return {path for (path,) in rows}
+
+    def known_as(self, kind: str) -> Iterator[tuple[str, str, bool]]:
+        """Hash of the identifier of this kind, name, and whether it is a film, of every file that has one; by name."""
+        query = (
+            "SELECT json_extract(reading, '$.known_as.' || ?) AS hash, path, "
+            "json_extract(reading, '$.reason') IS NULL FROM file WHERE hash IS NOT NULL ORDER BY path"
+        )
+        with closing(self._database.execute(query, (kind,))) as rows:
+            for hash_, path, film in rows:
+                yield hash_, path, bool(film)
 
     def lines(self) -> Iterator[str]:
         """Every path with its reading as it is kept, by path."""

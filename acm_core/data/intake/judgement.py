@@ -133,7 +133,7 @@ def _file(path: str, reading: Reading, listed: Listed | None, salt: bytes, unkno
     if reason is None:
         reason = unusable_view(reading.view or (listed.view if listed is not None else None), unknown_view)
     # Only what judging needs: a site has many films.
-    slim = replace(reading, histogram=(), signature="", inner_signature="")
+    slim = replace(reading, known_as={}, histogram=(), appearance=(), signature="", inner_signature="")
     signatures = b64decode(reading.signature), b64decode(reading.inner_signature)
     return _File(path, slim, listed, reason, patient, signatures)
 

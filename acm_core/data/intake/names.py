@@ -148,4 +148,5 @@ class _Folder:
 
 
 def _without_ending(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
+    path = PurePosixPath(name)
+    return name if path.suffix[1:].isdigit() else str(path.with_suffix(""))  # a UID ends in a number

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass
-from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -20,9 +19,9 @@ from numpy.typing import NDArray
 from acm_core.data.intake.reading import Reading
 from acm_core.data.intake.worker import ANSWER
 from acm_core.data.set_aside import SetAside
+from acm_core.data.source.film_source import FilmSource
 from acm_core.data.terms import NOTHING, Accepted
 
-SECONDS_A_FILE = 60.0
 MEMORY_A_FILE = 2 * 2**30
 """Bytes beyond what a process has when it starts; the largest film allowed needs about half of it."""
 
@@ -51,8 +50,7 @@ class _Worker:
             # One thread: there are as many workers as cores, and a thread's stack counts as memory.
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": ""},
         )
-        self.index = -1
-        self.path = Path()
+        self.index, self.name = -1, ""
         self.deadline = 0.0
 
     @property
@@ -66,19 +64,24 @@ class _Worker:
     def ask(
         self,
         index: int,
-        path: Path,
+        name: str,
+        source: FilmSource,
         salt: bytes,
         image_size: int | None,
         accepted: Accepted,
         seconds: float,
     ) -> None:
+        turn = source.turn()
         request = {
-            "path": str(path),
+            "place": source.place,
+            "name": name,
+            "turn": turn,
             "salt": salt.hex(),
             "image_size": image_size,
             "accepted": astuple(accepted),
         }
-        self.index, self.path, self.deadline = index, path, time.monotonic() + seconds
+        self.index, self.name = index, name
+        self.deadline = max(turn, time.monotonic()) + seconds
         try:
             assert self._process.stdin is not None  # noqa: S101  # asked for a pipe
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -130,25 +133,32 @@ atexit.register(_end_workers)
 
 
 def read_files(
-    paths: Iterable[Path],
+    source: FilmSource,
+    names: Iterable[str],
     salt: bytes,
     image_size: int | None,
     *,
     workers: int,
     accepted: Accepted = NOTHING,
-    seconds: float = SECONDS_A_FILE,
+    seconds: float | None = None,
 ) -> Iterator[Answer]:
     """Read files in parallel and yield what came of each, in the order in which they are done.
 
     A file whose reader crashes twice, or takes longer than `seconds`, is set aside with that reason; the others go on.
 
     Args:
-        paths: taken one after another, as workers become free.
-        workers: processes, at least one.
+        names: taken one after another, as workers become free.
+        workers: processes, at least one; fewer where the source gives fewer films at once.
         accepted: the site's own words for body part, modality and view.
+        seconds: default: the source's.
+
+    Raises:
+        OSError: the source is gone.
     """
-    waiting = enumerate(paths)
-    again: list[tuple[int, Path]] = []
+    workers = workers if source.at_once is None else min(workers, source.at_once)
+    seconds = source.seconds if seconds is None else seconds
+    waiting = enumerate(names)
+    again: list[tuple[int, str]] = []
     tried: set[int] = set()
     busy: dict[int, _Worker] = {}
     with selectors.DefaultSelector() as selector:
@@ -162,7 +172,7 @@ def read_files(
             worker = worker or _borrow()
             busy[worker.fileno()] = worker
             selector.register(worker, selectors.EVENT_READ)
-            worker.ask(*task, salt, image_size, accepted, seconds)
+            worker.ask(*task, source, salt, image_size, accepted, seconds)
 
         try:
             for _ in range(workers):
@@ -185,13 +195,15 @@ def read_files(
                             reason = SetAside.READER_CRASHED
                         else:
                             start(worker)
+                            if answer.reading.reason is SetAside.NOT_SENT:
+                                source.expect_there()
                             yield answer
                             continue
                     worker.kill()
                     retry = reason is SetAside.READER_CRASHED and index not in tried
                     if retry:  # it may have been killed for another's sake
                         tried.add(index)
-                        again.append((index, worker.path))
+                        again.append((index, worker.name))
                     start(None)
                     if not retry:
                         yield Answer(index, Reading(None, reason), None)

@@ -6,17 +6,19 @@ import hashlib
 import hmac
 import json
 from base64 import b64encode
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from acm_core.data.film import Film, decode_film, read_content
+from acm_core.data.appearance import appearance
+from acm_core.data.film import Film, decode_film, film_identifiers
 from acm_core.data.intake.same_film import NEARLY_EVEN, without_frame
 from acm_core.data.set_aside import FilmSetAside, SetAside
 from acm_core.data.shrink import shrink, square_film
+from acm_core.data.source.film_source import FilmSource
 from acm_core.data.terms import NOTHING, Accepted
 
 HISTOGRAM_BINS = 32
@@ -42,9 +44,15 @@ class Reading:
         age: years.
         patient: hash of Patient ID.
         person: hash of name, birth date and sex, where the header has them.
+        known_as: kind of `IDENTIFIERS` → hash, of those that the header has; of every DICOM file.
         burned_in: whether the header says that there is writing in the pixels; None where it is silent.
         identifying: keywords of attributes that say who the patient is and are not empty.
         histogram: share of the film in each of 32 grey levels, in units of 1/65535.
+        contradictions: what words of the header say against its codes.
+        kind: how the film is stored.
+        device: hash of manufacturer and model.
+        year: of the acquisition.
+        appearance: the film's mean grey and its border's, see `appearance`, in units of 1/65535.
         signature: 32×32 grey levels of 255, row by row, in base64, for finding films that look the same.
         inner_signature: as `signature`, of what is inside the film's frame.
     """
@@ -61,9 +69,15 @@ class Reading:
     age: float | None = None
     patient: str | None = None
     person: str | None = None
+    known_as: Mapping[str, str] = field(default_factory=dict)
     burned_in: bool | None = None
     identifying: tuple[str, ...] = ()
+    contradictions: tuple[str, ...] = ()
+    kind: str | None = None
+    device: str | None = None
+    year: int | None = None
     histogram: tuple[int, ...] = field(default=(), repr=False)
+    appearance: tuple[int, ...] = field(default=(), repr=False)
     signature: str = field(default="", repr=False)
     inner_signature: str = field(default="", repr=False)
 
@@ -81,13 +95,13 @@ class Reading:
         fields: dict[str, Any] = json.loads(text)
         if fields["reason"] is not None:
             fields["reason"] = SetAside(fields["reason"])
-        for name in ("identifying", "histogram"):
+        for name in ("identifying", "contradictions", "histogram", "appearance"):
             fields[name] = tuple(fields[name])
         return cls(**fields)
 
 
 def read_file(
-    path: Path, salt: bytes, image_size: int | None, accepted: Accepted = NOTHING
+    source: FilmSource, name: str, salt: bytes, image_size: int | None, accepted: Accepted = NOTHING
 ) -> tuple[Reading, NDArray[np.float16] | None]:
     """Read one file; never raises for what is in it.
 
@@ -100,14 +114,15 @@ def read_file(
         The reading, and the film S×S where it is one and S was given.
     """
     try:
-        content = read_content(path)
+        content = source.read(name)
     except FilmSetAside as verdict:
         return Reading(None, verdict.reason, verdict.value), None
     digest = hashlib.sha256(content).hexdigest()
     try:
         film = decode_film(content, accepted)
     except FilmSetAside as verdict:
-        return Reading(digest, verdict.reason, verdict.value), None
+        known_as = identifier_hashes(film_identifiers(content), salt)
+        return Reading(digest, verdict.reason, verdict.value, known_as=known_as), None
     prepared = None if image_size is None else square_film(film.pixels, image_size)
     return reading_of(digest, film, salt), prepared
 
@@ -115,6 +130,16 @@ def read_file(
 def hashed(identity: str, salt: bytes) -> str:
     """128 bits of HMAC-SHA256 in hexadecimal: tells identities apart, and without the salt says nothing of them."""
     return hmac.new(salt, identity.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]
+
+
+def identifier_hash(kind: str, identifier: str, salt: bytes) -> str:
+    """64 bits of an identifier of this kind: two of a site's films have one by chance once in millions of sites."""
+    return hashed(f"{kind}\0{identifier}", salt)[:16]
+
+
+def identifier_hashes(identifiers: Mapping[str, str], salt: bytes) -> dict[str, str]:
+    """`Reading.known_as` of these identifiers."""
+    return {kind: identifier_hash(kind, value, salt) for kind, value in identifiers.items()}
 
 
 def reading_of(digest: str, film: Film, salt: bytes) -> Reading:
@@ -125,6 +150,7 @@ def reading_of(digest: str, film: Film, salt: bytes) -> Reading:
         np.minimum(small * HISTOGRAM_BINS, HISTOGRAM_BINS - 1).astype(np.int64).ravel(),
         minlength=HISTOGRAM_BINS,
     )
+    reduced = _reduced(film.pixels)
     return Reading(
         content=digest,
         pixels=hashlib.sha256(np.array(film.pixels.shape, np.int64).tobytes() + small.tobytes()).hexdigest(),
@@ -136,11 +162,17 @@ def reading_of(digest: str, film: Film, salt: bytes) -> Reading:
         age=header.age,
         patient=None if header.patient_id is None else hashed(f"patient\0{header.patient_id}", salt),
         person=None if header.person is None else hashed(f"person\0{header.person}", salt),
+        known_as=identifier_hashes(header.identifiers, salt),
         burned_in=header.burned_in,
         identifying=header.identifying,
+        contradictions=header.contradictions,
+        kind=header.kind,
+        device=None if header.device is None else hashed(f"device\0{header.device}", salt),
+        year=header.year,
         histogram=tuple(np.rint(levels / levels.sum() * 65535).astype(int).tolist()),
+        appearance=tuple(np.rint(np.clip(appearance(reduced), 0, 1) * 65535).astype(int).tolist()),
         signature=_signature(small),
-        inner_signature=_signature(without_frame(_reduced(film.pixels), NEARLY_EVEN)),
+        inner_signature=_signature(without_frame(reduced, NEARLY_EVEN)),
     )
 
 

@@ -13,10 +13,12 @@ import resource
 import signal
 import struct
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from acm_core.data.intake.reading import read_file
+from acm_core.data.source.choice import source_at
 from acm_core.data.terms import Accepted
 
 ANSWER = struct.Struct("<II")
@@ -34,11 +36,16 @@ def main() -> None:
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     _bound_memory(memory)
+    place: Any = None
     for line in sys.stdin.buffer:
         request = json.loads(line)
         accepted = Accepted(*(tuple(map(_frozen, words)) for words in request["accepted"]))
+        if request["place"] != place:
+            place = request["place"]
+            source = source_at(place)
+        time.sleep(max(0.0, request["turn"] - time.monotonic()))
         reading, film = read_file(
-            Path(request["path"]), bytes.fromhex(request["salt"]), request["image_size"], accepted
+            source, request["name"], bytes.fromhex(request["salt"]), request["image_size"], accepted
         )
         text = reading.to_json().encode()
         pixels = b"" if film is None else film.tobytes()

@@ -261,6 +261,16 @@ def test_a_decimal_comma_is_a_decimal_point(
     assert np.array_equal(film.pixels, expected.pixels)
 
 
+def test_a_window_with_decimal_commas_is_the_standards_ramp(
+    dicom: Callable[..., bytes], ramp: np.ndarray
+) -> None:
+    """PS3.3 C.11.2.1.2.1 by hand: a narrow window leaves one pixel in four grey, the others black or white."""
+    film = decode_film(with_texts(dicom(ramp, BitsStored=12), WindowCenter="2047,5", WindowWidth="1000,0"))
+    by_hand = np.clip((ramp - (2047.5 - 0.5)) / (1000 - 1) + 0.5, 0, 1)
+    assert film.pixels == pytest.approx(by_hand, abs=1e-6)
+    assert np.mean((film.pixels > 0) & (film.pixels < 1)) == pytest.approx(999 / 4096, abs=0.001)
+
+
 @pytest.mark.parametrize(
     "texts",
     [

@@ -177,11 +177,35 @@ def test_the_header_is_told_without_its_identifying_values(dicom: Callable[..., 
 def test_a_picture_and_an_emptied_header_say_nothing(dicom: Callable[..., bytes]) -> None:
     buffer = io.BytesIO()
     Image.fromarray((GREY // 16).astype(np.uint8)).save(buffer, "PNG")
-    assert decode_film(buffer.getvalue()).header == FilmHeader()
+    assert decode_film(buffer.getvalue()).header == FilmHeader(kind="PNG")
     emptied = dict.fromkeys(
-        ("ViewPosition", "PatientName", "PatientID", "PatientBirthDate", "InstitutionName"), ""
+        ("ViewPosition", "PatientName", "PatientID", "PatientBirthDate", "InstitutionName", "SOPInstanceUID"),
+        "",
     )
-    assert decode_film(dicom(GREY, **emptied)).header == FilmHeader(bits=16)
+    assert decode_film(dicom(GREY, **emptied)).header == FilmHeader(
+        bits=16, kind="DICOM 1.2.840.10008.1.2.1", identifiers={"instance": "1.2.3.47119"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("says", "device", "year"),
+    [
+        ({}, None, None),
+        ({"Manufacturer": "Acme ", "ManufacturerModelName": "Alpha 2"}, "ACME ALPHA 2", None),
+        ({"ManufacturerModelName": "Alpha", "AcquisitionDate": "20190704"}, "ALPHA", 2019),
+        (
+            {"AcquisitionDate": "", "AcquisitionDateTime": "20180704101500.000000", "StudyDate": "20170101"},
+            None,
+            2018,
+        ),
+        ({"AcquisitionDate": "00010101", "StudyDate": "19961231"}, None, 1996),
+    ],
+)
+def test_the_header_says_which_device_and_year(
+    dicom: Callable[..., bytes], says: dict[str, str], device: str | None, year: int | None
+) -> None:
+    header = decode_film(dicom(GREY, **says)).header
+    assert (header.device, header.year) == (device, year)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ SILENT: dict[str, Any] = {"BodyPartExamined": None, "ViewPosition": None, "Study
         ({**SILENT, "PatientOrientation": ["L", "F"]}, None),
         ({"PatientSpeciesDescription": "Homo sapiens"}, "PA"),
         ({"PatientSpeciesCodeSequence": coded("337915000", "")}, "PA"),
+        ({"PatientSpeciesCodeSequence": coded("30996001", "")}, "PA"),
         ({"ViewPosition": "AP SUPINE"}, "AP"),
         ({"NumberOfFrames": "1"}, "PA"),
         ({"Modality": "DX", "PresentationIntentType": "FOR PRESENTATION"}, "PA"),
@@ -109,6 +110,46 @@ def test_what_is_not_is_set_aside_with_its_reason(
     with pytest.raises(FilmSetAside) as verdict:
         decode_film(dicom(ramp, **says))
     assert verdict.value.reason is reason
+
+
+@pytest.mark.parametrize(
+    ("says", "contradictions"),
+    [
+        ({}, ()),
+        ({"ViewCodeSequence": coded("272479007", "postero-anterior")}, ()),
+        ({"ViewCodeSequence": coded("272479007", ""), "ViewPosition": "FRONTAL"}, ()),
+        (
+            {"ViewCodeSequence": coded("272479007", ""), "ViewPosition": "AP"},
+            ("view PA by its code, AP by its word",),
+        ),
+        (
+            {"ViewCodeSequence": coded("399348003", "postero-anterior"), "ViewPosition": "P.A."},
+            ("view AP by its code, PA by its word",),
+        ),
+        (
+            {"ViewCodeSequence": coded("R-10206", ""), "ViewPosition": "LATERAL"},
+            ("view AP by its code, LATERAL by its word",),
+        ),
+        (
+            {"AnatomicRegionSequence": coded("816094009", "Chest"), "BodyPartExamined": "Hand"},
+            ("chest by its code, HAND by its word",),
+        ),
+        (
+            {"AnatomicRegionSequence": coded("51185008", "Becken"), "BodyPartExamined": None},
+            ("chest by its code, BECKEN by its word",),
+        ),
+        ({"AnatomicRegionSequence": coded("816094009", ""), "BodyPartExamined": "RAUM 7"}, ()),
+        ({"AnatomicRegionSequence": coded("816094009", ""), "BodyPartExamined": "UNKNOWN"}, ()),
+        (
+            {"ViewCodeSequence": coded("272479007", ""), "ViewPosition": "GEHEIM LAT"},
+            ("view PA by its code, another by its word",),
+        ),
+    ],
+)
+def test_words_that_say_something_else_than_the_codes_are_told(
+    dicom: Callable[..., bytes], ramp: np.ndarray, says: dict[str, Any], contradictions: tuple[str, ...]
+) -> None:
+    assert decode_film(dicom(ramp, **says)).header.contradictions == contradictions
 
 
 def test_what_an_object_is_comes_before_how_it_is_stored(

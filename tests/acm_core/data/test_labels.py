@@ -17,7 +17,8 @@ from pydantic import ValidationError
 
 from acm_core.config.site import LabelMap
 from acm_core.data.label_file import LabelError
-from acm_core.data.labels import LabelTable, read_labels
+from acm_core.data.label_table import LabelTable
+from acm_core.data.labels import read_labels
 from acm_core.vocabulary import FINDINGS as FINDING_NAMES
 from acm_core.vocabulary import stated
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom import Dataset
+from pydicom.sr._concepts_dict import concepts
+from pydicom.sr._snomed_dict import mapping as snomed
 
 from acm_core.config.site import Accept, LabelMap
 from acm_core.data.film import decode_film
 from acm_core.data.labels import read_labels
 from acm_core.data.set_aside import FilmSetAside, SetAside
-from acm_core.data.terms import Accepted, folded, is_chest, is_radiograph, named_view
+from acm_core.data.terms import CHEST_CODES, VIEW_CODES, Accepted, folded, is_chest, is_radiograph, named_view
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
@@ -153,7 +157,16 @@ def test_codes_go_before_words(
     ("says", "reason", "value"),
     [
         ({"BodyPartExamined": "XYLOPHON"}, SetAside.BODY_PART, "XYLOPHON"),
-        ({"AnatomicRegionSequence": coded("29836001", "Hip")}, SetAside.BODY_PART, "HIP"),
+        (
+            {"AnatomicRegionSequence": coded("29836001", "Hip"), "BodyPartExamined": None},
+            SetAside.BODY_PART,
+            "HIP",
+        ),
+        (
+            {"AnatomicRegionSequence": coded("29836001", "Hip")},
+            SetAside.BODY_PART,
+            "HIP by its code, CHEST by its word",
+        ),
         (
             {"BodyPartExamined": "", "AnatomicRegionSequence": coded("72696002", "")},
             SetAside.BODY_PART,
@@ -161,7 +174,17 @@ def test_codes_go_before_words(
         ),
         ({"BodyPartExamined": "", "SeriesDescription": "Becken a.p."}, SetAside.BODY_PART, "BECKEN"),
         ({"Modality": None, "SOPClassUID": CAPTURE}, SetAside.MODALITY, "no modality"),
-        ({"ViewPosition": "PA", "ViewCodeSequence": coded("399173006", "")}, SetAside.NOT_FRONTAL, "LATERAL"),
+        ({"ViewPosition": None, "ViewCodeSequence": coded("399173006", "")}, SetAside.NOT_FRONTAL, "LATERAL"),
+        (
+            {"ViewPosition": "LL", "ViewCodeSequence": coded("X1", "Thorax a.p.", "99KH")},
+            SetAside.NOT_FRONTAL,
+            "LL",
+        ),
+        (
+            {"ViewPosition": "PA", "ViewCodeSequence": coded("399173006", "")},
+            SetAside.NOT_FRONTAL,
+            "LATERAL by its code, PA by its word",
+        ),
     ],
 )
 def test_what_refuses_a_film_is_told(
@@ -171,6 +194,33 @@ def test_what_refuses_a_film_is_told(
         decode_film(dicom(ramp, **says))
     assert (verdict.value.reason, verdict.value.value) == (reason, value)
     assert value not in str(verdict.value)
+
+
+def test_every_code_stands_in_what_pydicom_ships_or_is_named_in_the_docstring() -> None:
+    meanings: defaultdict[str, list[str]] = defaultdict(list)
+    for names in concepts["SCT"].values():
+        for code, (meaning, _) in names.items():
+            meanings[code].append(meaning)
+    current = {code: " ".join(of_code) for code, of_code in meanings.items()}
+    retired = snomed["SRT"]  # type: ignore[index]
+    elsewhere = {"302551006", "181216001", "3341006", "44029006"}
+    elsewhere |= {"RID1243", "RID1301", "RID1302", "RID1326", "R-10214"}
+    said = CHEST_CODES | set(VIEW_CODES)
+    assert {code for code in said if retired.get(code, code) not in current} == elsewhere
+    for code in CHEST_CODES - elsewhere:
+        meaning = current[retired.get(code, code)].casefold()
+        assert re.search("chest|thora|lung", meaning), (code, meaning)
+    expected = {
+        "AP": "ant.*post",
+        "PA": "post.*ant",
+        "LATERAL": "lateral|medial|sagittal",
+        "OBLIQUE": "oblique",
+    }
+    for code, view in VIEW_CODES.items():
+        if code not in elsewhere:
+            meaning = current[retired.get(code, code)].casefold()
+            assert re.search(expected.get(view, "crani"), meaning), (code, meaning)
+            assert (view == "OBLIQUE") == ("oblique" in meaning), (code, meaning)
 
 
 def test_a_sites_own_words_are_accepted(dicom: Callable[..., bytes], ramp: np.ndarray) -> None:

@@ -326,6 +326,19 @@ def test_files_that_hold_no_weights_are_refused_in_plain_words(model: Classifier
         assert torch.equal(value, before[name]), name
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_numbers_that_are_not_finite_are_refused_by_their_name(
+    model: Classifier, imagenet: dict[str, torch.Tensor], tmp_path: Path, suffix: str, value: float
+) -> None:
+    before = {name: array.clone() for name, array in model.state_dict().items()}
+    damaged = {name: array.clone() for name, array in imagenet.items()}
+    damaged["layer3.1.bn2.running_var"][7] = value
+    with pytest.raises(WeightsError, match=r"NaN or infinity in layer3\.1\.bn2\.running_var"):
+        load_weights(model, save(damaged, tmp_path / f"start{suffix}"), FINDINGS)
+    assert all(torch.equal(array, before[name]) for name, array in model.state_dict().items())
+
+
 def test_a_refusal_never_advises_to_run_the_files_code(model: Classifier, tmp_path: Path) -> None:
     path = save({"code": print}, tmp_path / "code.pt")
     with pytest.raises(WeightsError) as caught:

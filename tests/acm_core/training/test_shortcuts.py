@@ -13,17 +13,21 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
 from acm_core.figures import ShortcutFigures
-from acm_core.shortcuts import SHORTCUTS, Features, Shortcut
+from acm_core.shortcuts import REPORTED, Features, ReportedShortcut, Shortcut
 from acm_core.training.metrics import evaluate_findings, paired_difference
 from acm_core.training.rounding import rounded_outward
-from acm_core.training.shortcuts import evaluate_shortcuts, shortcut_scores
+from acm_core.training.shortcuts import evaluate_shortcuts, measure_alone, shortcut_scores
 
 Array = npt.NDArray[Any]
 FINDINGS = ("Nodule", "Fracture")
 
 
-def features(random: np.random.Generator, films: int) -> Features:
-    return Features(
+def seen(grey: Array, size: Array, border: Array, view: Array) -> Features[ReportedShortcut]:
+    return Features({"grey": grey}, {"size": size, "border": border}, {"view": view[:, None]})
+
+
+def features(random: np.random.Generator, films: int) -> Features[ReportedShortcut]:
+    return seen(
         random.random(films),
         random.normal(size=(films, 2)),
         random.random((films, 36)),
@@ -41,7 +45,7 @@ def labels_of(random: np.random.Generator, films: int) -> Array:
 
 def measured(
     train: Features, labels: Array, test: Features, truth: Array, patients: Array | None = None
-) -> dict[Shortcut, dict[str, float | None]]:
+) -> dict[ReportedShortcut, dict[str, float | None]]:
     """AUROC of each shortcut and finding, three digits."""
     figures = evaluate_shortcuts(
         shortcut_scores(train, labels, test),
@@ -61,8 +65,8 @@ def measured(
 
 
 def test_what_carries_no_information_is_one_half_on_average_and_its_interval_says_so() -> None:
-    runs, covered = 200, dict.fromkeys(SHORTCUTS, 0)
-    values: dict[Shortcut, list[float]] = {shortcut: [] for shortcut in SHORTCUTS}
+    runs, covered = 200, dict.fromkeys(REPORTED, 0)
+    values: dict[ReportedShortcut, list[float]] = {shortcut: [] for shortcut in REPORTED}
     for seed in range(runs):
         random = np.random.default_rng(seed)
         scores = shortcut_scores(features(random, 80), labels_of(random, 80), features(random, 80))
@@ -87,24 +91,24 @@ def test_what_carries_no_information_is_one_half_on_average_and_its_interval_say
 def test_the_direction_is_that_of_the_training_films() -> None:
     random = np.random.default_rng(1)
     train, test = features(random, 60), features(random, 60)
-    labels = (train.grey[:, None] > 0.5).astype(np.float32).repeat(2, axis=1)
-    against = (test.grey[:, None] < 0.5).astype(np.float32).repeat(2, axis=1)
+    labels = (train.levels["grey"][:, None] > 0.5).astype(np.float32).repeat(2, axis=1)
+    against = (test.levels["grey"][:, None] < 0.5).astype(np.float32).repeat(2, axis=1)
     assert measured(train, labels, test, against)["grey"] == dict.fromkeys(FINDINGS, 0.0)
     assert measured(train, labels, test, 1 - against)["grey"] == dict.fromkeys(FINDINGS, 1.0)
 
 
 @pytest.mark.parametrize("turned", [False, True])
-@pytest.mark.parametrize("shortcut", SHORTCUTS)
-def test_a_finding_that_equals_the_shortcut_reaches_one(shortcut: Shortcut, turned: bool) -> None:
+@pytest.mark.parametrize("shortcut", REPORTED)
+def test_a_finding_that_equals_the_shortcut_reaches_one(shortcut: ReportedShortcut, turned: bool) -> None:
     random = np.random.default_rng(2)
     train, test = features(random, 400), features(random, 400)
 
     def truth(of: Features) -> Array:
         positive = {
-            "grey": of.grey > 0.6,
-            "size": of.size[:, 1] > 0.2,
-            "border": of.border[:, 7] > 0.5,
-            "view": of.view == "AP",
+            "grey": of.levels["grey"] > 0.6,
+            "size": of.numbers["size"][:, 1] > 0.2,
+            "border": of.numbers["border"][:, 7] > 0.5,
+            "view": of.groups["view"][:, 0] == "AP",
         }[shortcut]
         return (positive != turned).astype(np.float32)[:, None].repeat(2, axis=1)
 
@@ -113,7 +117,7 @@ def test_a_finding_that_equals_the_shortcut_reaches_one(shortcut: Shortcut, turn
         1.0 if shortcut in ("grey", "view") else 0.97
     )  # a line through noise of other features is not exact
     assert all(value is not None and value >= expected for value in found[shortcut].values())
-    others = [value for name in SHORTCUTS if name != shortcut for value in found[name].values()]
+    others = [value for name in REPORTED if name != shortcut for value in found[name].values()]
     assert all(value is not None and 0.4 < value < 0.6 for value in others)
 
 
@@ -133,7 +137,7 @@ def test_a_monotone_change_of_all_greys_changes_nothing(
     labels, truth = labels_of(random, films), labels_of(random, films)
 
     def changed(of: Features) -> Features:
-        return Features(change(of.grey), of.size, of.border, of.view)
+        return Features({"grey": change(of.levels["grey"])}, of.numbers, of.groups)
 
     before, after = (
         measured(train, labels, test, truth),
@@ -143,7 +147,7 @@ def test_a_monotone_change_of_all_greys_changes_nothing(
         column = FINDINGS.index(finding)
         known = ~np.isnan(labels[:, column])
         of_training = evaluate_findings(
-            train.grey[known, None],
+            train.levels["grey"][known, None],
             labels[known, column][:, None],
             np.arange(known.sum()),
             ("",),
@@ -162,14 +166,16 @@ def test_the_order_of_the_films_changes_nothing(seed: int, films: int) -> None:
     """Also where many films are alike, as sizes are."""
     random = np.random.default_rng(seed)
     train, test = features(random, films), features(random, films)
-    test = Features(
-        np.round(test.grey, 1), np.round(test.size), np.round(test.border[:, :1]) * np.ones(36), test.view
+    test = seen(
+        np.round(test.levels["grey"], 1),
+        np.round(test.numbers["size"]),
+        np.round(test.numbers["border"][:, :1]) * np.ones(36),
+        test.groups["view"][:, 0],
     )
     labels, truth, patients = labels_of(random, films), labels_of(random, films), np.arange(films) // 2
     order = random.permutation(films)
-    shuffled = Features(test.grey[order], test.size[order], test.border[order], test.view[order])
     before = measured(train, labels, test, truth, patients)
-    assert measured(train, labels, shuffled, truth[order], patients[order]) == before
+    assert measured(train, labels, test.rows(order), truth[order], patients[order]) == before
 
 
 def test_size_and_border_are_scikit_learns_ridge() -> None:
@@ -177,7 +183,7 @@ def test_size_and_border_are_scikit_learns_ridge() -> None:
     train, test, labels = features(random, 50), features(random, 20), labels_of(random, 50)
     scores = shortcut_scores(train, labels, test)
     for shortcut in ("size", "border"):
-        of_training, of_test = getattr(train, shortcut), getattr(test, shortcut)
+        of_training, of_test = train.numbers[shortcut], test.numbers[shortcut]
         for column in range(2):
             known = ~np.isnan(labels[:, column])
             mean, spread = of_training[known].mean(axis=0), of_training[known].std(axis=0)
@@ -192,9 +198,8 @@ def test_a_views_score_is_its_share_in_training() -> None:
     view = np.array(["AP"] * 4 + ["PA"] * 6)
     labels = np.array([1, 1, 1, 0, 0, 0, 0, 1, 0, np.nan])[:, None]
     rest = np.zeros((10, 2))
-    train = Features(np.arange(10.0), rest, rest, view)
-    seen = np.array(["AP", "PA", "unknown"])
-    test = Features(np.arange(3.0), rest[:3], rest[:3], seen)
+    train = seen(np.arange(10.0), rest, rest, view)
+    test = seen(np.arange(3.0), rest[:3], rest[:3], np.array(["AP", "PA", "unknown"]))
     overall = 4 / 9
     expected = [(3 + overall) / 5, (1 + overall) / 6, overall]  # nobody in training has an unknown view
     assert shortcut_scores(train, labels, test)["view"][:, 0] == pytest.approx(expected)
@@ -258,7 +263,7 @@ def test_where_there_is_nothing_to_say_there_is_no_figure(train: Array, test: Ar
         resamples=10,
         seed=0,
     )
-    assert set(figures) == set(SHORTCUTS)
+    assert set(figures) == set(REPORTED)
     assert all(
         one == ShortcutFigures(None, {}) for by_finding in figures.values() for one in by_finding.values()
     )
@@ -267,7 +272,7 @@ def test_where_there_is_nothing_to_say_there_is_no_figure(train: Array, test: Ar
 def test_films_that_are_alike_have_no_figure() -> None:
     random = np.random.default_rng(5)
     train, labels, truth = features(random, 40), labels_of(random, 40), labels_of(random, 40)
-    alike = Features(np.full(40, 0.3), np.full((40, 2), 0.1), np.full((40, 36), 0.1), np.full(40, "PA"))
+    alike = seen(np.full(40, 0.3), np.full((40, 2), 0.1), np.full((40, 36), 0.1), np.full(40, "PA"))
     assert all(
         value is None for of in measured(train, labels, alike, truth).values() for value in of.values()
     )
@@ -277,3 +282,127 @@ def test_films_that_are_alike_have_no_figure() -> None:
 
 def test_features_show_no_films() -> None:
     assert repr(nothing(3)) == "Features()"
+
+
+def site(random: np.random.Generator, patients: int) -> tuple[Features[Shortcut], Array, Array]:
+    """Features, labels of three findings and patients, two films each; nothing tells anything, and some of it, like
+    the findings, is the patient's."""
+    films = 2 * patients
+    person = np.repeat(np.arange(patients), 2)
+    of_person = random.integers(0, 3, (patients, 2))[person]
+    features: Features[Shortcut] = Features(
+        {"grey": random.random(patients)[person] + 0.1 * random.random(films)},
+        {"size": random.normal(size=(films, 2)), "border": random.random((films, 36))},
+        {
+            "sex": of_person[:, :1],
+            "device": of_person[:, 1:],
+            "view": random.integers(0, 2, (films, 1)),
+            "folder": np.stack([random.integers(0, 3, films), person + 10], axis=1),
+        },
+    )
+    labels = (random.random((patients, 3)) < [0.2, 0.4, 0.6])[person].astype(np.float32)
+    labels[random.random(labels.shape) < 0.05] = np.nan
+    return features, labels, person
+
+
+THREE = ("Nodule", "Fracture", "Mass")
+
+
+def test_where_nothing_tells_anything_hardly_a_site_has_a_sentence() -> None:
+    sites, with_a_sentence, values, covered = 60, 0, [], []
+    for seed in range(sites):
+        random = np.random.default_rng(seed)
+        found = measure_alone(
+            *site(random, int(random.choice([25, 60, 150]))), THREE, resamples=100, seed=seed
+        )
+        alone = [one for of_finding in found.values() for one in of_finding.values()]
+        with_a_sentence += any(one.far for one in alone)
+        for of_finding in found.values():
+            values += [one.auroc for name, one in of_finding.items() if name != "grey"]
+            covered += [
+                one.low is not None and one.high is not None and one.low <= 0.5 <= one.high for one in alone
+            ]
+        assert all(of_finding["grey"].auroc >= 0.5 for of_finding in found.values())
+    assert with_a_sentence <= 6
+    assert abs(np.mean(values) - 0.5) < 0.01
+    assert np.mean(covered) > 0.8
+
+
+@pytest.mark.parametrize("shortcut", ["grey", "border", "device", "folder"])
+def test_what_tells_a_finding_is_far(shortcut: Shortcut) -> None:
+    random = np.random.default_rng(2)
+    features, labels, patients = site(random, 150)
+    clue = {
+        "grey": -features.levels["grey"] > -0.5,
+        "border": features.numbers["border"][:, 3] > 0.5,
+        "device": features.groups["device"][:, 0] == 1,
+        "folder": features.groups["folder"][:, 0] == 1,
+    }[shortcut]
+    labels[:, 1] = np.where(random.random(len(labels)) < 0.2, random.integers(0, 2, len(labels)), clue)
+    found = measure_alone(features, labels, patients, THREE, seed=0)
+    one = found["Fracture"][shortcut]
+    assert one.far
+    assert one.low is not None
+    assert one.high is not None
+    assert 0.75 < one.low < one.auroc < one.high
+    others = [
+        one
+        for of in found.values()
+        for name, one in of.items()
+        if (of, name) != (found["Fracture"], shortcut)
+    ]
+    assert not any(one.far for one in others)
+
+
+def test_who_a_patient_is_tells_nothing() -> None:
+    """A folder or a device a patient would tell every film's finding by the patient's other film."""
+    random = np.random.default_rng(3)
+    features, labels, patients = site(random, 100)
+    own = Features(
+        {}, {}, {"folder": patients[:, None], "device": np.stack([patients * 0, patients], axis=1)}
+    )
+    assert measure_alone(own, labels, patients, THREE, seed=0) == {}
+    with_others = measure_alone(features, labels, patients, THREE, seed=0)
+    assert all(abs(of_finding["folder"].auroc - 0.5) < 0.15 for of_finding in with_others.values())
+
+
+def test_the_folders_in_a_folder_count_within_its_share() -> None:
+    folders = np.array([[0, 10], [0, 10], [0, 11], [1, 12], [1, 12], [1, 12]])
+    labels = np.array([1.0, 1, 0, 0, 0, 1])[:, None]
+    scored = np.array([[0, 10], [0, 99], [1, 12], [7, 98]])
+    scores = shortcut_scores(
+        Features({}, {}, {"folder": folders}), labels, Features({}, {}, {"folder": scored})
+    )
+    first, second = (2 + 0.5) / 4, (1 + 0.5) / 4
+    expected = [(2 + first) / 3, first, (1 + second) / 4, 0.5]
+    assert scores["folder"][:, 0] == pytest.approx(expected)
+
+
+def test_films_that_are_alike_and_patients_too_few_have_no_figure() -> None:
+    features, labels, patients = site(np.random.default_rng(4), 60)
+    alike = features.rows(np.zeros(120, np.int64))
+    assert measure_alone(alike, labels, patients, THREE, seed=0) == {}
+    assert measure_alone(features, labels, np.zeros(120, np.int64), THREE, seed=0) == {}
+    assert measure_alone(features, np.full_like(labels, np.nan), patients, THREE, seed=0) == {}
+    few = np.where(patients < 9, 1.0, 0.0)[:, None]
+    assert measure_alone(features, few, patients, ["Nodule"], seed=0) == {}
+    assert (
+        measure_alone(features, np.where(patients < 10, 1.0, 0.0)[:, None], patients, ["Nodule"], seed=0)
+        != {}
+    )
+    assert measure_alone(features.rows(np.arange(0)), labels[:0], patients[:0], THREE, seed=0) == {}
+
+
+def test_of_very_many_films_some_of_each_class_are_looked_at() -> None:
+    random = np.random.default_rng(5)
+    features, labels, patients = site(random, 4000)
+    labels[:, 0] = random.random(len(labels)) < 0.01
+    found = measure_alone(features, labels, patients, THREE, resamples=50, seed=0)
+    again = measure_alone(features, labels, patients, THREE, resamples=50, seed=0)
+    assert found == again
+    for finding, films in (("Nodule", 80), ("Mass", 1000)):
+        of_view = found[finding]["view"]
+        assert of_view.low is not None
+        assert of_view.high is not None
+        error = 1 / np.sqrt(12 * films)  # the smaller class's, an AUROC of many films against few
+        assert 1.5 * error < of_view.high - of_view.low < 6 * error

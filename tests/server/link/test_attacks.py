@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import socket
 import ssl
@@ -310,10 +311,26 @@ def test_a_site_cannot_take_another_sites_message_away(
 # Weight.
 
 
+def test_what_a_site_calls_its_content_or_its_message_does_not_fill_the_log(
+    consortium: Consortium, nodes: dict[str, int], tasks: dict[str, FlowerMessage]
+) -> None:
+    log = consortium.state.folder.parent / "logs" / "superlink.log"
+    before = log.stat().st_size
+    key = base64.b64encode(public_key_to_bytes(consortium.keys["B"].public_key())).decode()
+    with consortium.http() as client:
+        headers = {"content-type": "x" * 30_000, "flwr-public-key": key}
+        assert client.post("/v1/fleet/pull-messages", content=b"", headers=headers).status_code == 415
+    request_of_b = message(nodes["B"], 1, tasks["B"].metadata.message_id)
+    request_of_b.node.node_id = nodes["B"]
+    request_of_b.messages_list[0].metadata.message_type = "y" * 30_000
+    assert status(consortium, "B", lambda client: client.PushMessages(request_of_b)) == 400
+    assert log.stat().st_size - before < 5_000
+
+
 def test_a_request_that_is_too_large_is_refused_before_it_is_read(
     consortium: Consortium, nodes: dict[str, int]
 ) -> None:
-    own = sealed(consortium.keys["A"])
+    own = {**PROTOBUF, **sealed(consortium.keys["A"])}
     path = "/v1/fleet/push-object"
     plain = socket.create_connection(("127.0.0.1", consortium.port))
     with consortium.trust.wrap_socket(plain, server_hostname="127.0.0.1") as declaring:
@@ -329,7 +346,7 @@ def test_a_request_that_is_too_large_is_refused_before_it_is_read(
                 yield bytes(2**20)
 
         with contextlib.suppress(httpx.WriteError):  # the server may have hung up in the middle, as it should
-            assert client.post(path, content=pieces(), headers={**PROTOBUF, **own}).status_code == 413
+            assert client.post(path, content=pieces(), headers=own).status_code == 413
     assert ("/v1/fleet/push-object", 413, "request_too_large") in refusals(consortium)
 
 

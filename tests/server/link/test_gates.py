@@ -62,7 +62,11 @@ class Gated:
         pieces = list(body)
         public = base64.b64encode(flower_key(self.key.public_key()))
         signed = sign_call(self.key, "A", method, path)
-        headers = [(b"flwr-public-key", public), (b"content-length", str(sum(map(len, pieces))).encode())]
+        headers = [
+            (b"flwr-public-key", public),
+            (b"content-type", b"application/protobuf"),
+            (b"content-length", str(sum(map(len, pieces))).encode()),
+        ]
         headers += [(name.encode(), value.encode()) for name, value in signed.items()]
         scope = {
             "type": "http",

@@ -56,6 +56,7 @@ def test_the_exact_name_goes_first(files: list[str], image: str, means: str) -> 
         (["sub/0.dcm"], "sub/0.png", SetAside.OTHER_ENDING, ".png instead of .dcm"),
         (["other/0.png"], "sub/0.png", SetAside.MISSING_FILE, None),
         (["10.png"], "1.png", SetAside.MISSING_FILE, None),
+        (["1.2.3.4"], "1.2.3", SetAside.MISSING_FILE, None),  # another UID: its last number is no ending
         ([], "locked/0.png", SetAside.CLOSED_FOLDER, None),
         ([], "locked\\0.png", SetAside.CLOSED_FOLDER, None),
         ([], "link/deep/0.png", SetAside.BEHIND_LINK, None),

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,10 @@ import psutil
 import pytest
 from pydicom.uid import JPEG2000Lossless
 
-from acm_core.data.intake.readers import read_files
+from acm_core.data.intake.readers import Answer, read_files
 from acm_core.data.intake.reading import Reading
 from acm_core.data.set_aside import SetAside
+from acm_core.data.source.folder import FolderSource
 
 SALT = bytes(32)
 
@@ -40,8 +41,13 @@ def films(tmp_path: Path, dicom: Callable[..., bytes], ramp: np.ndarray, slow: b
 
 
 def outcomes(paths: list[Path], **how: object) -> dict[str, SetAside | None]:
-    answers = read_files(paths, SALT, None, **{"workers": 2, **how})  # type: ignore[arg-type]
+    answers = read(paths, None, **{"workers": 2, **how})
     return {paths[answer.index].name: answer.reading.reason for answer in answers}
+
+
+def read(paths: list[Path], image_size: int | None, **how: object) -> Iterator[Answer]:
+    source = FolderSource(paths[0].parent if paths else Path())
+    return read_files(source, [path.name for path in paths], SALT, image_size, **how)  # type: ignore[arg-type]
 
 
 EXPECTED = {
@@ -59,7 +65,7 @@ def test_every_file_is_answered(films: list[Path]) -> None:
 
 
 def test_films_are_prepared_when_asked(films: list[Path]) -> None:
-    answers = {answer.index: answer for answer in read_files(films, SALT, 24, workers=1)}
+    answers = {answer.index: answer for answer in read(films, 24, workers=1)}
     assert answers[1].film is None
     film = answers[0].film
     assert film is not None
@@ -133,7 +139,7 @@ def test_memory_is_bounded(films: list[Path], monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_reading_survives_its_text_and_names_nobody(films: list[Path]) -> None:
-    (answer,) = read_files(films[:1], SALT, None, workers=1)
+    (answer,) = read(films[:1], None, workers=1)
     reading = answer.reading
     assert Reading.from_json(reading.to_json()) == reading
     assert reading.view == "PA"

@@ -1,7 +1,6 @@
 """A run's figures in MLflow as well, where the environment names a store for them: `MLFLOW_TRACKING_URI`.
 
-What goes there is what the server has anyway: settings, the figures of `server.round.curves`, and the AUROCs of
-`metrics.json`.
+What goes there is what the server has anyway: settings, each round's figures, and the AUROCs of `metrics.json`.
 """
 
 from __future__ import annotations
@@ -11,85 +10,71 @@ import os
 import queue
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-from acm_core.config.sections import FederationConfig
 from acm_core.files import write_text_atomically
 from acm_core.processes import OFFLINE
-from server.round.curves import figures
-from server.round.events import EventLog
-from server.round.run_folder import RunFolder, site_reports
-from server.round.state import RoundState
+from server.round import events
+from server.round.event_log import EventLog
+from server.round.run_folder import site_reports
+from server.round.sinks import Run
 
 STORE, EXPERIMENT = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
 """MLflow's own names. The URI may hold a password and stands in no message."""
 
-_RUN_ID = "mlflow_run_id"
 _PATIENCE_SECONDS = 30.0
 
 
-class Tracked(ABC):
-    """Where a run's figures go besides its folder."""
-
-    @abstractmethod
-    def add(self, state: RoundState) -> None:
-        """The newest round of `state`."""
-
-    @abstractmethod
-    def end(self, metrics: Mapping[str, Any]) -> None:
-        """What stands in `metrics.json`; the run is finished."""
-
-
-class Nowhere(Tracked):
-    """No store is named."""
-
-    def add(self, state: RoundState) -> None:
-        pass
-
-    def end(self, metrics: Mapping[str, Any]) -> None:
-        pass
-
-
-def track(config: FederationConfig, folder: RunFolder, events: EventLog) -> Tracked:
-    """The store that the environment names; a resumed run goes on where it was."""
+def open_sink(run: Run) -> MlflowRun | None:
+    """None where no store is named, or MLflow is not installed, which is said."""
     if not os.environ.get(STORE):
-        return Nowhere()
+        return None
     if find_spec("mlflow") is None:
-        events.write(
-            "note",
-            text=f"{STORE} is set, and MLflow is not installed: pip install 'acm-fed[mlflow]'. The run goes on without",
-        )
-        return Nowhere()
-    return MlflowRun(config, folder.folder / _RUN_ID, events)
+        text = f"{STORE} is set, and MLflow is not installed: pip install 'acm-fed[mlflow]'. The run goes on without"
+        EventLog(run.folder.events).tell(events.Note(text=text))
+        return None
+    return MlflowRun(run)
 
 
-class MlflowRun(Tracked):
-    """Writes in a thread of its own: a store that is slow or away costs the run nothing, and is said once."""
+class MlflowRun:
+    """Writes in a thread of its own: a store that is slow or away costs the run nothing, and is said once.
 
-    def __init__(self, config: FederationConfig, run_id: Path, events: EventLog) -> None:
-        self._config, self._run_id, self._events = config, run_id, events
+    A run that is resumed goes on where it was.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._config, self._folder = run.config, run.folder
+        self._run_id = run.folder.folder / "mlflow_run_id"
+        self._notes = EventLog(run.folder.events)
         self._work: queue.SimpleQueue[Callable[[Any, str], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write, daemon=True)
-        self._thread.start()
 
-    def add(self, state: RoundState) -> None:
-        values, step = figures(state), state.round
+    def take(self, event: events.Event) -> None:
+        """Take the figures of a round, or of the whole run when it is finished."""
+        match event:
+            case events.RunStarted() | events.RunResumed():
+                self._thread.start()
+            case events.RoundFinished():
+                self._log(event.figures, event.round)
+            case events.RunFinished():
+                metrics = json.loads(self._folder.metrics.read_text(encoding="utf-8"))
+                self._log(dict(_aurocs(metrics)), event.round)
+                self._work.put(lambda client, run: client.set_terminated(run, "FINISHED"))
+                self._end()
+
+    def _log(self, values: Mapping[str, float], step: int) -> None:
         self._work.put(lambda client, run: _log(client, run, values, step))
 
-    def end(self, metrics: Mapping[str, Any]) -> None:
-        values, step = dict(_aurocs(metrics)), self._config.federation.rounds
-        self._work.put(lambda client, run: _log(client, run, values, step))
-        self._work.put(lambda client, run: client.set_terminated(run, "FINISHED"))
+    def _end(self) -> None:
         self._work.put(None)
         self._thread.join(_PATIENCE_SECONDS)
         if self._thread.is_alive():
-            self._events.write(
-                "note", text="MLflow did not take all figures in time: they are in the run's folder"
-            )
+            self._note("MLflow did not take all figures in time: they are in the run's folder")
+
+    def _note(self, text: str) -> None:
+        self._notes.tell(events.Note(text=text))
 
     def _write(self) -> None:
         try:
@@ -101,8 +86,9 @@ class MlflowRun(Tracked):
             while (task := self._work.get()) is not None:
                 task(client, run)
         except Exception as error:  # whatever it is, the run matters more
-            text = f"MLflow does not take the figures ({type(error).__name__}): they are in the run's folder"
-            self._events.write("note", text=text)
+            self._note(
+                f"MLflow does not take the figures ({type(error).__name__}): they are in the run's folder"
+            )
 
     def _known(self, client: Any) -> str | None:
         if not self._run_id.exists():

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from acm_core.config.site import SiteConfig
-from acm_core.data.intake.files import find_files
 from acm_core.data.site_films import FilmSet
+from acm_core.data.source.folder import FolderSource
 from acm_core.deployment import CARD, Description, load_model, write_deployment
 from acm_core.files import write_text_atomically
 from acm_core.training.adaptation import FEWEST_FILMS, estimate_statistics
@@ -50,10 +50,10 @@ def adapt(site: SiteConfig, model: Path, films: Path) -> tuple[Path, int, int]:
             f"{model}: expected the shared model that server.export wrote, got that of site {deployment.site}, which "
             "has its normalisation already"
         )
-    files = find_files(films, without=[])
-    stack = [
-        film for _, _, film in usable_films(site, files, deployment.model.image_size) if film is not None
-    ]
+    source = FolderSource(films)
+    files = source.every_file()
+    answers = usable_films(site, source, files, deployment.model.image_size)
+    stack = [film for _, _, film in answers if film is not None]
     if len(stack) < FEWEST_FILMS:
         raise TooFewFilmsError(
             f"{films}: expected at least {FEWEST_FILMS} frontal chest films to measure on, got {len(stack)} among "

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from acm_core.config.sections import FederationConfig
-    from simulations.pretraining import Pretraining, Progress, Start
+    from simulations.pretrain.card import Start
+    from simulations.pretrain.films import Pretraining, Progress
 
 _EPOCHS = 16
 
@@ -83,7 +84,7 @@ def _settings(options: argparse.Namespace) -> Pretraining:
 
     from acm_core.config.explanation import explain
     from acm_core.config.sections import ModelConfig, TrainingConfig
-    from simulations.pretraining import Pretraining
+    from simulations.pretrain.films import Pretraining
 
     run = None if options.config is None else _run_file(options.config)
     model = ModelConfig() if run is None else run.model
@@ -134,13 +135,8 @@ def _pretrain(films: Path, output: Path, settings: Pretraining) -> int:
     from acm_core.processes import keep_freed_memory
     from acm_core.training.local import TrainingDivergedError
     from server.console.time_left import in_words, seconds_left
-    from simulations.pretraining import (
-        Learner,
-        PretrainingError,
-        read_public_films,
-        work_folder,
-        write_start,
-    )
+    from simulations.pretrain.films import PretrainingError, read_public_films, work_folder
+    from simulations.pretrain.learning import Learner, write_start
 
     keep_freed_memory()
     console = Console(highlight=False, markup=False, soft_wrap=True)

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from acm_core.installation import software
 from server.round.results import interval_text
 
 if TYPE_CHECKING:
-    from simulations.pretraining import Pretraining, PublicFilms, Start
+    from pathlib import Path
+
+    from acm_core.training.metrics import FindingMetrics
+    from simulations.pretrain.films import Pretraining, PublicFilms
 
 _SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Start:
+    """A start that was written.
+
+    Attributes:
+        path, card, sha256: of the file, of the page beside it, of the file's content.
+        figures: finding → how well the start does on the films held out.
+        directions: independent directions that the pooled features of these films have: (Σλ)²/Σλ² over the
+            eigenvalues of their covariance; about 1 says that the features have collapsed.
+    """
+
+    path: Path
+    card: Path
+    sha256: str
+    figures: dict[str, FindingMetrics]
+    directions: float
 
 
 def start_card(start: Start, settings: Pretraining, films: PublicFilms) -> str:

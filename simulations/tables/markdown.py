@@ -1,4 +1,4 @@
-"""Markdown that the simulations' commands write."""
+"""Markdown that the commands for studies write."""
 
 from __future__ import annotations
 
