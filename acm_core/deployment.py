@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from acm_core.arrays import Arrays
 from acm_core.config.sections import Delivered, ModelConfig, RunName, SiteName
+from acm_core.federated.cohort import Cohort, invented_warning, run_in_short
 from acm_core.files import file_sha256, write_text_atomically
 from acm_core.nn import Classifier, Origin, unfilled_classifier
 from acm_core.training.weights import load_arrays, save_arrays, set_arrays
@@ -68,6 +69,7 @@ class Description(_Strict):
         site: whose own model this is, with its normalisation; None: the shared one, with the average of the sites'.
         delivered: how the site's model was formed. A `mixture` averages the scores of two models: the shared one and
             the site's own.
+        cohorts: of the sites whose films trained it, as far as is known: a site's own model names that site alone.
     """
 
     format: Literal["acm-fed.model/1"] = "acm-fed.model/1"
@@ -80,6 +82,27 @@ class Description(_Strict):
     operating_points: dict[str, tuple[OperatingPoint, ...]]
     site: SiteName | None = None
     delivered: Delivered = "federated"
+    cohorts: tuple[Cohort, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The run, and whether it was of invented films."""
+        return run_in_short(self.run, self.cohorts)
+
+    @property
+    def warning(self) -> str:
+        """What must be said above everything that the model says; empty where nothing must."""
+        return invented_warning(self.cohorts)
+
+    @property
+    def learnt_from(self) -> list[str]:
+        """Whose films trained it, a sentence a site."""
+        said = [f"site {cohort.site}: {cohort.films}" for cohort in self.cohorts]
+        if not said:
+            return ["this model does not say which films it learnt from"]
+        if self.site in [cohort.site for cohort in self.cohorts] and self.delivered != "local_only":
+            said.append("films of the run's other sites, of which this site knows nothing")
+        return said
 
 
 class Deployment(Description):
@@ -95,11 +118,20 @@ class Deployment(Description):
         return {WEIGHTS: self.sha256, **own}
 
     @property
+    def about(self) -> dict[str, str]:
+        """What files of other formats say of themselves, name → text."""
+        return {
+            "model": self.summary,
+            "learnt_from": "; ".join(self.learnt_from),
+            "notice": " ".join(filter(None, (self.warning, self.notice))),
+        }
+
+    @property
     def summary(self) -> str:
         """Which model this is, in a line."""
         if self.site is None:
-            return f"run {self.run}: the shared model, with the average of the sites' normalisation"
-        return f"run {self.run}, site {self.site}: {_IN_WORDS[self.delivered]}"
+            return f"{self.name}: the shared model, with the average of the sites' normalisation"
+        return f"{self.name}, site {self.site}: {_IN_WORDS[self.delivered]}"
 
 
 def write_deployment(folder: Path, description: Description, members: Sequence[Arrays]) -> Deployment:
@@ -110,9 +142,7 @@ def write_deployment(folder: Path, description: Description, members: Sequence[A
     for former in (PROGRAM, ONNX):
         (folder / former).unlink(missing_ok=True)
     shutil.rmtree(folder / BUNDLE, ignore_errors=True)
-    origin = Origin(
-        findings=description.findings, model=description.model, made_from=f"run {description.run}"
-    )
+    origin = Origin(findings=description.findings, model=description.model, made_from=description.name)
     hashes = []
     for name, arrays in zip((WEIGHTS, OWN_WEIGHTS), members, strict=False):
         save_arrays(folder / name, arrays, origin.metadata())
@@ -124,19 +154,35 @@ def write_deployment(folder: Path, description: Description, members: Sequence[A
     return deployment
 
 
+def read_description(folder: Path) -> Deployment:
+    """What a folder says of the model in it; its weights are not looked at.
+
+    Raises:
+        DeploymentError: the description is missing, another version's, or damaged.
+    """
+    try:
+        return Deployment.model_validate_json((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        raise _no_deployment(folder, error) from error
+
+
+def _no_deployment(folder: Path, error: Exception) -> DeploymentError:
+    return DeploymentError(
+        f"{folder}: expected a folder that server.export wrote, with {CONFIG} and {WEIGHTS}: {_what(error)}"
+    )
+
+
 def read_deployment(folder: Path) -> tuple[Deployment, tuple[Arrays, ...]]:
     """What `write_deployment` wrote: the description and each member's weights.
 
     Raises:
         DeploymentError: a file is missing, another version's, or damaged.
     """
+    deployment = read_description(folder)
     try:
-        deployment = Deployment.model_validate_json((folder / CONFIG).read_text(encoding="utf-8"))
         found = {name: file_sha256(folder / name) for name in deployment.files}
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
-        raise DeploymentError(
-            f"{folder}: expected a folder that server.export wrote, with {CONFIG} and {WEIGHTS}: {_what(error)}"
-        ) from error
+    except OSError as error:
+        raise _no_deployment(folder, error) from error
     for name, digest in deployment.files.items():
         if found[name] != digest:
             raise DeploymentError(

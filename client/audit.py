@@ -104,19 +104,30 @@ def _test(site: str, path: Path, config: FederationConfig, policy: SitePrivacy) 
     whole = Claim(mechanism, plan.rounds, plan.steps_per_round, plan.delta, plan.accountant)
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=not sys.stdout.isatty())
     console.print(
-        f"site {site}, run {plan.run}: one {plan.unit} is hidden at ε = {plan.epsilon:g}, δ = {plan.delta:g} in "
-        f"{_steps(whole)}"
+        f"site {site}, run {plan.run}: the claim is that one {plan.unit} is hidden at ε = {plan.epsilon:g}, "
+        f"δ = {plan.delta:g} in {_steps(whole)}"
     )
     found = check_loop(whole.shortened())
     findings = len(config.findings)
     of_layers = check_network(build_classifier(config.model, findings), findings, config.training, mechanism)
     found = replace(found, checks=(*found.checks, *of_layers))
+    _verdict(console, found)
     _show(console, found, plan, whole)
     return FAILED if found.failed else PASSED
 
 
 def _steps(claim: Claim) -> str:
     return f"{claim.steps:,} steps ({claim.rounds:,} rounds of {claim.steps_per_round:,})"
+
+
+def _verdict(console: Console, found: LoopTest) -> None:
+    """What came of the test, in a sentence."""
+    if found.failed:
+        console.print("FAIL: Do not train with privacy on this installation: what it claims does not hold.")
+    else:
+        console.print(
+            "PASS: The training loop keeps the privacy that it claims, as far as this test can see."
+        )
 
 
 def _show(console: Console, found: LoopTest, plan: Plan, whole: Claim) -> None:
@@ -151,13 +162,12 @@ def _show(console: Console, found: LoopTest, plan: Plan, whole: Claim) -> None:
         console.print(f"{check.name}: {check.meaning}")
     if found.failed:
         console.print(
-            "FAIL: do not train with privacy on this installation: what it claims does not hold. A sound one fails "
-            "about once in a thousand times; if another run passes, run it a few more times"
+            "A sound installation fails about once in a thousand times. If another run passes, run it a few more times"
         )
     else:
         console.print(
-            "PASS: on this machine, noise, clipping, sampling and the ledger's rows were as claimed. It does not show "
-            "that faults smaller than the intervals above are absent, nor anything about code outside this loop"
+            "On this machine, noise, clipping, sampling and the ledger's rows were as claimed. The test does not see "
+            "faults smaller than the intervals above, nor code outside this loop"
         )
 
 

@@ -62,6 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(str(error), WRONG)
     except KeyboardInterrupt:
         return _fail("interrupted; what was answered is kept, run it again to go on", INTERRUPTED)
+    if deployment.warning:
+        print(deployment.warning, file=sys.stderr)  # noqa: T201
     print(f"{deployment.summary}\n{options.table}: {answered} films answered, {aside} files not used")  # noqa: T201
     return SET_ASIDE if aside else OK
 

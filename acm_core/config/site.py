@@ -14,6 +14,8 @@ from acm_core.config.section import Section
 from acm_core.config.sections import Architecture, Delta, PrivacyUnit, SiteName
 
 ImageIs = Literal["path", "instance", "series", "study", "accession"]
+About = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,300}$")]
+"""One line of a site's own words about its films."""
 
 
 class LabelMap(Section):
@@ -231,6 +233,11 @@ class SiteConfig(Section):
     labels: Path = Field(description="CSV with a row a film; label_map says how it is read")
     state: Path = Field(
         description="folder for the salt, manifest, prepared films and models that stay at the site"
+    )
+    about: About | None = Field(
+        None,
+        description="which films, whose labels, what years, in a line that leaves the site and stands in model cards: "
+        "PA and AP films of 2016 to 2019, labels by two radiologists",
     )
     label_map: LabelMap = LabelMap()
     accept: Accept = Accept()

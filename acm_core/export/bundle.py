@@ -30,18 +30,18 @@ def _metadata(deployment: Deployment) -> Mapping[str, Any]:
     side, findings = deployment.model.image_size, deployment.findings
     return {
         "version": "1.0.0",
-        "changelog": {"1.0.0": f"run {deployment.run}"},
+        "changelog": {"1.0.0": deployment.name},
         "monai_version": version("monai"),
         "pytorch_version": version("torch"),
         "numpy_version": version("numpy"),
         "required_packages_version": {},
-        "name": f"Chest X-ray findings, run {deployment.run}",
+        "name": f"Chest X-ray findings, {deployment.name}",
         "task": "Classification of frontal chest X-rays",
         "description": f"{deployment.model.architecture} with {deployment.model.context} context, trained by federated "
-        f"learning; {deployment.summary}",
+        f"learning; {deployment.summary}; learnt from: {deployment.about['learnt_from']}",
         "authors": "the sites of the run",
         "copyright": "see the run's owner",
-        "intended_use": deployment.notice,
+        "intended_use": deployment.about["notice"],
         "network_data_format": {
             "inputs": {
                 "image": {

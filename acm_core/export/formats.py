@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -34,35 +34,37 @@ class Traced:
 
     Attributes:
         side: of the films, in pixels.
+        about: name → text that goes into each file.
     """
 
     model: DeployedClassifier
     side: int
+    about: Mapping[str, str]
     program: torch.export.ExportedProgram
 
     @classmethod
-    def of(cls, model: DeployedClassifier, side: int) -> Self:
+    def of(cls, model: DeployedClassifier, side: int, about: Mapping[str, str]) -> Self:
         """Trace the model."""
         films = torch.zeros(_TRACED_FILMS, 1, side, side)
         shapes = {"films": {0: torch.export.Dim("batch")}}
-        return cls(model, side, torch.export.export(model, (films,), dynamic_shapes=shapes))
+        return cls(model, side, about, torch.export.export(model, (films,), dynamic_shapes=shapes))
 
 
 def write_program(path: Path, traced: Traced) -> None:
-    """The model as `torch.export.load` reads it.
+    """The model as `torch.export.load` reads it; `about` are its extra files.
 
     Raises:
         ExportError: its outputs are not the model's.
     """
     content = io.BytesIO()  # by a file's name it asks for an ending, which an unfinished file does not have
-    torch.export.save(traced.program, content)
+    torch.export.save(traced.program, content, extra_files=dict(traced.about))
     write_atomically(path, lambda temporary: temporary.write_bytes(content.getvalue()))
     loaded = torch.export.load(path).module()
     _compare(path, traced, lambda films: _several(loaded(films)))
 
 
 def write_onnx(path: Path, traced: Traced) -> None:
-    """The model as ONNX, its outputs named as `DeployedClassifier.outputs`.
+    """The model as ONNX, its outputs named as `DeployedClassifier.outputs`, `about` its metadata.
 
     Raises:
         ExportError: onnx or onnxruntime is not installed, or its outputs are not the model's.
@@ -86,6 +88,7 @@ def write_onnx(path: Path, traced: Traced) -> None:
         )
     if program is None:
         raise ExportError("expected an ONNX program of the model, got none")
+    program.model.metadata_props.update(traced.about)
     write_atomically(path, lambda temporary: program.save(temporary, external_data=False))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     _compare(

@@ -26,8 +26,10 @@ def write_forms(
         OSError: the disk does not take a file.
     """
     side = deployment.model.image_size
-    plain = Traced.of(DeployedClassifier(members), side)
-    traced = Traced.of(DeployedClassifier(members, maps=True), side) if attention_maps else plain
+    plain = Traced.of(DeployedClassifier(members), side, deployment.about)
+    traced = (
+        Traced.of(DeployedClassifier(members, maps=True), side, deployment.about) if attention_maps else plain
+    )
     write_program(folder / PROGRAM, traced)
     yield folder / PROGRAM
     bundle = folder / BUNDLE

@@ -3,7 +3,7 @@
 Import the modules: this loads nothing.
 
 - `messages`: tasks and replies; `payload`: these as files; `envelope`: what Flower carries of them.
-- `report`: what a site says of models on its own films.
+- `report`: what a site says of models on its own films; `cohort`: whose films a model learnt from.
 - `encoding`: a model as the difference to one that both sides have.
 - `update`: what a site sends, and the gate that it has to pass.
 - `rule`: what every rule of aggregation shares; `robust` chooses one of `aggregation`, `norm_clipping`,

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, ValidationError
 
 from acm_core.config.sections import Delivered
-from acm_core.config.site import Release
+from acm_core.config.site import About, Release
 from acm_core.federated.messages import MessageError
 from acm_core.figures import (
     DECLARED,
@@ -96,6 +96,8 @@ class SiteReport(_Declared):
         fingerprint: of the site's dataset; None: withheld.
         smallest_group: patients below which the site withholds a group's figures.
         shortcuts: shortcut → finding → figures; empty where they are withheld.
+        invented: its films are phantoms, drawn by a computer.
+        about: which films, whose labels, what years, in the site's words; None: it does not say.
     """
 
     films: Count | None
@@ -109,6 +111,8 @@ class SiteReport(_Declared):
     fingerprint: Sha256 | None = None
     smallest_group: Count | None = None
     shortcuts: dict[ReportedShortcut, dict[str, ShortcutFigures]] = Field(default_factory=dict)
+    invented: bool = False
+    about: About | None = None
 
 
 def read_report(text: str, findings: Sequence[str]) -> SiteReport:

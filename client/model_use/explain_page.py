@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from acm_core.config.site import SiteConfig
 from acm_core.data.film import read_film
 from acm_core.data.shrink import square_film
-from acm_core.data.site_films import load_site
-from acm_core.deployment import Deployment, load_model
+from acm_core.data.site_films import FilmSet, load_site
+from acm_core.deployment import Deployment, DeploymentError, load_model, read_description
 from acm_core.files import write_atomically, write_private
 from acm_core.nn import Classifier
 from acm_core.training.local import predict
 from client.model_use.explanation import Case, chosen_groups, chosen_modules, explain, telling_cases
+from client.round.delivery import delivered_folder
 from client.round.device import use_device
 
 _BATCH = 16
@@ -57,8 +59,11 @@ def write_page(
     numbers = chosen_groups(deployment.model.groups, groups)
     if film is not None:
         cases = [_of_file(network, film, deployment, shown, names, numbers)]
+        doubt = ""
     else:
-        cases = _of_test_films(network, site, deployment, shown, names, numbers, each)
+        films = load_site(site, deployment.findings, deployment.model.image_size)
+        doubt = training_doubt(deployment, site, films.fingerprint)
+        cases = _of_test_films(network, site, films.test, deployment, shown, names, numbers, each)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
@@ -69,10 +74,38 @@ def write_page(
         modules=names,
         groups=numbers,
         whole=film is not None,
+        doubt=doubt,
     )
     path = site.state / "explanations" / f"{deployment.run}-{'film' if film is not None else 'test'}.html"
     write_atomically(path, lambda temporary: write_private(temporary, text.encode()))
     return path
+
+
+def training_doubt(deployment: Deployment, site: SiteConfig, fingerprint: str) -> str:
+    """Why the model may have been trained on what the site takes for test films; empty where it was not.
+
+    Patients are parted by the salt in the site's state folder: with another one training films look like test films.
+
+    Args:
+        fingerprint: of the site's dataset as it is now.
+    """
+    cohorts = list(deployment.cohorts)
+    with suppress(DeploymentError):
+        # What a site withholds from the run it knows of the model that it got.
+        cohorts += read_description(delivered_folder(site, deployment.run)).cohorts
+    of_site = [cohort for cohort in cohorts if cohort.site == site.site]
+    if fingerprint in [cohort.fingerprint for cohort in of_site]:
+        return ""
+    if not cohorts:
+        why = f"The model does not say which sites took part in run {deployment.run}."
+    elif not of_site:
+        why = f"Site {site.site} took no part in run {deployment.run}, as far as the model says."
+    else:
+        why = f"The films, labels or split of site {site.site} are not those of run {deployment.run}."
+    return (
+        f"These may be training films. {why} A model remembers films that it was trained on. Use the site file, with "
+        "its state folder, that took part in the run."
+    )
 
 
 def _of_file(
@@ -93,13 +126,13 @@ def _of_file(
 def _of_test_films(
     network: Classifier,
     site: SiteConfig,
+    films: FilmSet,
     deployment: Deployment,
     findings: Sequence[str],
     modules: Sequence[str],
     groups: Sequence[int],
     each: int,
 ) -> list[Case]:
-    films = load_site(site, deployment.findings, deployment.model.image_size).test
     if not len(films):
         raise NoFilmsError(
             f"expected test films labelled for {', '.join(deployment.findings)} at site {site.site}, got none"

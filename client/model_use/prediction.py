@@ -43,7 +43,8 @@ def predict_folder(
     """Write `table`: a row a file of `films`, by name.
 
     Columns: `file`; `not_used`, why (see `SetAside`), or empty; for each finding its probability under the finding's
-    name, and under `… at specificity …` present or absent, empty where the model has no threshold for it.
+    name, and under `… at specificity …` present or absent, empty where the model has no threshold for it; `model`,
+    which it was, and whether it learnt from invented films.
 
     Args:
         model: folder that server.export wrote, or the site's own under its state folder.
@@ -68,6 +69,7 @@ def predict_folder(
     members = tuple(one.to(device).to(memory_format=torch.channels_last) for one in members)
     about = {
         "model": list(deployment.files.values()),
+        "called": deployment.summary,
         "specificity": specificity,
         "unknown_view": site.unknown_view,
     }
@@ -143,7 +145,7 @@ def _row(
         if score is not None and finding in points:
             called = "present" if points[finding].calls_positive(score) else "absent"
         row[f"{finding} at specificity {specificity:g}"] = called
-    return row
+    return {**row, "model": deployment.summary}
 
 
 def _write(table: Path, rows: Sequence[Row]) -> None:

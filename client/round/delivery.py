@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from acm_core.arrays import Arrays, fingerprint
 from acm_core.config.sections import Delivered
 from acm_core.config.site import SiteConfig
+from acm_core.data.invented import are_invented
 from acm_core.data.site_films import FilmSet
 from acm_core.deployment import Deployment, Description, OperatingPoint, write_deployment
+from acm_core.federated.cohort import Cohort
 from acm_core.files import remove_unfinished
 from acm_core.histograms import ScoreHistogram
 from acm_core.nn import Classifier
@@ -142,6 +144,14 @@ class Delivery:
             operating_points=self._operating_points(on_validation),
             site=self._site.site,
             delivered=delivered,
+            cohorts=(
+                Cohort(
+                    site=self._site.site,
+                    invented=are_invented(self._site),
+                    about=self._site.about,
+                    fingerprint=self._films.fingerprint,
+                ),
+            ),
         )
         folder = delivered_folder(self._site, config.name)
         folder.mkdir(parents=True, exist_ok=True)

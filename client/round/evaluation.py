@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from acm_core.config.sections import Delivered, FederationConfig
 from acm_core.config.site import SiteConfig
+from acm_core.data.invented import are_invented
 from acm_core.data.site_films import FilmSet, SiteFilms
 from acm_core.federated.report import FindingReport, HistogramReport, ModelReport, SiteReport
 from acm_core.figures import ModelName
@@ -97,6 +98,8 @@ def evaluate_models(
         fingerprint=films.fingerprint,
         smallest_group=smallest,
         shortcuts=shortcuts,
+        invented=are_invented(site),
+        about=site.about,
     )
 
 

@@ -151,6 +151,8 @@ MAY_LEAVE: dict[type[object], dict[str, Callable[[Any, _Terms], Any]]] = {
         "fingerprint": lambda fingerprint, terms: fingerprint if terms.counts == "exact" else None,
         "smallest_group": _whole,
         "shortcuts": _shortcuts,
+        "invented": _whole,
+        "about": _whole,
     },
     ModelReport: {
         "findings": _whole,

@@ -27,7 +27,9 @@ def site_card(deployment: Deployment, report: SiteReport | None) -> str:
         "",
         deployment.notice,
         "",
+        *([f"**{deployment.warning}**", ""] if deployment.warning else []),
         f"- which model: {deployment.summary}",
+        *(f"- learnt from: {films}" for films in deployment.learnt_from),
         f"- {model.architecture} with context module `{model.context}`; films of {model.image_size} × "
         f"{model.image_size} pixels; findings: {', '.join(deployment.findings)}",
         "- thresholds were chosen on this site's validation films",

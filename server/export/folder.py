@@ -7,6 +7,7 @@ from pathlib import Path
 
 from acm_core.deployment import CARD, Description, OperatingPoint, write_deployment
 from acm_core.export import write_forms
+from acm_core.federated.cohort import cohorts_of
 from acm_core.files import write_text_atomically
 from acm_core.histograms import ScoreHistogram
 from acm_core.nn import unfilled_classifier
@@ -37,6 +38,7 @@ def export(folder: RunFolder, *, attention_maps: bool) -> Iterator[Path]:
         findings=run.config.findings,
         model=run.config.model.shared(),
         operating_points=_operating_points(run),
+        cohorts=cohorts_of(run.sites),
     )
     deployment = write_deployment(to, description, [arrays])
     yield to / "config.json"

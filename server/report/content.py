@@ -14,6 +14,7 @@ import yaml
 from acm_core.audit_events import ReplyRefused, RunStarted, SiteMissing, SiteRefused
 from acm_core.audit_log import AuditError, AuditRow, verify
 from acm_core.config.sections import FederationConfig
+from acm_core.federated.cohort import Cohort, cohorts_of, invented_warning
 from acm_core.federated.report import SiteReport
 from acm_core.figures import Estimate, ReliabilityBin
 from acm_core.histograms import ScoreHistogram
@@ -54,18 +55,22 @@ def report_content(folder: RunFolder, state: ServerState | None) -> Content:
         RegistryError: the state folder's registry cannot be read.
     """
     run = folder.finished()
-    config, metrics = run.config, run.metrics
+    config, metrics, cohorts = run.config, run.metrics, cohorts_of(run.sites)
     return {
         "run": config.name,
         "written": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
         "simulated": run.simulated,
         "software": metrics["software"],
+        "warning": invented_warning(cohorts),
         "findings": list(config.findings),
         "answer": metrics["answer"],
         "shortcuts": shortcuts_in_short(run.sites),
         "gain": metrics["gain"],
         "mean_over_sites": metrics["mean_over_sites"],
-        "sites": {site: _site(report) for site, report in run.sites.items()},
+        "sites": {
+            site: _site(report, cohort)
+            for (site, report), cohort in zip(run.sites.items(), cohorts, strict=True)
+        },
         "not_evaluated": metrics["not_evaluated"],
         "not_proved": not_proved(run.sites),
         "crosswise": metrics.get("crosswise"),
@@ -85,7 +90,7 @@ def report_content(folder: RunFolder, state: ServerState | None) -> Content:
     }
 
 
-def _site(report: SiteReport) -> Content:
+def _site(report: SiteReport, cohort: Cohort) -> Content:
     said = report.model_dump(mode="json")
     models = said["models"]
     subgroups = models.get("federated", {}).get("subgroups", {})
@@ -94,6 +99,7 @@ def _site(report: SiteReport) -> Content:
             name: said[name]
             for name in ("films", "patients", "training_films", "set_aside", "fingerprint", "smallest_group")
         },
+        "learnt_from": cohort.films,
         "released": report.metrics,
         "counts": report.counts,
         "sentence": site_sentence(report),

@@ -9,6 +9,7 @@ from acm_core.arrays import Arrays, fingerprint
 from acm_core.audit_events import RunFailure
 from acm_core.audit_log import AuditLog
 from acm_core.config.sections import FederationConfig
+from acm_core.federated.cohort import cohorts_of, run_in_short
 from acm_core.federated.encoding import encode
 from acm_core.federated.messages import Reply, Task, TaskKind
 from acm_core.federated.report import SiteReport, read_report
@@ -85,14 +86,15 @@ class FederatedRun:
 
         self._loop.wait_for_sites()
         final = self._loop.run(state, save)
+        start = None if self._start_report is None else described(self._start_report)
+        reports, moved = self._evaluate(final)
+        metrics = summarise(self._config, final, reports, moved, start)
         origin = Origin(
             findings=self._config.findings,
             model=self._config.model.shared(),
-            made_from=f"run {self._config.name}",
+            made_from=run_in_short(self._config.name, cohorts_of(reports)),
         )
         save_arrays(self._folder.model, final.final, origin.metadata())
-        start = None if self._start_report is None else described(self._start_report)
-        metrics = summarise(self._config, final, *self._evaluate(final), start)
         self._folder.write_metrics(metrics)
         write_model_card(self._folder.model_card, self._config, metrics)
         self._events.tell(events.RunFinished(round=final.round, model=fingerprint(final.final)))

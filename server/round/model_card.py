@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from acm_core.config.sections import FederationConfig
+from acm_core.federated.cohort import cohorts_of, invented_warning
 from acm_core.federated.report import SiteReport
 from acm_core.files import write_text_atomically
 from server.round.results import (
@@ -44,11 +45,14 @@ def write_model_card(path: Path, config: FederationConfig, metrics: dict[str, An
 def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
     """The card's text."""
     model, federation, sites = config.model, config.federation, site_reports(metrics)
+    cohorts = cohorts_of(sites)
+    warning = invented_warning(cohorts)
     lines = [
         f"# Model card: {config.name}",
         "",
         "For research only. Not a medical device; no claim of diagnostic performance.",
         "",
+        *([f"**{warning}**", ""] if warning else []),
         "## Intended use",
         "- research: comparing ways of training, and finding out where the model fails",
         "- not for diagnosis, triage or any decision about a patient; not for lateral films or other parts of the body",
@@ -73,6 +77,8 @@ def model_card(config: FederationConfig, metrics: dict[str, Any]) -> str:
         *_privacy(config, metrics),
         "",
         "## Films",
+        *(f"- {cohort.site}: {cohort.films}" for cohort in cohorts),
+        "",
         "| site | training films | test films | test patients | set aside |",
         "| --- | --- | --- | --- | --- |",
     ]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from acm_core.data.invented import RECORD_FILE
 from acm_core.randomness import stream
 from simulations.phantoms.anatomy import Anatomy, Sex, draw_anatomy
 from simulations.phantoms.dicom import FilmIdentity, build_dicom, phantom_uid
@@ -18,7 +19,7 @@ from simulations.phantoms.findings import FINDINGS, NO_FINDING, PlantedFinding, 
 from simulations.phantoms.geometry import draw_positioning
 from simulations.phantoms.hospital import GENERATOR, LABELS, HospitalSpec, Label
 
-FILMS, LABEL_FILE, TRUTH_FILE, RECORD_FILE = "films", "labels.csv", "truth.csv", "phantom.json"
+FILMS, LABEL_FILE, TRUTH_FILE = "films", "labels.csv", "truth.csv"
 PATIENT_COLUMNS = ("patient_id", "image", "view", "sex", "age", "source", "licence")
 TRUTH_COLUMNS = (
     *("image", "finding", "side", "top", "left", "bottom", "right"),

@@ -55,14 +55,17 @@ def test_a_sound_site_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     # Fails by chance once in a thousand times; twice, once in a million.
     assert audit.PASSED in (audit.main(arguments) for _ in range(2))
     said = " ".join(capsys.readouterr().out.split())
-    assert "site A, run run: one patient is hidden at ε = 8, δ = 1e-05 in 48 steps (4 rounds of 12)" in said
+    assert (
+        "run run: the claim is that one patient is hidden at ε = 8, δ = 1e-05 in 48 steps (4 rounds of 12)"
+        in said
+    )
     assert "tested: all of them; these cost ε = " in said
     of_layers = ("rows", "noise of each layer", "repetition", "clipping of each unit")
     for name in ("steps", "noise", "clipping norm", "sampling", "correlation", "canaries", *of_layers):
         assert f"pass {name}: claimed " in said
     assert "all right, and 1000 would show 5.78" in said
     assert (
-        "PASS: on this machine, noise, clipping, sampling and the ledger's rows were as claimed. It does not"
+        "PASS: The training loop keeps the privacy that it claims, as far as this test can see. tested:"
         in said
     )
     assert not (tmp_path / "state").exists()
@@ -84,7 +87,7 @@ def test_verdict_and_exit_code(
     said = " ".join(capsys.readouterr().out.split())
     assert code == (audit.PASSED if passes else audit.FAILED)
     assert ("FAIL noise: claimed 2·C; measured 1·C" in said) == (not passes)
-    assert ("noise: it is smaller FAIL: do not train" in said) == (not passes)
+    assert ("4,800 steps (400 rounds of 12) FAIL: Do not train with privacy" in said) == (not passes)
     assert ("PASS: " in said) == passes
     assert "so that it takes seconds" in said
     assert "they alone could not refute 3" in said

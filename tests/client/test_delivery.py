@@ -72,7 +72,7 @@ def evaluated(config: FederationConfig, settings: SiteConfig, *, alone: bool = T
     ("rule", "delivered"), [("shared", "federated"), ("fine_tuned",) * 2, ("mixture",) * 2]
 )
 def test_a_site_has_the_model_of_the_rule(films: Path, tmp_path: Path, rule: str, delivered: str) -> None:
-    config, settings = run_of(rule), site(films, "A", state=tmp_path)
+    config, settings = run_of(rule), site(films, "A", state=tmp_path, about="phantoms")
     report = evaluated(config, settings)
     formed = {"federated", "local_only", "mixture"} | ({"fine_tuned"} if rule == "fine_tuned" else set())
     assert set(report["models"]) == formed  # type: ignore[call-overload]
@@ -83,6 +83,10 @@ def test_a_site_has_the_model_of_the_rule(films: Path, tmp_path: Path, rule: str
         delivered,
         2 if rule == "mixture" else 1,
     )
+    (own,) = deployment.cohorts
+    fingerprint = load_site(settings, FINDINGS, 32).fingerprint
+    assert (own.site, own.invented, own.about, own.fingerprint) == ("A", True, "phantoms", fingerprint)
+    assert (report["invented"], report["about"]) == (True, "phantoms")
     kept = KeptModels(settings.state, SiteRun.of(config))
     shared = sent(config)
     changed = {name for name, array in shared.items() if not np.array_equal(members[0][name], array)}
@@ -161,6 +165,8 @@ def test_the_card_beside_a_sites_model_says_which_it_is_and_how_well_it_does(
     report = evaluated(config, settings)
     card = (delivered_folder(settings, config.name) / "model_card.md").read_text(encoding="utf-8")
     assert "the mean of the scores of the shared model and of the model that the site trained alone" in card
+    assert "**Trained on invented films." in card
+    assert "- learnt from: site A: invented films, drawn by a computer\n" in card
     assert "| finding | alone | federated | **mixture** |" in card
     value = report["models"]["mixture"]["mean_auroc"]["value"]  # type: ignore[index]
     assert f"{value:.3f}" in card

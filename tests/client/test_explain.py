@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import shutil
 import stat
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from acm_core.data.film import read_film
 from acm_core.data.shrink import square_film
 from acm_core.data.site_films import FilmSet, load_site
 from acm_core.deployment import OperatingPoint
+from acm_core.federated.cohort import Cohort
 from acm_core.nn import build_classifier, normalised
 from client.explain import main
 from client.model_use import overlay
@@ -170,6 +172,70 @@ def test_test_films_by_finding(given: Path, capsys: pytest.CaptureFixture[str]) 
     assert titles[-1] == f"{FINDINGS[0]} absent, scored lowest: {called}"
     films = load_site(site(given, "A"), FINDINGS, 32).test
     assert len(titles) == sum(min(2, int((films.labels[:, 0] == label).sum())) for label in (0, 1))
+
+
+def shown(given: Path, capsys: pytest.CaptureFixture[str], *cohorts: Cohort) -> str:
+    """The page of test films by a model of these cohorts."""
+    shutil.rmtree(given / "of", ignore_errors=True)
+    config = federation().model.model_copy(update={"context": "none"})
+    deployed(given / "of", config, build_classifier(config, len(FINDINGS), seed=4), {}, cohorts)
+    assert run(given, "--finding", FINDINGS[0], "--each", "1", model="of") == 0
+    return Path(capsys.readouterr().out.strip()).read_text(encoding="utf-8")
+
+
+def test_films_that_may_be_training_films_are_not_shown_as_test_films(
+    given: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = load_site(site(given, "A"), FINDINGS, 32).fingerprint
+    assert '<p class="bad">' not in shown(given, capsys, Cohort(site="A", fingerprint=now))
+    doubts = {
+        "films, labels or split of site A are not those of run test.": [
+            Cohort(site="A", fingerprint="0b" * 32)
+        ],
+        "Site A took no part in run test, as": [Cohort(site="B", fingerprint=now)],
+        "does not say which sites took part": [],
+    }
+    for doubt, cohorts in doubts.items():
+        text = shown(given, capsys, *cohorts)
+        assert doubt in re.findall('<p class="bad">(These may be training films. .*)</p>', text)[0]
+
+
+def test_a_site_that_withholds_its_fingerprint_knows_its_own(
+    given: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = site(given, "A")
+    own = settings.state / "models" / "test"
+    own.parent.mkdir(exist_ok=True)
+    config = federation().model
+    cohort = Cohort(site="A", fingerprint=load_site(settings, FINDINGS, 32).fingerprint)
+    deployed(own, config, build_classifier(config, len(FINDINGS), seed=4), {}, (cohort,))
+    try:
+        assert '<p class="bad">' not in shown(given, capsys, Cohort(site="A"))
+    finally:
+        shutil.rmtree(own)
+    assert '<p class="bad">' in shown(given, capsys, Cohort(site="A"))
+
+
+def test_a_model_of_invented_films_says_so_above_a_film(
+    given: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = federation().model.model_copy(update={"context": "none"})
+    network = build_classifier(config, len(FINDINGS), seed=4)
+    deployed(given / "phantoms", config, network, {}, (Cohort(site="B", invented=True),))
+    assert run(given, "--film", str(a_film(given)), model="phantoms") == 0
+    path = Path(capsys.readouterr().out.strip())
+    text = path.read_text(encoding="utf-8")
+    assert '<p class="bad">Trained on invented films.' in text
+    assert "may be training films" not in text
+    with chromium() as browser:
+        for size in SIZES:
+            with opened(browser, address_of(path), size) as (page, complaints):
+                expect_readable(page, size)
+                assert complaints == []
+                assert (
+                    page.evaluate("getComputedStyle(document.querySelector('.bad')).color")
+                    == "rgb(255, 138, 138)"
+                )
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from acm_core.config import dump_config
 from acm_core.data.film import read_film
 from acm_core.data.shrink import square_film
 from acm_core.deployment import OperatingPoint
+from acm_core.federated.cohort import Cohort
 from acm_core.nn import build_classifier, normalised
 from client.model_use import prediction
 from client.model_use.prediction import predict_folder
@@ -85,11 +86,25 @@ def test_every_file_has_a_row_with_the_models_answer_or_the_reason(
     given_scores = np.array([[float(row[finding]) for finding in FINDINGS] for row in answered])
     assert given_scores.std() > 0.01
     np.testing.assert_allclose(given_scores, expected, atol=1e-4)
+    assert {row["model"] for row in table} == {
+        "run test: the shared model, with the average of the sites' normalisation"
+    }
     assert {row[CALLED[0]] for row in answered} <= {"present", "absent"}
     for row in answered:
         assert (row[CALLED[0]] == "present") == (float(row[FINDINGS[0]]) >= 0.5)
         assert row[CALLED[1]] == ""
     assert sorted(path.name for path in given.iterdir()) == ["A", "export", "in", "out.csv", "sites", "state"]
+
+
+def test_a_model_of_invented_films_says_so_beside_each_answer(
+    given: Path, network: torch.nn.Module, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(given / "export")
+    invented = (Cohort(site="A", invented=True),)
+    deployed(given / "export", federation().model, network, {}, invented)
+    assert predict(given) == 1
+    assert "What the model says of a person's film means nothing." in capsys.readouterr().err
+    assert all(row["model"].startswith("run test (invented films): ") for row in rows(given))
 
 
 def test_films_of_unknown_view_are_answered_only_where_the_site_trains_on_them(given: Path) -> None:

@@ -51,8 +51,15 @@ def test_by_default_nothing_leaves() -> None:
         "fingerprint": None,
         "smallest_group": 10,
         "shortcuts": {},
+        "invented": False,
+        "about": None,
     }
     assert read_report(json.dumps(kept), FINDINGS).films is None
+
+
+def test_what_films_a_site_has_leaves_whatever_it_withholds() -> None:
+    about = {"invented": True, "about": "PA films of 2016 to 2019"}
+    assert about.items() <= leaves({**REPORT, **about}, policy()).items()
 
 
 def test_coarsened_counts_are_rounded_down() -> None:

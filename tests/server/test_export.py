@@ -20,6 +20,7 @@ from acm_core.data.shrink import square_film
 from acm_core.deployment import DeploymentError, read_deployment
 from acm_core.histograms import thresholds
 from acm_core.nn import Classifier, build_classifier, normalised
+from acm_core.nn.weight_file import read_weight_file
 from acm_core.training.weights import get_arrays, save_arrays
 from server.export.__main__ import main
 from server.export.folder import export
@@ -61,7 +62,7 @@ def trained() -> Classifier:
 
 @pytest.fixture(scope="module")
 def run(trained: Classifier, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    site = report(federated=model(estimate(0.8)))
+    site = {**report(federated=model(estimate(0.8))), "invented": True}
     run = finished_run(tmp_path_factory.mktemp("runs"), {"A": site})
     save_arrays(run.model, get_arrays(trained))
     assert main([str(run.folder), "--attention-maps"]) == 0
@@ -93,6 +94,24 @@ def test_without_this_project_the_outputs_are_the_models(
     assert expected.std() > 0.01
     for given in np.load(tmp_path / "out.npy"):
         np.testing.assert_allclose(given, expected, atol=1e-4)
+
+
+def test_every_form_says_that_the_films_were_invented(run: RunFolder) -> None:
+    folder = run.folder / "export"
+    deployment, _ = read_deployment(folder)
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    assert session.get_modelmeta().custom_metadata_map == deployment.about
+    for program in ("model.pt2", "monai_bundle/models/model.pt2"):
+        found = dict.fromkeys(deployment.about, "")
+        torch.export.load(folder / program, extra_files=found)
+        assert found == deployment.about
+    assert deployment.about["notice"].startswith("Trained on invented films.")
+    metadata = json.loads((folder / "monai_bundle/configs/metadata.json").read_text(encoding="utf-8"))
+    assert metadata["intended_use"] == deployment.about["notice"]
+    origin = read_weight_file(folder / "model.safetensors").origin
+    assert origin is not None
+    assert origin.made_from == "run test (invented films)"
+    assert "**Trained on invented films." in (folder / "model_card.md").read_text(encoding="utf-8")
 
 
 def test_onnx_gives_the_maps_by_name(

@@ -219,6 +219,16 @@ def test_what_a_site_may_have_spent_since_its_last_answer_is_not_passed_over() -
     assert "by the ledger of each site as of its last answer: A 1\n" in model_card(config, found)
 
 
+def test_a_card_says_whose_films_the_model_learnt_from() -> None:
+    text = card(federation(), A=report(), B={**report(), "about": "PA films of 2016 to 2019"})
+    assert "invented" not in text
+    assert (
+        "- A: the site does not say which films, whose labels and what years\n- B: PA films of 2016" in text
+    )
+    text = card(federation(), A={**report(), "invented": True})
+    assert text.index("**Trained on invented films.") < text.index("## Intended use")
+
+
 def test_groups_that_are_withheld_are_not_made_up() -> None:
     withheld = {"A": report(federated=model(None)), "B": report()}
     assert "None: the sites withhold these figures" in card(federation(), **withheld)

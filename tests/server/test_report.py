@@ -361,6 +361,40 @@ def test_a_private_run_of_a_version_that_did_not_say_σ(tmp_path: Path) -> None:
     assert "may have spent more" not in page
 
 
+def test_a_run_of_invented_films_says_so_first(tmp_path: Path) -> None:
+    of_people = {**helped(), "about": "PA films <of> 2016 to 2019"}
+    page = render(report_content(finished_run(tmp_path, {"A": helped(), "B": of_people}), None))
+    assert "invented" not in page
+    assert "Its films: PA films &lt;of&gt; 2016 to 2019." in page
+    run = finished_run(tmp_path / "2", {"A": {**helped(), "invented": True}, "B": of_people})
+    page = render(report_content(run, None))
+    assert page.index("Trained in part on invented films, those of A.") < page.index("For research only.")
+
+
+def test_a_group_without_a_class_is_not_called_withheld(tmp_path: Path) -> None:
+    site, (first, second) = helped(), FINDINGS
+    federated = site["models"]["federated"]
+    federated["findings"][second] |= {"defined": False, "auroc": None, "auprc": None}
+    blank = {"patients": 20, "films": 21, "findings": {}}
+    for name, cells in {
+        "F": {first: (None, None), second: (None, None)},  # too few patients; one class at the whole site
+        "M": {first: (0, 0), second: (0, 0)},  # labelled for nobody
+    }.items():
+        federated["subgroups"]["sex"][name] = {
+            **blank,
+            "findings": {
+                finding: {"auroc": None, "positives": positives, "negatives": negatives}
+                for finding, (positives, negatives) in cells.items()
+            },
+        }
+    page = render(report_content(finished_run(tmp_path, {"A": site}), None))
+    table = page[page.index("A, by sex") :]
+    rows = table[: table.index("</table>")].split("<tr>")
+    (of_first,), (of_second,) = ([row for row in rows if finding in row] for finding in FINDINGS)
+    assert (of_first.count("withheld"), of_first.count("not defined")) == (1, 1)
+    assert (of_second.count("withheld"), of_second.count("not defined")) == (0, 2)
+
+
 def test_a_site_that_noises_its_figures(tmp_path: Path) -> None:
     without = {**report(federated=noised({FINDINGS[0]: 0.75, FINDINGS[1]: None})), "metrics": "noised"}
     run = finished_run(tmp_path, {"A": read_report(json.dumps(without), FINDINGS).model_dump(mode="json")})
@@ -385,6 +419,7 @@ def test_paths_of_the_machine_stay_out(tmp_path: Path) -> None:
     run.config.write_text(yaml.safe_dump(settings), encoding="utf-8")
     content = report_content(run, None)
     assert content["simulated"]
+    assert "Each simulated site keeps its own log" in render(content)
     assert str(tmp_path) not in json.dumps(content)
     shown = yaml.safe_load(content["config"])
     assert (shown["model"]["weights"], shown["simulation"]["folders"]) == ("imagenet.safetensors", {"A": "A"})

@@ -9,11 +9,16 @@ from torch import nn
 
 from acm_core.config.sections import ModelConfig
 from acm_core.deployment import Deployment, Description, OperatingPoint, write_deployment
+from acm_core.federated.cohort import Cohort
 from acm_core.training.weights import get_arrays
 
 
 def deployed(
-    folder: Path, config: ModelConfig, network: nn.Module, points: dict[str, tuple[OperatingPoint, ...]]
+    folder: Path,
+    config: ModelConfig,
+    network: nn.Module,
+    points: dict[str, tuple[OperatingPoint, ...]],
+    cohorts: tuple[Cohort, ...] = (),
 ) -> Deployment:
     """What `server.export` would write of `network` into a new folder."""
     folder.mkdir()
@@ -23,5 +28,6 @@ def deployed(
         findings=tuple(FINDINGS),
         model=config,
         operating_points=points,
+        cohorts=cohorts,
     )
     return write_deployment(folder, description, [get_arrays(network)])

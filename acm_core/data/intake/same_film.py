@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from acm_core.data.intake.local_contrast import Box, Scale, inside_frame, local_contrast
 
-PROVED = 0.78
+PROVED = 0.86
 """Similarity from which two films are one, see `similarity`.
 
-Of the 600 pairs of different patients whose signatures were nearest, in each of five frames around 1,122 films, the
-highest reached 0.68. Of films as smaller JPEG, cropped by 2 % or in another window or tone curve all lay above 0.89.
+Different patients' films are least apart where a program drew them: of 1,500 phantom patients the nearest had 0.853.
+Of 38 real films in each of five frames, as smaller JPEG, cropped by 2 % or in another window or tone curve, all lay
+above 0.876.
 """
 FULL_SIDE = 512
 """Pixels a side at which films are read for the proof."""
@@ -36,7 +37,8 @@ def similarity(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
 
     Each piece of `one` is looked for around its place in `other`. A crop shifts and stretches all of them alike; the
     pieces of another person's film lie best now here, now there. So one shift and stretch for rows and one for columns
-    is fitted, and the median over pieces of the correlation there is told.
+    is fitted, and the lower quartile over pieces of the correlation there is told: drawn films are alike in most
+    places.
 
     What is inside the frame of one film is held against what is inside the other's; and both within one frame, since a
     new encoding moves the end of the frame of films that grow dark towards their sides. The more alike counts.
@@ -65,7 +67,7 @@ def _around(one: Box, other: Box) -> Box:
 
 
 def _of_pieces(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """S×S twice → median correlation of the pieces where they lie together."""
+    """S×S twice → lower quartile of the correlations of the pieces where they lie together."""
     places, found = [], []
     for top, left in _PLACES:
         correlation = _looked_for(one, other, top, left)
@@ -80,7 +82,7 @@ def _of_pieces(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     best_at = np.array([np.unravel_index(c.argmax(), c.shape) for c in found], float)
     at = np.array(places, float)
     rows, columns = (np.rint(_line(at[:, axis], best_at[:, axis])).astype(int) for axis in range(2))
-    return float(np.median([_near(*piece) for piece in zip(found, rows, columns, strict=True)]))
+    return float(np.quantile([_near(*piece) for piece in zip(found, rows, columns, strict=True)], 0.25))
 
 
 def _looked_for(

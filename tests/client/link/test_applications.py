@@ -54,7 +54,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     yield site
     site.applications.stop()
     site.silent.close()
-    assert psutil.Process().children(recursive=True) == []
+    assert site.loaded() == []
 
 
 def test_each_message_has_a_process_of_its_own_and_its_token_stands_nowhere(site: Site) -> None:
