@@ -48,6 +48,8 @@ def report(**changes: Any) -> str:
         "patients": 5,
         "training_films": 20,
         "set_aside": {"blank": 1},
+        "invented": True,
+        "about": "films of 2019, labelled by two readers",
         "models": {"federated": MODEL},
         "metrics": "exact",
         "counts": "coarsened",
@@ -65,9 +67,9 @@ def test_a_whole_report_comes_back_as_it_was() -> None:
 
 def test_a_report_of_before_sites_said_how_their_counts_leave_is_readable() -> None:
     former = json.loads(report())
-    del former["counts"], former["shortcuts"]
+    del former["counts"], former["shortcuts"], former["invented"], former["about"]
     read = read_report(json.dumps(former), ["Nodule"])
-    assert (read.counts, read.shortcuts) == ("exact", {})
+    assert (read.counts, read.shortcuts, read.invented, read.about) == ("exact", {}, False, None)
 
 
 @pytest.mark.parametrize(
