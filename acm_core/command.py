@@ -52,6 +52,17 @@ def run_command(main: Callable[[], int], *, private: bool = True) -> NoReturn:
     sys.exit(code)
 
 
+def say(*lines: str) -> None:
+    """Print lines of a command's answer."""
+    print(*lines, sep="\n")  # noqa: T201  # the command's own output
+
+
+def fail(text: str, code: int) -> int:
+    """Say on stderr what is wrong; returns the exit code."""
+    print(text, file=sys.stderr)  # noqa: T201  # the command's own output
+    return code
+
+
 class _Output(io.RawIOBase):
     """A file of this process which, from its first error on, takes all and keeps nothing."""
 

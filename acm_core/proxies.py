@@ -33,11 +33,7 @@ def proxy_for(host: str) -> str | None:
     """
     if _is_direct(host):
         return None
-    for name in ("https_proxy", "all_proxy"):
-        for spelt in (name, name.upper()):
-            if value := os.environ.get(spelt, "").strip():
-                return _proxy(spelt, value)
-    return None
+    return next((_proxy(name, value) for name, value in _named("https_proxy", "all_proxy")), None)
 
 
 def without_credentials(proxy: str) -> str:
@@ -54,13 +50,19 @@ def settle_proxies() -> None:
     Raises:
         ProxyError: one of the proxies cannot be used.
     """
-    for name in NAMES:
-        for spelt in (name, name.upper()):
-            if value := os.environ.get(spelt, "").strip():
-                os.environ[spelt] = _proxy(spelt, value)
+    for name, value in _named(*NAMES):
+        os.environ[name] = _proxy(name, value)
     os.environ[_WHOLE] = ",".join(_exceptions())
     direct = ",".join(dict.fromkeys([*_LOOPBACK, *filter(_is_understood, _exceptions())]))
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = direct
+
+
+def _named(*names: str) -> Iterator[tuple[str, str]]:
+    """The variables that are set, in small or capital letters, and their values."""
+    for name in names:
+        for spelt in (name, name.upper()):
+            if value := os.environ.get(spelt, "").strip():
+                yield spelt, value
 
 
 def _proxy(name: str, value: str) -> str:

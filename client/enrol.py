@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from acm_core.command import run_command
+from acm_core.command import fail, run_command, say
 from client.site.site_arguments import add_site_arguments
 
 if TYPE_CHECKING:
@@ -50,27 +49,22 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("expected --authority-fingerprint beside --answer")
 
     from acm_core.audit_log import AuditError
-    from acm_core.config.loading import ConfigError, load_config
-    from acm_core.config.site import SiteConfig
+    from acm_core.config.loading import ConfigError
     from acm_core.trust import TrustError
+    from client.site.site_file import SiteFileError, load_named_site
 
-    path = options.sites / f"{options.site}.yaml"
     try:
-        site = load_config(path, SiteConfig)
-        if site.site != options.site:
-            return _fail(
-                f"{path}: site: expected {options.site!r}, the name asked for, got {site.site!r}", WRONG
-            )
+        site = load_named_site(options.sites, options.site)
         chosen = f"--site={site.site}"
         if options.sites != parser.get_default("sites"):
             chosen += f" --sites {shlex.quote(str(options.sites))}"
         if options.answer is not None:
             return _install(site, chosen, options.answer, options.authority_fingerprint)
         return _ask(site, chosen, options.server)
-    except (ConfigError, TrustError) as error:
-        return _fail(str(error), WRONG)
+    except (ConfigError, SiteFileError, TrustError) as error:
+        return fail(str(error), WRONG)
     except (OSError, AuditError) as error:
-        return _fail(f"{error}; run it again when that is mended: nothing is lost", FAILED)
+        return fail(f"{error}; run it again when that is mended: nothing is lost", FAILED)
 
 
 def _ask(site: SiteConfig, chosen: str, server: str) -> int:
@@ -90,7 +84,7 @@ def _ask(site: SiteConfig, chosen: str, server: str) -> int:
     former, joining = joining.server, joining.model_copy(update={"server": server})
     write_joining(folder, joining)
     if joining.authority is not None and former != server:
-        _say(
+        say(
             f"site {site.site} looks for the server of {joining.federation} at {server} from now on, instead of "
             f"{former}",
             "There is nothing else to do: key and authority stay, and a client.run that runs connects there.",
@@ -99,11 +93,11 @@ def _ask(site: SiteConfig, chosen: str, server: str) -> int:
     path = Path(f"request-{site.site}.json")
     Request.signed(site.site, key).write(path)
     if joining.federation is not None:
-        _say(
+        say(
             f"note: {site.site} is a member of {joining.federation} already; another request is of use only to a "
             "server that was set up anew"
         )
-    _say(
+    say(
         f"key        {'made' if made else 'was there'}: {key_file(folder).resolve()} (never leaves this machine)",
         f"request    {path.absolute()}",
         "key's fingerprint, which the operator compares with you by telephone:",
@@ -132,14 +126,14 @@ def _install(site: SiteConfig, chosen: str, path: Path, compared: str | None) ->
     answer = Answer.read(path)
     _expect_for(site, keys.load_key(key_file(folder)), answer)
     if answer.server != joining.server:
-        _say(f"note: you gave {joining.server}; the operator says {answer.server}, which is used from now on")
+        say(f"note: you gave {joining.server}; the operator says {answer.server}, which is used from now on")
     if not _trusted(joining, answer, compared):
         return FAILED
     AuditLog(audit_folder(site.state)).append(
         Enrolled(site=site.site, key=answer.key, authority=answer.authority_fingerprint)
     )
     install(folder, answer)
-    _say(
+    say(
         f"site {site.site} is a member of {answer.federation}; its server is at {answer.server}",
         f"Next: `python -m client.run {chosen}`",
     )
@@ -176,19 +170,19 @@ def _trusted(joining: Joining, answer: Answer, compared: str | None) -> bool:
     if compared is not None:
         if same_fingerprint(compared, answer.authority_fingerprint):
             return True
-        _fail(
+        fail(
             f"expected the authority {compared}, got {spoken(answer.authority_fingerprint)}: nothing was changed; ask "
             "the operator for the answer again, and for the fingerprint by telephone",
             FAILED,
         )
         return False
     if joining.authority is not None:
-        _say(
+        say(
             f"This site is a member of {joining.federation} and trusts another authority:",
             f"    {spoken(joining.authority)}",
             "It changes only when the operator sets the server up anew: be sure that it is so.",
         )
-    _say(
+    say(
         f"authority of {answer.federation}, SHA-256 fingerprint:",
         f"    {spoken(answer.authority_fingerprint)}",
     )
@@ -197,17 +191,8 @@ def _trusted(joining: Joining, answer: Answer, compared: str | None) -> bool:
         "you.\nIs it the one above?"
     ):
         return True
-    _fail(_LATER, FAILED)
+    fail(_LATER, FAILED)
     return False
-
-
-def _say(*lines: str) -> None:
-    print(*lines, sep="\n")  # noqa: T201  # the command's own output
-
-
-def _fail(text: str, code: int) -> int:
-    print(text, file=sys.stderr)  # noqa: T201  # the command's own output
-    return code
 
 
 if __name__ == "__main__":

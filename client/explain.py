@@ -6,10 +6,9 @@ Exit codes: 0 written; 1 the film cannot be used, or there are no test films; 2 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from acm_core.command import run_command
+from acm_core.command import fail, run_command
 from client.site.site_arguments import add_model_argument, add_site_arguments
 
 OK, NO_FILM, WRONG = 0, 1, 2
@@ -68,11 +67,11 @@ def main(arguments: list[str] | None = None) -> int:
             options.each,
         )
     except FilmSetAside as aside:
-        return _fail(
+        return fail(
             f"{options.film}: cannot be used ({aside.reason}): {str(aside.reason).replace('_', ' ')}", NO_FILM
         )
     except NoFilmsError as error:
-        return _fail(str(error), NO_FILM)
+        return fail(str(error), NO_FILM)
     except (
         ConfigError,
         SiteFileError,
@@ -82,14 +81,9 @@ def main(arguments: list[str] | None = None) -> int:
         ValueError,
         OSError,
     ) as error:
-        return _fail(str(error), WRONG)
+        return fail(str(error), WRONG)
     print(path)  # noqa: T201  # the command's own output
     return OK
-
-
-def _fail(text: str, code: int) -> int:
-    print(text, file=sys.stderr)  # noqa: T201  # the command's own output
-    return code
 
 
 if __name__ == "__main__":

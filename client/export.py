@@ -6,9 +6,8 @@ Exit codes: 0 written; 1 a form cannot be made; 2 wrong input.
 from __future__ import annotations
 
 import argparse
-import sys
 
-from acm_core.command import run_command
+from acm_core.command import fail, run_command
 from client.site.site_arguments import add_model_argument, add_site_arguments
 
 OK, FAILED, WRONG = 0, 1, 2
@@ -42,10 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
         load_site_file(options.sites, options.site)
         deployment, members = load_model(options.model)
     except (ConfigError, SiteFileError, DeploymentError, ModelMismatchError, OSError) as error:
-        return _fail(str(error), WRONG)
+        return fail(str(error), WRONG)
     if deployment.site != options.site:
         whose = "the shared one" if deployment.site is None else f"that of site {deployment.site}"
-        return _fail(
+        return fail(
             f"{options.model}: expected the model of site {options.site}, got {whose}: a site's own lies in its state "
             "folder, under models/RUN; server.export writes the shared one",
             WRONG,
@@ -57,13 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
         ):
             print(path, flush=True)  # noqa: T201  # the command's own output
     except (ExportError, OSError) as error:
-        return _fail(str(error), FAILED)
+        return fail(str(error), FAILED)
     return OK
-
-
-def _fail(text: str, code: int) -> int:
-    print(text, file=sys.stderr)  # noqa: T201  # the command's own output
-    return code
 
 
 if __name__ == "__main__":

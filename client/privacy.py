@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from acm_core.command import run_command
+from acm_core.command import fail, run_command
 from client.site.site_arguments import add_site_arguments
 
 if TYPE_CHECKING:
@@ -72,11 +72,11 @@ def main(arguments: list[str] | None = None) -> int:
         site = load_site_file(options.sites, options.site)
         config = None if options.plan is None else load_config(options.plan, FederationConfig)
     except (ConfigError, SiteFileError) as error:
-        return _fail(str(error), WRONG)
+        return fail(str(error), WRONG)
     if site.privacy is None:
-        return _fail(f"{options.sites / options.site}.yaml: {_NO_POLICY}", WRONG)
+        return fail(f"{options.sites / options.site}.yaml: {_NO_POLICY}", WRONG)
     if config is not None and site.site not in config.federation.sites:
-        return _fail(
+        return fail(
             f"{options.plan}: federation.sites: expected {site.site} among them, got "
             f"{', '.join(config.federation.sites)}",
             WRONG,
@@ -101,15 +101,13 @@ def _answer(
     try:
         record = verify(ledger_folder(site), policy.witness)
         if record.opened is not None and record.opened.site != site.site:
-            return _fail(
-                f"expected the ledger of site {site.site}, got that of {record.opened.site}", UNSOUND
-            )
+            return fail(f"expected the ledger of site {site.site}, got that of {record.opened.site}", UNSOUND)
         if options.accept_dataset:
             if (code := _accept(console, site, policy, record)) != OK:
                 return code
             record = verify(ledger_folder(site), policy.witness)
     except LedgerError as error:
-        return _fail(f"{type(error).__name__}: {error}", UNSOUND)
+        return fail(f"{type(error).__name__}: {error}", UNSOUND)
     _show(console, site, policy, record)
     _show_patients(console, site, policy)
     return OK if config is None else _show_plan(console, policy, record, config)
@@ -120,7 +118,7 @@ def _begin_witness(console: Console, site: SiteConfig, policy: SitePrivacy) -> i
     from acm_core.privacy.ledger import begin_witness, ledger_folder, verify
 
     if policy.witness is None:
-        return _fail("expected privacy.witness in the site file, a file on another disk, got none", WRONG)
+        return fail("expected privacy.witness in the site file, a file on another disk, got none", WRONG)
     try:
         opened = verify(ledger_folder(site)).opened
         if opened is None:
@@ -128,9 +126,9 @@ def _begin_witness(console: Console, site: SiteConfig, policy: SitePrivacy) -> i
             return OK
         begin_witness(ledger_folder(site), site=site.site, unit=opened.unit, witness=policy.witness)
     except LedgerError as error:
-        return _fail(f"{type(error).__name__}: {error}", UNSOUND)
+        return fail(f"{type(error).__name__}: {error}", UNSOUND)
     except FileExistsError as error:
-        return _fail(str(error), WRONG)
+        return fail(str(error), WRONG)
     console.print(f"witness begun: {policy.witness}", soft_wrap=True)
     return OK
 
@@ -142,7 +140,7 @@ def _accept(console: Console, site: SiteConfig, policy: SitePrivacy, record: Rec
 
     manifest = intake_folder(site) / "manifest.sqlite"
     if not manifest.is_file():
-        return _fail(
+        return fail(
             f"expected a manifest at {manifest}, found none: run python -m client.preflight --site={site.site} first",
             WRONG,
         )
@@ -278,7 +276,7 @@ def _show_plan(console: Console, policy: SitePrivacy, record: Record, config: Fe
     try:
         plan = Plan.of(config, policy, SiteRun.of(config).settings)
     except ValueError as error:
-        return _fail(str(error), WRONG)
+        return fail(str(error), WRONG)
     refusal = None
     if policy.unit == "patient" and plan.unit == "film":
         refusal = "the site file says privacy.unit: patient, and the run protects single films"
@@ -329,11 +327,6 @@ def _print_table(
         table.add_row(*row)
     if rows:
         console.print(table)
-
-
-def _fail(text: str, code: int) -> int:
-    print(text, file=sys.stderr)  # noqa: T201  # the command's own output
-    return code
 
 
 if __name__ == "__main__":

@@ -6,11 +6,10 @@ Exit codes: 0 pinned, or shown; 1 not confirmed, or the disk did not take it; 2 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from acm_core.command import run_command
+from acm_core.command import fail, run_command, say
 from client.site.site_arguments import add_site_arguments
 
 if TYPE_CHECKING:
@@ -41,24 +40,19 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("expected a roster's file beside --fingerprint")
 
     from acm_core.audit_log import AuditError
-    from acm_core.config.loading import ConfigError, load_config
-    from acm_core.config.site import SiteConfig
+    from acm_core.config.loading import ConfigError
     from acm_core.trust import TrustError
+    from client.site.site_file import SiteFileError, load_named_site
 
-    path = options.sites / f"{options.site}.yaml"
     try:
-        site = load_config(path, SiteConfig)
-        if site.site != options.site:
-            return _fail(
-                f"{path}: site: expected {options.site!r}, the name asked for, got {site.site!r}", WRONG
-            )
+        site = load_named_site(options.sites, options.site)
         if options.roster is None:
             return _show_pinned(site)
         return _pin(site, options.roster, options.fingerprint)
-    except (ConfigError, TrustError) as error:
-        return _fail(str(error), WRONG)
+    except (ConfigError, SiteFileError, TrustError) as error:
+        return fail(str(error), WRONG)
     except (OSError, AuditError) as error:
-        return _fail(f"{error}; run it again when that is mended: nothing is lost", FAILED)
+        return fail(f"{error}; run it again when that is mended: nothing is lost", FAILED)
 
 
 def _show_pinned(site: SiteConfig) -> int:
@@ -86,12 +80,12 @@ def _pin(site: SiteConfig, path: Path, compared: str | None) -> int:
     former = pinned_roster(site)
     _show(site, roster, former)
     if former == roster:
-        _say("This roster is pinned already.")
+        say("This roster is pinned already.")
         return OK
     if not _agreed(roster, compared):
         return FAILED
     pin_roster(site, roster, instead_of=former)
-    _say(f"site {site.site} knows the hospitals of {roster.federation} by this roster from now on")
+    say(f"site {site.site} knows the hospitals of {roster.federation} by this roster from now on")
     return OK
 
 
@@ -99,7 +93,7 @@ def _show(site: SiteConfig, roster: Roster, former: Roster | None) -> None:
     from acm_core.trust.certificates import spoken
 
     before = {} if former is None else {row.site: row.public_key for row in former.sites}
-    _say(f"roster       of {roster.federation}, {len(roster.sites)} hospitals")
+    say(f"roster       of {roster.federation}, {len(roster.sites)} hospitals")
     for row in roster.sites:
         if row.site == site.site:
             note = "this site"
@@ -109,10 +103,10 @@ def _show(site: SiteConfig, roster: Roster, former: Roster | None) -> None:
             note = (
                 "as it was" if before[row.site] == row.public_key else "ANOTHER KEY than in the pinned roster"
             )
-        _say(f"             {row.site}  {row.fingerprint}  {note}")
+        say(f"             {row.site}  {row.fingerprint}  {note}")
     if gone := sorted(set(before) - {row.site for row in roster.sites}):
-        _say(f"gone         {', '.join(gone)}")
-    _say(
+        say(f"gone         {', '.join(gone)}")
+    say(
         "fingerprint  which all hospitals read aloud in one call:",
         f"             {spoken(roster.fingerprint)}",
     )
@@ -125,7 +119,7 @@ def _agreed(roster: Roster, compared: str | None) -> bool:
     if compared is not None:
         if same_fingerprint(compared, roster.fingerprint):
             return True
-        _fail(
+        fail(
             f"expected the roster {compared}, got {spoken(roster.fingerprint)}: nothing was pinned. Not all hospitals "
             "have the same file: have the operator send it again, to all",
             FAILED,
@@ -136,21 +130,12 @@ def _agreed(roster: Roster, compared: str | None) -> bool:
         f"and reads the fingerprint.\nDid {len(roster.sites)} hospitals, yours among them, read the one above?"
     ):
         return True
-    _fail(
+    fail(
         "not confirmed: nothing was pinned. Run it again in the call, or give what all hospitals read with "
         "--fingerprint",
         FAILED,
     )
     return False
-
-
-def _say(*lines: str) -> None:
-    print(*lines, sep="\n")  # noqa: T201  # the command's own output
-
-
-def _fail(text: str, code: int) -> int:
-    print(text, file=sys.stderr)  # noqa: T201  # the command's own output
-    return code
 
 
 if __name__ == "__main__":

@@ -6,12 +6,11 @@ Exit codes: 0 approved; 1 not confirmed, or the disk did not take it; 2 wrong in
 from __future__ import annotations
 
 import argparse
-import sys
 from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from acm_core.command import run_command
+from acm_core.command import fail, run_command, say
 from server.console.command import add_state_option
 
 if TYPE_CHECKING:
@@ -61,9 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
         request = Request.read(options.request)
         return _approve(state, config, request, options.request.parent, options.fingerprint)
     except (ConfigError, TrustError) as error:
-        return _fail(str(error), WRONG)
+        return fail(str(error), WRONG)
     except (OSError, AuditError) as error:
-        return _fail(f"{error}; run it again when that is mended", FAILED)
+        return fail(f"{error}; run it again when that is mended", FAILED)
 
 
 def _approve(
@@ -81,7 +80,7 @@ def _approve(
     known = registry.expect_approvable(request.site, request.public_key)
     _show(config, request)
     if known is not None:
-        _say(f"This key was approved on {known.approved:%Y-%m-%d}: the answer is written again.")
+        say(f"This key was approved on {known.approved:%Y-%m-%d}: the answer is written again.")
     else:
         if not _compared(request.fingerprint, compared):
             return FAILED
@@ -95,7 +94,7 @@ def _approve(
     )
     path = folder / f"answer-{request.site}.json"
     answer.write(path)
-    _say(
+    say(
         f"site {request.site} is approved; a running server takes it in within seconds",
         "",
         f"answer     {path}, for the server at {answer.server}",
@@ -110,7 +109,7 @@ def _approve(
 def _show(config: FederationConfig, request: Request) -> None:
     from importlib.metadata import version
 
-    _say(
+    say(
         f"site       {request.site}, asking to join {config.name}",
         f"made       {request.time.astimezone(UTC):%Y-%m-%d %H:%M} UTC, with acm-fed {request.acm_fed} and Flower "
         f"{request.flwr}",
@@ -120,12 +119,12 @@ def _show(config: FederationConfig, request: Request) -> None:
     here = {"acm-fed": version("acm-fed"), "Flower": version("flwr")}
     there = {"acm-fed": request.acm_fed, "Flower": request.flwr}
     for name in (name for name in here if here[name] != there[name]):
-        _say(
+        say(
             f"note: this server has {name} {here[name]} and the site {there[name]}: it will refuse to train until both "
             "have the same"
         )
     if request.site not in config.federation.sites:
-        _say(
+        say(
             f"note: {request.site} is not among federation.sites of {config.name} "
             f"({', '.join(config.federation.sites)}): add it there, or is the name mistyped?"
         )
@@ -136,7 +135,7 @@ def _compared(fingerprint: str, given: str | None) -> bool:
 
     if given is not None:
         if given != fingerprint:
-            _fail(
+            fail(
                 f"expected the fingerprint {given}, got a request of another key: nothing was registered",
                 FAILED,
             )
@@ -146,21 +145,12 @@ def _compared(fingerprint: str, given: str | None) -> bool:
         "you.\nIs it the one above?"
     ):
         return True
-    _fail(
+    fail(
         "not confirmed: nothing was registered. Run it again when you have compared, or give what was read to you "
         "with --fingerprint",
         FAILED,
     )
     return False
-
-
-def _say(*lines: str) -> None:
-    print(*lines, sep="\n")  # noqa: T201  # the command's own output
-
-
-def _fail(text: str, code: int) -> int:
-    print(text, file=sys.stderr)  # noqa: T201  # the command's own output
-    return code
 
 
 if __name__ == "__main__":

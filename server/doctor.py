@@ -109,13 +109,12 @@ def _is_served(port: int, state: ServerState) -> bool:
     """Whether what listens there shows this server's certificate."""
     import ssl
 
+    from acm_core.trust import TrustError, certificates
+
     try:
-        shown = ssl.get_server_certificate(("127.0.0.1", port), timeout=_SECONDS)
-        return ssl.PEM_cert_to_DER_cert(shown) == ssl.PEM_cert_to_DER_cert(
-            state.certificate.read_text(encoding="ascii").partition("-----END CERTIFICATE-----")[0]
-            + "-----END CERTIFICATE-----\n"
-        )
-    except (OSError, ValueError):
+        shown = ssl.get_server_certificate(("127.0.0.1", port), timeout=_SECONDS).encode()
+        return certificates.parse(shown)[0] == certificates.parse(state.certificate.read_bytes())[0]
+    except (OSError, TrustError):
         return False
 
 

@@ -6,11 +6,10 @@ Exit codes: 0 made or renewed; 1 the disk did not take it; 2 wrong input, or it 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from acm_core.command import run_command
+from acm_core.command import fail, run_command, say
 from server.console.command import add_state_option
 
 if TYPE_CHECKING:
@@ -80,9 +79,9 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             state.create(config.name, names)
     except (ConfigError, TrustError) as error:
-        return _fail(str(error), WRONG)
+        return fail(str(error), WRONG)
     except (OSError, AuditError) as error:
-        return _fail(str(error), FAILED)
+        return fail(str(error), FAILED)
     _show(state, names, renewed=False, same_authority=False)
     return OK
 
@@ -91,7 +90,7 @@ def _show(state: ServerState, names: Sequence[str], *, renewed: bool, same_autho
     from acm_core.trust.certificates import ends, fingerprint, spoken
 
     authority, certificate = state.authority.read_bytes(), state.certificate.read_bytes()
-    _say(
+    say(
         f"{'certificate renewed' if renewed else 'authority, certificate and registry made'} in {state.folder}",
         "",
         f"certificate  for {', '.join(names)}",
@@ -101,28 +100,17 @@ def _show(state: ServerState, names: Sequence[str], *, renewed: bool, same_autho
         "",
     )
     if same_authority:
-        _say(
+        say(
             "The authority is the same: the sites need do nothing, and a running server takes it up by itself."
         )
     elif renewed:
-        _say(
-            "The authority is new: send every site a new answer with server.approve, of the request it made."
-        )
+        say("The authority is new: send every site a new answer with server.approve, of the request it made.")
     else:
-        _say(
+        say(
             f"Keep {state.folder} to yourself and in your backups: whoever has its keys can pass as this server.",
             "Next: start the server with `python -m server.run`; when a site's request file arrives, approve it with",
             "`python -m server.approve request-NAME.json`, also while the server runs.",
         )
-
-
-def _say(*lines: str) -> None:
-    print(*lines, sep="\n")  # noqa: T201  # the command's own output
-
-
-def _fail(text: str, code: int) -> int:
-    print(text, file=sys.stderr)  # noqa: T201  # the command's own output
-    return code
 
 
 if __name__ == "__main__":

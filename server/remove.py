@@ -6,9 +6,8 @@ Exit codes: 0 removed; 1 the disk did not take it; 2 wrong input.
 from __future__ import annotations
 
 import argparse
-import sys
 
-from acm_core.command import run_command
+from acm_core.command import fail, run_command
 from server.console.command import add_state_option
 
 OK, FAILED, WRONG = 0, 1, 2
@@ -39,9 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
         AuditLog(state.audit).append(SiteRemoved(site=site.name, key=site.fingerprint))
         registry.remove(site.name)
     except TrustError as error:
-        return _fail(str(error), WRONG)
+        return fail(str(error), WRONG)
     except (OSError, AuditError) as error:
-        return _fail(f"{error}; run it again when that is mended", FAILED)
+        return fail(f"{error}; run it again when that is mended", FAILED)
     print(  # noqa: T201  # the command's own output
         f"site {site.name} is removed, and its key {site.fingerprint} stays out for ever",
         "A running server cuts it off within seconds; what it gave to finished rounds stays in the model.",
@@ -49,11 +48,6 @@ def main(arguments: list[str] | None = None) -> int:
         sep="\n",
     )
     return OK
-
-
-def _fail(text: str, code: int) -> int:
-    print(text, file=sys.stderr)  # noqa: T201  # the command's own output
-    return code
 
 
 if __name__ == "__main__":

@@ -6,10 +6,9 @@ Exit codes: 0 written; 1 the disk did not take it; 2 wrong input, or fewer than 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from acm_core.command import run_command
+from acm_core.command import fail, run_command, say
 from server.console.command import add_state_option
 
 OK, FAILED, WRONG = 0, 1, 2
@@ -52,10 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
         path = Path(f"roster-{config.name}.json")
         roster.write(path)
     except (ConfigError, TrustError) as error:
-        return _fail(str(error), WRONG)
+        return fail(str(error), WRONG)
     except OSError as error:
-        return _fail(f"{error}; run it again when that is mended", FAILED)
-    _say(
+        return fail(f"{error}; run it again when that is mended", FAILED)
+    say(
         f"roster       {path}, of {config.name} with {len(roster.sites)} sites",
         *(f"             {row.site}  {row.fingerprint}" for row in roster.sites),
         "fingerprint  which all hospitals read aloud in one call:",
@@ -65,15 +64,6 @@ def main(arguments: list[str] | None = None) -> int:
         f"`python -m client.roster --site=NAME {path}` during the call.",
     )
     return OK
-
-
-def _say(*lines: str) -> None:
-    print(*lines, sep="\n")  # noqa: T201  # the command's own output
-
-
-def _fail(text: str, code: int) -> int:
-    print(text, file=sys.stderr)  # noqa: T201  # the command's own output
-    return code
 
 
 if __name__ == "__main__":

@@ -12,6 +12,20 @@ class SiteFileError(Exception):
     """The site's file is well-formed but does not fit what is on disk."""
 
 
+def load_named_site(folder: Path, name: str) -> SiteConfig:
+    """The settings of site `name` from `folder`/`name`.yaml, whatever else is there.
+
+    Raises:
+        ConfigError: the file is missing or wrong.
+        SiteFileError: it is another site's.
+    """
+    path = folder / f"{name}.yaml"
+    site = load_config(path, SiteConfig)
+    if site.site != name:
+        raise SiteFileError(f"{path}: site: expected {name!r}, the name asked for, got {site.site!r}")
+    return site
+
+
 def load_site_file(folder: Path, name: str) -> SiteConfig:
     """The settings of site `name` from `folder`/`name`.yaml.
 
@@ -20,9 +34,7 @@ def load_site_file(folder: Path, name: str) -> SiteConfig:
         SiteFileError: it is another site's, or its films or labels are not there.
     """
     path = folder / f"{name}.yaml"
-    site = load_config(path, SiteConfig)
-    if site.site != name:
-        raise SiteFileError(f"{path}: site: expected {name!r}, the name asked for, got {site.site!r}")
+    site = load_named_site(folder, name)
     if isinstance(site.films, Path) and not site.films.is_dir():
         raise SiteFileError(f"{path}: films: expected a folder, found none at {site.films}")
     if not site.labels.is_file():
